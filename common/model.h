@@ -1,0 +1,91 @@
+/* model.h - a model in memory: its config and its tensors by role.
+ *
+ * The struct crosses the door to the sides (common/backend.h), so it is plain data. Who opens the
+ * model owns it; sides only read it and must be closed first. */
+#ifndef KV_COMMON_MODEL_H
+#define KV_COMMON_MODEL_H
+
+#include "common/config.h"
+#include "common/tensor.h"
+
+/* Tensors of the whole model. X(role, GGUF name) */
+#define KV_GLOBAL_ROLE_LIST(X)                                                                     \
+    X(TOKEN_EMBD, "token_embd.weight")   /* [V][d_model] */                                        \
+    X(OUTPUT_NORM, "output_norm.weight") /* [d_model] */                                           \
+    X(OUTPUT, "output.weight")           /* [V][d_model]; absent when tied */
+
+/* Tensors of one layer. X(role, name after "blk.N.") */
+#define KV_LAYER_ROLE_LIST(X)                                                                      \
+    X(ATTN_NORM, "attn_norm.weight")     /* [d_model] */                                           \
+    X(ATTN_Q, "attn_q.weight")           /* [Hq*D][d_model] */                                     \
+    X(ATTN_K, "attn_k.weight")           /* [H*D][d_model] */                                      \
+    X(ATTN_V, "attn_v.weight")           /* [H*D][d_model] */                                      \
+    X(ATTN_OUTPUT, "attn_output.weight") /* [d_model][Hq*D] */                                     \
+    X(FFN_NORM, "ffn_norm.weight")       /* [d_model] */                                           \
+    X(FFN_GATE, "ffn_gate.weight")       /* [ffn_dim][d_model] */                                  \
+    X(FFN_UP, "ffn_up.weight")           /* [ffn_dim][d_model] */                                  \
+    X(FFN_DOWN, "ffn_down.weight")       /* [d_model][ffn_dim] */
+
+typedef enum kv_role {
+#define X(role, name) KV_ROLE_##role,
+    KV_GLOBAL_ROLE_LIST(X)
+#undef X
+        KV_ROLE_GLOBAL_COUNT,
+    KV_ROLE_LAYER_FIRST_ = KV_ROLE_GLOBAL_COUNT - 1,
+#define X(role, name) KV_ROLE_##role,
+    KV_LAYER_ROLE_LIST(X)
+#undef X
+        KV_ROLE_COUNT
+} kv_role;
+
+enum { KV_ROLE_PER_LAYER = KV_ROLE_COUNT - KV_ROLE_GLOBAL_COUNT };
+
+typedef struct kv_model {
+    char name[96];          /* what results call it: "nano", "smollm2", a file's stem */
+    uint8_t sha256[32];     /* of the file, or of the widened weights of a generated model */
+    kv_config cfg;
+    const kv_tensor *tensors; /* KV_ROLE_GLOBAL_COUNT + n_layers * KV_ROLE_PER_LAYER entries */
+    void *owner;            /* private to common/model.c */
+} kv_model;
+
+/* The tensor of a role; layer is ignored for whole-model roles. data == NULL when absent. */
+static inline const kv_tensor *kv_model_tensor(const kv_model *m, kv_role role, int32_t layer)
+{
+    if ((int)role < (int)KV_ROLE_GLOBAL_COUNT) return &m->tensors[role];
+    return &m->tensors[KV_ROLE_GLOBAL_COUNT + layer * KV_ROLE_PER_LAYER +
+                       ((int)role - (int)KV_ROLE_GLOBAL_COUNT)];
+}
+
+/* The matrix that makes logits: OUTPUT, or TOKEN_EMBD when the head is tied. */
+static inline const kv_tensor *kv_model_head(const kv_model *m)
+{
+    return kv_model_tensor(m, m->cfg.tied_head ? KV_ROLE_TOKEN_EMBD : KV_ROLE_OUTPUT, 0);
+}
+
+KV_EXTERN_C_BEGIN
+
+struct kv_tokenizer;
+
+/* Opens a model by name ("nano", "tiny", "smollm2") or by the path of a GGUF file.
+ * Names of files are looked up in models_dir (NULL: $KVDIFF_MODELS, else ./models).
+ * tok (may be NULL) receives the model's tokenizer; NULL for a model without one ("tiny"). */
+kv_status kv_model_open(const char *name_or_path, const char *models_dir, kv_model **out,
+                        struct kv_tokenizer **tok);
+void kv_model_close(kv_model *m); /* accepts NULL */
+
+/* Checks shapes of all tensors against the config: ERR_FORMAT names the first that is wrong. */
+kv_status kv_model_check(const kv_model *m);
+
+/* Number of weights in all tensors, and the bytes they occupy as stored. */
+int64_t kv_model_weights(const kv_model *m);
+int64_t kv_model_bytes(const kv_model *m);
+
+/* Names that kv_model_open knows without a path: X(name, kind, one line). */
+typedef struct kv_model_entry {
+    const char *name, *file, *about; /* file == NULL: generated in memory */
+} kv_model_entry;
+const kv_model_entry *kv_model_catalogue(size_t *n);
+
+KV_EXTERN_C_END
+
+#endif

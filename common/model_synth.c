@@ -1,0 +1,138 @@
+/* model_synth.c - models made from a counter-based generator: always there, the same everywhere.
+ *
+ * Every weight is an exact fp32 number. With u = 24 random bits and a per-tensor log2 amplitude a:
+ *   matrix element  (u - 2^23) * 2^(a - 23)                 uniform in [-2^a, 2^a)
+ *   norm gain       1 + (floor(u / 16) - 2^19) * 2^(a - 19)  uniform in [1 - 2^a, 1 + 2^a)
+ * Amplitudes are chosen so that attention is lively: peaked in some rows, flat in others.
+ *
+ *   nano  4 layers, d_model 128, 4 query heads and 2 KV heads of 32, ffn 256, vocabulary 260 (bytes),
+ *         RoPE over 32 dims with theta 10000, tied head, no context limit; u = the top 24 bits of word i
+ *         of the Philox stream (seed 0x6B766469, tensor number)
+ *   tiny  2 layers, d_model 64, 4 and 2 heads of 32, ffn 96, vocabulary 64; u = the top 24 bits of
+ *         splitmix64(((41 * 256 + tensor number) << 32) + i). The golden policy values of
+ *         tests/golden/policies were made with it.
+ * Tensors are numbered token_embd, output_norm, then nine per layer in the order of
+ * KV_LAYER_ROLE_LIST. */
+#include "common/hash.h"
+#include "common/model_private.h"
+#include "common/rng.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { NANO_SEED = 0x6B766469, TINY_SEED = 41 };
+
+typedef struct recipe {
+    const char *name;
+    kv_config cfg;
+    int8_t amplitude[KV_ROLE_COUNT]; /* log2 */
+    uint32_t (*bits24)(uint32_t tensor, uint64_t i);
+    int has_bytes_tokenizer;
+} recipe;
+
+static uint32_t nano_bits(uint32_t tensor, uint64_t i)
+{
+    return kv_philox_word(NANO_SEED, tensor, i) >> 8;
+}
+
+static uint32_t tiny_bits(uint32_t tensor, uint64_t i)
+{
+    return (uint32_t)(kv_splitmix64(((uint64_t)TINY_SEED * 256 + tensor) << 32 | i) >> 40);
+}
+
+#define LLAMA_DEFAULTS                                                                             \
+    .norm_eps = 1e-5f, .embed_scale = 1.0f, .norm_weight = 1, .tied_head = 1, .rope_sign = 1,      \
+    .rope_theta = 10000.0, .n_heads = 4, .n_kv_heads = 2, .head_dim = 32, .rope_dims = 32
+
+static const recipe recipes[] = {
+    {.name = "nano",
+     .cfg = {LLAMA_DEFAULTS, .vocab_size = 260, .n_layers = 4, .d_model = 128, .ffn_dim = 256,
+             .bos_id = 1, .eos_id = 2, .pad_id = 0},
+     .amplitude = {[KV_ROLE_TOKEN_EMBD] = -2, [KV_ROLE_OUTPUT_NORM] = -2, [KV_ROLE_ATTN_NORM] = -2,
+                   [KV_ROLE_ATTN_Q] = -2, [KV_ROLE_ATTN_K] = -2, [KV_ROLE_ATTN_V] = -2,
+                   [KV_ROLE_ATTN_OUTPUT] = -3, [KV_ROLE_FFN_NORM] = -2, [KV_ROLE_FFN_GATE] = -2,
+                   [KV_ROLE_FFN_UP] = -2, [KV_ROLE_FFN_DOWN] = -3},
+     .bits24 = nano_bits,
+     .has_bytes_tokenizer = 1},
+    {.name = "tiny",
+     .cfg = {LLAMA_DEFAULTS, .vocab_size = 64, .n_layers = 2, .d_model = 64, .ffn_dim = 96,
+             .bos_id = -1, .eos_id = -1, .pad_id = -1},
+     .amplitude = {[KV_ROLE_TOKEN_EMBD] = -1, [KV_ROLE_OUTPUT_NORM] = -2, [KV_ROLE_ATTN_NORM] = -2,
+                   [KV_ROLE_ATTN_Q] = -1, [KV_ROLE_ATTN_K] = -2, [KV_ROLE_ATTN_V] = -2,
+                   [KV_ROLE_ATTN_OUTPUT] = -3, [KV_ROLE_FFN_NORM] = -2, [KV_ROLE_FFN_GATE] = -2,
+                   [KV_ROLE_FFN_UP] = -2, [KV_ROLE_FFN_DOWN] = -3},
+     .bits24 = tiny_bits,
+     .has_bytes_tokenizer = 0},
+};
+
+static int is_norm(kv_role role)
+{
+    return role == KV_ROLE_OUTPUT_NORM || role == KV_ROLE_ATTN_NORM || role == KV_ROLE_FFN_NORM;
+}
+
+/* Exact powers of two keep every product below exact. */
+static float weight(uint32_t u, int norm, int amplitude)
+{
+    const double scale = 1.0 / (double)(UINT64_C(1) << ((norm ? 19 : 23) - amplitude));
+    if (norm) return (float)(1.0 + (double)((int32_t)(u >> 4) - (1 << 19)) * scale);
+    return (float)((double)((int32_t)u - (1 << 23)) * scale);
+}
+
+/* Fills one tensor at *next and advances it. */
+static void fill(kv_model *m, const recipe *r, kv_role role, int32_t layer, uint32_t number,
+                 float **next)
+{
+    kv_tensor *t = kv_model_slot(m, role, layer);
+    kv_model_shape(&m->cfg, role, &t->rows, &t->cols);
+    const int64_t n = t->rows * t->cols;
+    t->dtype = KV_DTYPE_F32;
+    t->n_bytes = (uint64_t)n * sizeof(float);
+    t->data = *next;
+    for (int64_t i = 0; i < n; i++)
+        (*next)[i] = weight(r->bits24(number, (uint64_t)i), is_norm(role), r->amplitude[role]);
+    *next += n;
+}
+
+static int64_t total_weights(const kv_config *cfg)
+{
+    int64_t total = 0, rows, cols;
+    for (int role = 0; role < KV_ROLE_COUNT; role++) {
+        kv_model_shape(cfg, (kv_role)role, &rows, &cols);
+        total += rows * cols * (role < KV_ROLE_GLOBAL_COUNT ? 1 : cfg->n_layers);
+    }
+    return total;
+}
+
+static kv_status generate(kv_model *m, const recipe *r)
+{
+    const int64_t total = total_weights(&m->cfg);
+    float *weights = malloc((size_t)total * sizeof *weights);
+    if (!weights) return kv_fail(KV_ERR_NOMEM, "model '%s': out of memory", m->name);
+    ((kv_model_owner *)m->owner)->weights = weights;
+    float *next = weights;
+    uint32_t number = 0;
+    fill(m, r, KV_ROLE_TOKEN_EMBD, 0, number++, &next);
+    fill(m, r, KV_ROLE_OUTPUT_NORM, 0, number++, &next);
+    for (int32_t l = 0; l < m->cfg.n_layers; l++)
+        for (int role = KV_ROLE_GLOBAL_COUNT; role < KV_ROLE_COUNT; role++)
+            fill(m, r, (kv_role)role, l, number++, &next);
+    kv_sha256(weights, (size_t)total * sizeof *weights, m->sha256);
+    return kv_model_check(m);
+}
+
+kv_status kv_model_synth(const char *name, kv_model **out, kv_tokenizer **tok)
+{
+    const recipe *r = recipes;
+    while (strcmp(r->name, name) != 0)
+        r++; /* the caller took the name from the catalogue */
+    kv_model *m;
+    KV_TRY(kv_model_new(name, &r->cfg, &m));
+    kv_status st = generate(m, r);
+    if (st == KV_OK && r->has_bytes_tokenizer) st = kv_tokenizer_bytes(tok);
+    if (st != KV_OK) {
+        kv_model_close(m);
+        return st;
+    }
+    *out = m;
+    return KV_OK;
+}

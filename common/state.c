@@ -1,0 +1,65 @@
+#include "common/state.h"
+
+#include <string.h>
+
+static size_t pad8(size_t n) { return (n + 7) & ~(size_t)7; }
+
+size_t kv_state_run_bytes(const kv_state_head *h, int64_t n)
+{
+    const size_t k = (size_t)n;
+    size_t bytes = sizeof(kv_state_run) + k * sizeof(int64_t) + pad8(k * sizeof(int32_t));
+    if (h->what & KV_STATE_SCORE) bytes += pad8(k * sizeof(float));
+    if (h->what & KV_STATE_KV) bytes += pad8(k * (size_t)h->record_bytes);
+    return bytes;
+}
+
+kv_state_view kv_state_place(const kv_state_head *h, void *blob, size_t *offset, int64_t n)
+{
+    uint8_t *p = (uint8_t *)blob + *offset;
+    kv_state_view v = {(kv_state_run *)(void *)p, NULL, NULL, NULL, NULL};
+    if (n < 0) n = v.run->n;
+    *offset += kv_state_run_bytes(h, n);
+    p += sizeof(kv_state_run);
+    v.og = (int64_t *)(void *)p;
+    p += (size_t)n * sizeof(int64_t);
+    v.pos = (int32_t *)(void *)p;
+    p += pad8((size_t)n * sizeof(int32_t));
+    if (h->what & KV_STATE_SCORE) {
+        v.score = (float *)(void *)p;
+        p += pad8((size_t)n * sizeof(float));
+    }
+    if (h->what & KV_STATE_KV) v.records = p;
+    return v;
+}
+
+static kv_status bad(const char *what)
+{
+    return kv_fail(KV_ERR_FORMAT, "cache state: %s; it was not written by an export_state of this "
+                                  "version", what);
+}
+
+kv_status kv_state_check(const void *blob, size_t size)
+{
+    kv_state_head h;
+    if (size < sizeof h) return bad("shorter than its header");
+    memcpy(&h, blob, sizeof h);
+    if (h.magic != KV_STATE_MAGIC || h.version != KV_STATE_VERSION)
+        return bad("wrong magic or version");
+    if (h.total_bytes != size) return bad("size differs from the header's");
+    if (h.layer0 < 0 || h.n_layers < 1 || h.n_layers > 1 << 16 || h.n_kv_heads < 1 ||
+        h.n_kv_heads > 1 << 16 || h.head_dim < 1 || h.record_bytes < 1 ||
+        h.record_bytes > 1 << 20 || h.seen < 0)
+        return bad("impossible dimensions");
+    size_t offset = sizeof h;
+    for (int64_t i = 0; i < (int64_t)h.n_layers * h.n_kv_heads; i++) {
+        kv_state_run run;
+        if (size - offset < sizeof run) return bad("cut off inside a run");
+        memcpy(&run, (const uint8_t *)blob + offset, sizeof run);
+        if (run.layer != h.layer0 + i / h.n_kv_heads || run.head != i % h.n_kv_heads)
+            return bad("runs out of order");
+        if (run.n < 0 || kv_state_run_bytes(&h, run.n) > size - offset)
+            return bad("cut off inside a run");
+        offset += kv_state_run_bytes(&h, run.n);
+    }
+    return offset == size ? KV_OK : bad("bytes left over behind the last run");
+}

@@ -1,0 +1,79 @@
+/* state.h - the canonical layout of a cache: what export_state writes and import_state reads.
+ *
+ * One blob, little endian, 8-byte aligned:
+ *
+ *   kv_state_head
+ *   for each exported layer, ascending; for each KV head, ascending:
+ *     kv_state_run
+ *     int64_t og[n]       original index of the token
+ *     int32_t pos[n]      RoPE position: of the next read for sink and cascade, of the last read
+ *                         otherwise; padded to 8 bytes
+ *     float   score[n]    only with KV_STATE_SCORE; padded to 8 bytes
+ *     records[n]          only with KV_STATE_KV: K row, then V row, as stored
+ *
+ * Entries stand in view order: sinks, then oldest to newest. The layout is shared by all sides; who
+ * is in it, in which order and at which position is each side's own decision. */
+#ifndef KV_COMMON_STATE_H
+#define KV_COMMON_STATE_H
+
+#include "common/status.h"
+
+#include <stdint.h>
+
+enum {
+    KV_STATE_SCORE = 1u << 0, /* scores, where the policy has them */
+    KV_STATE_KV = 1u << 1     /* K and V bytes */
+};
+
+enum { KV_KEY_ROTATED, KV_KEY_RAW }; /* K stored after or before RoPE */
+
+#define KV_STATE_MAGIC   0x5453564Bu /* "KVST" */
+#define KV_STATE_VERSION 1u
+
+typedef struct kv_state_head {
+    uint32_t magic, version;
+    uint32_t what;         /* KV_STATE_* actually present */
+    int32_t key_form;      /* KV_KEY_* */
+    int32_t layer0;        /* first exported layer */
+    int32_t n_layers;      /* exported layers */
+    int32_t n_kv_heads;
+    int32_t head_dim;
+    int32_t record_bytes;  /* of one entry of one KV head: K and V */
+    int32_t reserved;
+    int64_t seen;          /* tokens fed so far */
+    uint64_t total_bytes;  /* of the whole blob */
+} kv_state_head;
+KV_STATIC_ASSERT(sizeof(kv_state_head) == 56, "kv_state_head is a file layout");
+
+typedef struct kv_state_run {
+    int32_t layer, head;
+    int32_t n; /* resident entries */
+    int32_t reserved;
+} kv_state_run;
+KV_STATIC_ASSERT(sizeof(kv_state_run) == 16, "kv_state_run is a file layout");
+
+/* One run with pointers into the blob (or into the buffer being written). */
+typedef struct kv_state_view {
+    kv_state_run *run;
+    int64_t *og;
+    int32_t *pos;
+    float *score;      /* NULL when absent */
+    uint8_t *records;  /* NULL when absent */
+} kv_state_view;
+
+KV_EXTERN_C_BEGIN
+
+/* Bytes of a run with n entries. */
+size_t kv_state_run_bytes(const kv_state_head *h, int64_t n);
+
+/* Lays out run number i of a blob whose earlier runs are already written; *offset is advanced.
+ * The caller fills run->n first when writing (n >= 0), or passes n < 0 when reading a checked blob. */
+kv_state_view kv_state_place(const kv_state_head *h, void *blob, size_t *offset, int64_t n);
+
+/* Verifies that size bytes at blob are a complete, consistent state; every later access through
+ * kv_state_place(…, n < 0) stays inside. ERR_FORMAT says what is wrong. */
+kv_status kv_state_check(const void *blob, size_t size);
+
+KV_EXTERN_C_END
+
+#endif

@@ -1,0 +1,247 @@
+/* db_write.c - one finished case into the database, in one transaction. */
+#include "difftest/db_private.h"
+
+#include <string.h>
+#include <time.h>
+
+static const char *const case_status_names[] = {
+    [DT_CASE_PASS] = "PASS",
+    [DT_CASE_FAIL] = "FAIL",
+    [DT_CASE_SKIP] = "SKIP",
+    [DT_CASE_UNSUPPORTED] = "UNSUPPORTED",
+    [DT_CASE_UNTRUSTED] = "UNTRUSTED",
+    [DT_CASE_ERROR] = "ERROR",
+    [DT_CASE_TIMEOUT] = "TIMEOUT",
+    [DT_CASE_FLAKY] = "FLAKY",
+    [DT_CASE_INCONCLUSIVE] = "INCONCLUSIVE",
+    [DT_CASE_RECORDED] = "RECORDED",
+    [DT_CASE_XFAIL] = "XFAIL",
+    [DT_CASE_XPASS] = "XPASS",
+};
+KV_STATIC_ASSERT(sizeof case_status_names / sizeof *case_status_names == DT_CASE_STATUS_COUNT,
+                 "every status has a name");
+
+const char *dt_case_status_name(dt_case_status s)
+{
+    return (unsigned)s < DT_CASE_STATUS_COUNT ? case_status_names[s] : NULL;
+}
+
+/* ---- statements ------------------------------------------------------------------------------------ */
+
+/* X(column, value) of table kase for case c. GOT: only with a device; ID, AT: 0 and -1 mean none. */
+#define GOT(v) DT_IF(c->kernel_set_id, v)
+#define ID(x)  DT_IF(x, DT_INT(x))
+#define AT(x)  DT_IF((x) >= 0, DT_INT(x))
+#define DIG(x) DT_IF(c->has_digests, DT_INT(x))
+#define KASE_COLUMNS(X)                                                                            \
+    X(run_id, DT_INT(c->run_id))                                                                   \
+    X(key, DT_TEXT(c->key))                                                                        \
+    X(device, DT_TEXT(c->device))                                                                  \
+    X(mode, DT_TEXT(c->mode))                                                                      \
+    X(q, DT_INT(c->q))                                                                             \
+    X(contract, DT_TEXT(dt_contract_name(c->contract)))                                            \
+    X(contract_version, DT_INT(c->contract_version))                                               \
+    X(model_id, ID(c->model_id))                                                                   \
+    X(policy_id, ID(c->policy_id))                                                                 \
+    X(kernel_set_id, ID(c->kernel_set_id))                                                         \
+    X(doc_id, ID(c->doc_id))                                                                       \
+    X(status, DT_TEXT(dt_case_status_name(c->status)))                                             \
+    X(reason, DT_TEXT(c->reason))                                                                  \
+    X(repro, DT_TEXT(c->repro))                                                                    \
+    X(wall_ms, DT_REAL(c->wall_ms))                                                                \
+    X(ref_ms, DT_REAL(c->ref_ms))                                                                  \
+    X(got_ms, GOT(DT_REAL(c->got_ms)))                                                             \
+    X(n_tok, DT_INT(c->n_tok))                                                                     \
+    X(n_words, AT(c->n_words))                                                                     \
+    X(dropped_bytes, DT_INT(c->dropped_bytes))                                                     \
+    X(sum_nll_ref, DT_REAL(c->sum_nll_ref))                                                        \
+    X(sum_nll_got, GOT(DT_REAL(c->sum_nll_got)))                                                   \
+    X(sum_kl, GOT(DT_REAL(c->sum_kl)))                                                             \
+    X(max_kl, GOT(DT_REAL(c->max_kl)))                                                             \
+    X(n_top1_same, GOT(DT_INT(c->n_top1_same)))                                                    \
+    X(n_bitexact, GOT(DT_INT(c->n_bitexact)))                                                      \
+    X(max_ulp, GOT(DT_INT(c->max_ulp)))                                                            \
+    X(max_ratio, GOT(DT_REAL(c->max_ratio)))                                                       \
+    X(first_bad_pos, AT(c->first_bad_pos))                                                         \
+    X(first_diff_pos, AT(c->first_diff_pos))                                                       \
+    X(content_ref, DIG(c->digest_ref.content))                                                     \
+    X(order_ref, DIG(c->digest_ref.order))                                                         \
+    X(score_ref, DIG(c->digest_ref.score))                                                         \
+    X(content_got, GOT(DIG(c->digest_got.content)))                                                \
+    X(order_got, GOT(DIG(c->digest_got.order)))                                                    \
+    X(score_got, GOT(DIG(c->digest_got.score)))
+
+#define COLUMN(name, value) ", " #name
+#define MARK(name, value)   ", ?"
+#define VALUE(name, value)  value,
+static const char kase_sql[] = "INSERT INTO kase(case_id" KASE_COLUMNS(COLUMN) ") VALUES(NULL"
+    KASE_COLUMNS(MARK) ")";
+
+static const char tok_sql[] =
+    "INSERT INTO tok(case_id, pos, tok, nll_ref, nll_got, kl, margin_ref, max_ulp, flags, n_resident)"
+    " VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+static const char hash_sql[] =
+    "INSERT INTO tok_hash(case_id, pos, layer, h_ref, h_got) VALUES(?, ?, ?, ?, ?)";
+static const char event_sql[] =
+    "INSERT INTO event(case_id, seq, side, pos, layer, head, kind, slot, og, margin, margin_bits)"
+    " VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+static const char retrieval_sql[] =
+    "INSERT INTO retrieval(case_id, ctx_len, depth_ppm, insert_pos, digits, expected, ans_ref,"
+    " ans_got, ok_ref, ok_got, digits_ref, digits_got, nll_ref, nll_got, needle_resident_ref,"
+    " needle_resident_got) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+static const char touch_sql[] = "UPDATE run SET updated_at = ? WHERE run_id = ?";
+
+kv_status dt_case_sql_open(dt_db *db, dt_case_sql *out)
+{
+    memset(out, 0, sizeof *out);
+    out->db = db;
+    KV_TRY(dt_sql_prepare(db, kase_sql, &out->kase));
+    KV_TRY(dt_sql_prepare(db, tok_sql, &out->tok));
+    KV_TRY(dt_sql_prepare(db, hash_sql, &out->hash));
+    KV_TRY(dt_sql_prepare(db, event_sql, &out->event));
+    KV_TRY(dt_sql_prepare(db, retrieval_sql, &out->retrieval));
+    return dt_sql_prepare(db, touch_sql, &out->touch);
+}
+
+void dt_case_sql_close(dt_case_sql *s)
+{
+    sqlite3_stmt *const all[] = {s->kase, s->tok, s->hash, s->event, s->retrieval, s->touch};
+    for (int i = 0; i < DT_COUNT(all); i++)
+        sqlite3_finalize(all[i]);
+    memset(s, 0, sizeof *s);
+}
+
+/* ---- rows ------------------------------------------------------------------------------------------ */
+
+static kv_status step_once(const dt_db *db, sqlite3_stmt *stmt, int bound, const char *doing)
+{
+    if (bound == SQLITE_OK && sqlite3_step(stmt) == SQLITE_DONE) {
+        sqlite3_reset(stmt);
+        return KV_OK;
+    }
+    const kv_status st = dt_db_fail(db, doing);
+    sqlite3_reset(stmt);
+    return st;
+}
+
+static kv_status run_bound(const dt_db *db, sqlite3_stmt *stmt, const dt_value *v, int n,
+                           const char *doing)
+{
+    KV_TRY(dt_sql_bind(db, stmt, v, n));
+    const kv_status st = step_once(db, stmt, SQLITE_OK, doing);
+    sqlite3_clear_bindings(stmt);
+    return st;
+}
+
+static kv_status write_kase(const dt_case_sql *s, const dt_case *c)
+{
+    const dt_value v[] = {KASE_COLUMNS(VALUE)};
+    return run_bound(s->db, s->kase, v, DT_COUNT(v), "writing a case");
+}
+
+/* The three writers of many rows bind directly: dt_value would be half of their time. */
+
+static int or_null(sqlite3_stmt *stmt, int at, int known, int64_t value)
+{
+    return known ? sqlite3_bind_int64(stmt, at, value) : sqlite3_bind_null(stmt, at);
+}
+
+static kv_status write_rows(const dt_case_sql *s, const dt_case *c, int64_t case_id)
+{
+    const int device = c->kernel_set_id != 0;
+    int bad = sqlite3_bind_int64(s->tok, 1, case_id);
+    for (int64_t i = 0; i < c->n_rows; i++) {
+        const dt_tok_row *r = &c->rows[i];
+        bad |= sqlite3_bind_int64(s->tok, 2, r->pos);
+        bad |= sqlite3_bind_int64(s->tok, 3, r->tok);
+        bad |= sqlite3_bind_double(s->tok, 4, r->nll_ref);
+        bad |= device ? sqlite3_bind_double(s->tok, 5, r->nll_got) : sqlite3_bind_null(s->tok, 5);
+        bad |= device ? sqlite3_bind_double(s->tok, 6, r->kl) : sqlite3_bind_null(s->tok, 6);
+        bad |= sqlite3_bind_double(s->tok, 7, (double)r->margin_ref);
+        bad |= or_null(s->tok, 8, device, r->max_ulp);
+        bad |= sqlite3_bind_int64(s->tok, 9, (int64_t)r->flags);
+        bad |= sqlite3_bind_int64(s->tok, 10, r->n_resident);
+        KV_TRY(step_once(s->db, s->tok, bad, "writing token rows"));
+    }
+    return KV_OK;
+}
+
+static kv_status write_hashes(const dt_case_sql *s, const dt_case *c, int64_t case_id)
+{
+    int bad = sqlite3_bind_int64(s->hash, 1, case_id);
+    for (int64_t i = 0; i < c->n_hashes; i++) {
+        const dt_hash_row *h = &c->hashes[i];
+        bad |= sqlite3_bind_int64(s->hash, 2, h->pos);
+        bad |= sqlite3_bind_int64(s->hash, 3, h->layer);
+        bad |= sqlite3_bind_int64(s->hash, 4, (int64_t)h->h_ref);
+        bad |= or_null(s->hash, 5, c->kernel_set_id != 0, (int64_t)h->h_got);
+        KV_TRY(step_once(s->db, s->hash, bad, "writing digests"));
+    }
+    return KV_OK;
+}
+
+static kv_status write_events(const dt_case_sql *s, const dt_case *c, int64_t case_id)
+{
+    int bad = sqlite3_bind_int64(s->event, 1, case_id);
+    for (int64_t i = 0; i < c->n_events; i++) {
+        const kv_event *e = &c->events[i];
+        uint32_t bits;
+        memcpy(&bits, &e->margin, sizeof bits);
+        bad |= sqlite3_bind_int64(s->event, 2, i);
+        bad |= sqlite3_bind_int64(s->event, 3, i >= c->n_events - c->n_events_got);
+        bad |= sqlite3_bind_int64(s->event, 4, e->token);
+        bad |= sqlite3_bind_int64(s->event, 5, e->layer);
+        bad |= sqlite3_bind_int64(s->event, 6, e->head);
+        bad |= sqlite3_bind_int64(s->event, 7, e->kind);
+        bad |= sqlite3_bind_int64(s->event, 8, e->slot);
+        bad |= sqlite3_bind_int64(s->event, 9, e->og);
+        bad |= sqlite3_bind_double(s->event, 10, (double)e->margin);
+        bad |= sqlite3_bind_int64(s->event, 11, (int64_t)bits);
+        KV_TRY(step_once(s->db, s->event, bad, "writing decisions"));
+    }
+    return KV_OK;
+}
+
+static kv_status write_retrieval(const dt_case_sql *s, const dt_retrieval *r, int64_t case_id)
+{
+    const int got = r->ans_got != NULL;
+    const dt_value v[] = {
+        DT_INT(case_id),
+        DT_INT(r->ctx_len),
+        DT_INT(r->depth_ppm),
+        DT_INT(r->insert_pos),
+        DT_INT(r->digits),
+        DT_TEXT(r->expected),
+        DT_TEXT(r->ans_ref),
+        DT_TEXT(r->ans_got),
+        DT_INT(r->ok_ref),
+        DT_IF(got, DT_INT(r->ok_got)),
+        DT_INT(r->digits_ref),
+        DT_IF(got, DT_INT(r->digits_got)),
+        DT_REAL(r->nll_ref),
+        DT_IF(got, DT_REAL(r->nll_got)),
+        DT_INT(r->needle_resident_ref),
+        DT_IF(got, DT_INT(r->needle_resident_got)),
+    };
+    return run_bound(s->db, s->retrieval, v, DT_COUNT(v), "writing a retrieval");
+}
+
+static kv_status write_all(const dt_case_sql *s, const dt_case *c)
+{
+    KV_TRY(write_kase(s, c));
+    const int64_t case_id = sqlite3_last_insert_rowid(s->db->h);
+    KV_TRY(write_rows(s, c, case_id));
+    KV_TRY(write_hashes(s, c, case_id));
+    KV_TRY(write_events(s, c, case_id));
+    if (c->retrieval) KV_TRY(write_retrieval(s, c->retrieval, case_id));
+    const dt_value v[] = {DT_INT(time(NULL)), DT_INT(c->run_id)};
+    return run_bound(s->db, s->touch, v, DT_COUNT(v), "writing a case");
+}
+
+kv_status dt_case_sql_write(const dt_case_sql *s, const dt_case *c)
+{
+    KV_TRY(dt_sql_begin(s->db));
+    const kv_status st = dt_sql_end(s->db, write_all(s, c));
+    if (st != KV_OK) kv_prefix_message("case '%s'", c->key);
+    return st;
+}

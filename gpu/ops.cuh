@@ -1,0 +1,136 @@
+/* ops.cuh - the operations of the forward pass: one host function each, which launches its kernels.
+ *
+ * All pointers are device memory, all matrices row-major fp32. Every operation follows docs/numerics.md to the
+ * bit; work is split by output element only. The functions check nothing: shapes come from a config that
+ * kv_config_check has accepted. They return the status of the launch; errors inside a kernel may surface
+ * later, at gpu_stream_finish. Each lives in gpu/<name>.cu with the reasons for its grid. */
+#ifndef GPU_OPS_CUH
+#define GPU_OPS_CUH
+
+#include "gpu/kvdev.cuh"
+
+enum {
+    GPU_KB = 256,  /* block of the inner dimension of a matrix product */
+    GPU_CH = 256,  /* entries in one attention chunk */
+    GPU_L = 64,    /* lanes of a reduction */
+    GPU_VB = 4096, /* block of the vocabulary in a log-softmax */
+    GPU_LD = 64    /* columns of a weight matrix are padded to a multiple of this */
+};
+
+/* ---- embed.cu ---- */
+
+/* x[m][d] = table[ids[m] * row_stride + i * col_stride]: the strides serve an embedding stored by rows as
+ * well as a tied head stored by columns. */
+kv_status gpu_embed(const int32_t *ids, int32_t m, int32_t d, const float *table, int64_t row_stride,
+                    int64_t col_stride, float *x, cudaStream_t stream);
+
+/* ---- norm.cu ---- */
+
+/* y[m][n] = RMSNorm of each row of x[m][n]; gains w[n], or NULL for none. y may be x. */
+kv_status gpu_rmsnorm(const float *x, const float *w, int32_t m, int32_t n, float eps, float *y,
+                      cudaStream_t stream);
+
+/* ---- matmul.cu, gemm.cu, gemv.cu ---- */
+
+/* A weight matrix of n outputs and k inputs, stored as w[k][ld] so that neighbouring threads read
+ * neighbouring outputs; ld is n rounded up to GPU_LD, the padding is zero. */
+struct gpu_weights {
+    const float *w;
+    int32_t n, k, ld;
+};
+
+/* What happens to a finished product. */
+enum gpu_epilogue {
+    GPU_STORE, /* y = product */
+    GPU_ADD    /* y = y + product: the residual */
+};
+
+/* y[m][n] = x[m][k] times w. partials: gpu_matmul_partials(w, m) floats of workspace. */
+kv_status gpu_matmul(const float *x, int32_t m, const gpu_weights &w, gpu_epilogue epilogue, float *y,
+                     float *partials, cudaStream_t stream);
+size_t gpu_matmul_partials(const gpu_weights &w, int32_t m);
+
+/* The two ways of doing it; gpu_matmul chooses by m. */
+kv_status gpu_gemm(const float *x, int32_t m, const gpu_weights &w, gpu_epilogue epilogue, float *y,
+                   cudaStream_t stream);
+kv_status gpu_gemv(const float *x, int32_t m, const gpu_weights &w, gpu_epilogue epilogue, float *y,
+                   float *partials, cudaStream_t stream);
+enum { GPU_GEMV_ROWS = 8 }; /* most rows of gpu_gemv */
+
+/* dst[i][row0 + r] = src[r][i], r < n_rows, i < k: puts n_rows outputs of a stored matrix into w[k][ld]. */
+kv_status gpu_transpose(const float *src, int32_t n_rows, int32_t k, float *dst, int64_t ld,
+                        int64_t row0, cudaStream_t stream);
+
+/* ---- rope.cu ---- */
+
+struct gpu_rope {
+    const float *cos, *sin; /* [positions][dims / 2] */
+    int32_t dims;           /* rotated dims of a head */
+    int32_t half;           /* pair i is (i, i + dims/2), else (2i, 2i+1) */
+};
+
+/* cos[i][j], sin[i][j] = of fp32(pos[i]) * inv_freq[j]; sin negated when sign is -1. */
+kv_status gpu_rope_tables(const int32_t *pos, int32_t n, const float *inv_freq, int32_t half_dims,
+                          int32_t sign, float *cos, float *sin, cudaStream_t stream);
+
+/* The rows q | k | v of a projection: [m][(heads + 2 kv_heads) * head_dim]. */
+struct gpu_qkv_shape {
+    int32_t heads, kv_heads, head_dim;
+};
+
+/* Rotates q and k of every row in place, row x by table row x, and puts k (rotated, or as it was when
+ * keep_raw is set) and v into rows slot[x] of the stores, [..][kv_heads * head_dim]. */
+kv_status gpu_rope_store(float *qkv, int32_t m, const gpu_qkv_shape &shape, const gpu_rope &rope,
+                         bool keep_raw, const int32_t *slot, float *k_store, float *v_store,
+                         cudaStream_t stream);
+
+/* out[i] = row slot[i] of a store of un-rotated keys, rotated by table row i; rows are
+ * [kv_heads * head_dim]. */
+kv_status gpu_rope_view(const float *k_store, const int32_t *slot, int32_t n, int32_t kv_heads,
+                        int32_t head_dim, const gpu_rope &rope, float *out, cudaStream_t stream);
+
+/* ---- attention.cu ---- */
+
+struct gpu_attention_args {
+    const float *q;         /* rotated queries of token x at q + x * q_stride: [heads * head_dim] */
+    int64_t q_stride;
+    const float *k, *v;     /* rows of kv_heads * head_dim */
+    const int32_t *k_slot;  /* row of view entry i; NULL: i itself */
+    const int32_t *v_slot;
+    int64_t first;          /* view index of token 0: it sees entries 0 .. first */
+    int32_t m;              /* tokens; token x sees entries 0 .. first + x */
+    int32_t heads, kv_heads, head_dim; /* head_dim a multiple of 4 */
+    float scale;
+    float *out;             /* [m][heads * head_dim] */
+};
+
+/* Floats of workspace for these tokens and this view. */
+size_t gpu_attention_workspace(const gpu_attention_args &a);
+kv_status gpu_attention(const gpu_attention_args &a, float *workspace, cudaStream_t stream);
+
+/* Once per device, before the first gpu_attention: asks for the shared memory that it needs. */
+kv_status gpu_attention_prepare(void);
+
+/* ---- swiglu.cu ---- */
+
+/* h[m][n] = (g / (1 + exp(-g))) * u with rows g | u of gate_up[m][2n]. */
+kv_status gpu_swiglu(const float *gate_up, int32_t m, int32_t n, float *h, cudaStream_t stream);
+
+/* ---- nll.cu ---- */
+
+/* nll[r] = canonical -log p(target[r]) under row r of logits[m][vocab]. */
+kv_status gpu_nll(const float *logits, const int32_t *target, int32_t m, int32_t vocab, float *nll,
+                  cudaStream_t stream);
+
+/* ---- records.cu ---- */
+
+/* Records of one KV head, [n][2 * head_dim], K row then V row: between the stores' rows slot[i] and a
+ * contiguous buffer, for export and import. */
+kv_status gpu_records_gather(const float *k_store, const float *v_store, const int32_t *slot, int32_t n,
+                             int32_t head, int32_t kv_heads, int32_t head_dim, float *records,
+                             cudaStream_t stream);
+kv_status gpu_records_scatter(const float *records, const int32_t *slot, int32_t n, int32_t head,
+                              int32_t kv_heads, int32_t head_dim, float *k_store, float *v_store,
+                              cudaStream_t stream);
+
+#endif

@@ -1,0 +1,63 @@
+/* isa.c - which table of kernels a session uses. */
+#include "ref/kernels.h"
+
+#include <string.h>
+
+extern const ref_kernels REF(kernels_scalar);
+#if defined(__x86_64__)
+extern const ref_kernels REF(kernels_avx2);
+#    if REF_BITS == 32
+extern const ref_kernels REF(kernels_avx512);
+#    endif
+#endif
+
+enum { TABLES = 3 };
+
+typedef struct choice {
+    const ref_kernels *table;
+    int supported; /* by this CPU */
+} choice;
+
+/* Best first. ref64 has no tables beyond AVX2: it is a yardstick, not a workload. */
+static int choices(choice c[TABLES])
+{
+    int n = 0;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#    if REF_BITS == 32
+    c[n++] = (choice){&REF(kernels_avx512), avx2 && __builtin_cpu_supports("avx512f")};
+#    endif
+    c[n++] = (choice){&REF(kernels_avx2), avx2};
+#endif
+    c[n++] = (choice){&REF(kernels_scalar), 1};
+    return n;
+}
+
+kv_status REF(kernels_find)(const char *isa, const ref_kernels **out)
+{
+    choice c[TABLES];
+    const int n = choices(c);
+    *out = NULL;
+    for (int i = 0; i < n; i++) {
+        if (!isa) {
+            if (!c[i].supported) continue;
+            *out = c[i].table;
+            return KV_OK;
+        }
+        if (strcmp(isa, c[i].table->name) != 0) continue;
+        if (!c[i].supported)
+            return kv_fail(KV_ERR_UNSUPPORTED, "isa=%s: this CPU does not have it; leave the option out",
+                           isa);
+        *out = c[i].table;
+        return KV_OK;
+    }
+    return kv_fail(KV_ERR_USAGE, "isa=%s is unknown; use scalar, avx2 or avx512, or leave it out", isa);
+}
+
+int64_t REF(attn_scratch)(int64_t n, int64_t head_dim)
+{
+    const int64_t chunks = (n + REF_CH - 1) / REF_CH, dv = ref_round_up(head_dim, 16);
+    const int64_t scores = 16 * (REF_CH + 16); /* more rows than any table's MR */
+    return scores + chunks * REF_ATTN_ROWS * (2 + dv);
+}

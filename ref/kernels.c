@@ -1,0 +1,308 @@
+/* kernels.c - matrix products and element-wise loops; see kernels.h. Compiled once per instruction set
+ * (registers: simd.h, shape of the tiles: here). Attention is in kernels_attn.h, part of this unit. */
+#include "ref/kernels.h"
+
+#include "ref/simd.h"
+
+#include <stddef.h>
+#include <string.h>
+
+/* Tiles are `rows` x `groups` blocks of the result, one accumulator of 16 lanes each. MR: rows of the
+ * largest; GROUPS(m): column groups that keep enough independent chains in flight for m rows. */
+#if defined(REF_ISA_avx512) && REF_BITS == 32
+#    define TABLE     REF(kernels_avx512)
+#    define ISA_NAME  "avx512"
+#    define GROUPS(m) ((m) == 1 ? 8 : (m) <= 3 ? 4 : 2)
+enum { MR = 12, MAX_GROUPS = 8 };
+#elif defined(REF_ISA_avx2)
+#    define TABLE     REF(kernels_avx2)
+#    define ISA_NAME  "avx2"
+#    define GROUPS(m) ((m) == 1 ? 4 : (m) <= 3 ? 2 : 1)
+enum { MR = 6, MAX_GROUPS = 4 };
+#else
+#    define TABLE     REF(kernels_scalar)
+#    define ISA_NAME  "scalar"
+#    define GROUPS(m) 1
+enum { MR = 4, MAX_GROUPS = 1 };
+#endif
+
+enum { MC = 96, NC = 16 }; /* rows and panels whose operands stay in the second-level cache */
+
+extern const ref_kernels TABLE;
+
+/* ---- tiles -------------------------------------------------------------------------------------- */
+
+typedef enum tile_mode {
+    TILE_SET,     /* c = chain from +0 */
+    TILE_ADD,     /* c = c + chain from +0: a later block of KB */
+    TILE_CONTINUE /* c holds a chain; carry it on */
+} tile_mode;
+
+/* a: rows of broadcast operands; b: for every k, `groups` vectors of 16 columns. */
+typedef struct operands {
+    const real *a;
+    int64_t lda;     /* between rows */
+    const void *b;   /* float (weights) or real (keys, values) */
+    int64_t ldb;     /* elements between consecutive k */
+    int64_t b_group; /* elements between column groups */
+    real *c;
+    int64_t ldc;
+} operands;
+
+/* rows, groups and weights are constants at every call, so that the accumulators stay in registers. */
+INLINE void tile(const int rows, const int groups, const int weights, const operands *o, int64_t kc,
+                 tile_mode mode)
+{
+    v16 acc[MR > MAX_GROUPS ? 2 * MR : 2 * MAX_GROUPS];
+    UNROLL
+    for (int i = 0; i < rows * groups; i++) {
+        const real *c = o->c + (i / groups) * o->ldc + 16 * (i % groups);
+        acc[i] = mode == TILE_CONTINUE ? v_load(c) : v_zero();
+    }
+    const real *a = o->a;
+    const int64_t lda = o->lda, group = o->b_group;
+    for (int64_t k = 0; k < kc; k++) {
+        const int64_t at = k * o->ldb;
+        v16 b[MAX_GROUPS];
+        UNROLL
+        for (int g = 0; g < groups; g++)
+            b[g] = weights ? v_load_w((const float *)o->b + at + g * group)
+                           : v_load((const real *)o->b + at + g * group);
+        UNROLL
+        for (int i = 0; i < rows; i++) {
+            const v16 x = v_set1(a[i * lda + k]);
+            UNROLL
+            for (int g = 0; g < groups; g++)
+                acc[i * groups + g] = v_fma(x, b[g], acc[i * groups + g]);
+        }
+    }
+    UNROLL
+    for (int i = 0; i < rows * groups; i++) {
+        real *c = o->c + (i / groups) * o->ldc + 16 * (i % groups);
+        v_store(c, mode == TILE_ADD ? v_add(v_load(c), acc[i]) : acc[i]);
+    }
+}
+
+/* Chooses the compiled tile for `rows` (1 .. MR) and `groups` (1, or GROUPS of some row count). */
+INLINE void tile_any(const int weights, int64_t rows, int64_t groups, const operands *o, int64_t kc,
+                     tile_mode mode)
+{
+    switch (rows * 16 + groups) {
+#define T(r, g)                                                                                    \
+    case (r) * 16 + (g):                                                                           \
+        tile(r, g, weights, o, kc, mode);                                                          \
+        break;
+        T(1, 1) T(2, 1) T(3, 1) T(4, 1)
+#if defined(REF_ISA_avx2) || defined(REF_ISA_avx512)
+        T(5, 1) T(6, 1)
+#endif
+#if defined(REF_ISA_avx512) && REF_BITS == 32
+        T(7, 1) T(8, 1) T(9, 1) T(10, 1) T(11, 1) T(12, 1)
+        T(1, 2) T(2, 2) T(3, 2) T(4, 2) T(5, 2) T(6, 2) T(7, 2) T(8, 2) T(9, 2) T(10, 2) T(11, 2)
+        T(12, 2) T(2, 4) T(3, 4) T(1, 8)
+#elif defined(REF_ISA_avx2)
+        T(2, 2) T(3, 2) T(1, 4)
+#endif
+#undef T
+    }
+}
+
+static void tile_weights(int64_t rows, int64_t groups, const operands *o, int64_t kc, tile_mode mode)
+{
+    tile_any(1, rows, groups, o, kc, mode);
+}
+
+static void tile_reals(int64_t rows, int64_t groups, const operands *o, int64_t kc, tile_mode mode)
+{
+    tile_any(0, rows, groups, o, kc, mode);
+}
+
+/* Rows of the next tile when `left` remain: the last two tiles share evenly, because a tile of one or
+ * two rows cannot hide the latency of its chains. */
+INLINE int64_t next_rows(int64_t left)
+{
+    if (left <= MR) return left;
+    return left < 2 * MR ? (left + 1) / 2 : MR;
+}
+
+/* ---- matrix product ------------------------------------------------------------------------------ */
+
+/* All rows of a block times `groups` adjacent panels, one block of k. */
+INLINE void gemm_strip(operands o, int64_t rows, int64_t groups, int64_t kc, tile_mode mode)
+{
+    for (int64_t h; rows > 0; rows -= h) {
+        h = next_rows(rows);
+        tile_weights(h, groups, &o, kc, mode);
+        o.a += h * o.lda;
+        o.c += h * o.ldc;
+    }
+}
+
+/* The last panel of a matrix whose N is not a multiple of 16: through a full-width tile on the side. */
+static void gemm_edge(const real *a, int64_t lda, int64_t M, int64_t K, const float *panel, int64_t n,
+                      real *c, int64_t ldc)
+{
+    real side[MR * 16];
+    for (int64_t m = 0, h; m < M; m += h) {
+        h = ref_min(MR, M - m);
+        for (int64_t k0 = 0; k0 < K; k0 += REF_KB) {
+            const operands o = {a + m * lda + k0, lda, panel + k0 * 16, 16, 0, side, 16};
+            tile_weights(h, 1, &o, ref_min(REF_KB, K - k0), k0 ? TILE_ADD : TILE_SET);
+        }
+        for (int64_t i = 0; i < h; i++)
+            memcpy(c + (m + i) * ldc, side + 16 * i, (size_t)n * sizeof *c);
+    }
+}
+
+/* One block of k: panels [p0, p1) for rows [m0, m0 + rows). */
+INLINE void gemm_block(const real *a, int64_t lda, int64_t rows, int64_t K, int64_t k0,
+                       const float *panels, int64_t p0, int64_t p1, int64_t groups, real *c,
+                       int64_t ldc)
+{
+    const int64_t kc = ref_min(REF_KB, K - k0);
+    const tile_mode mode = k0 ? TILE_ADD : TILE_SET;
+    for (int64_t p = p0, g; p < p1; p += g) {
+        g = p + groups <= p1 ? groups : 1;
+        const operands o = {a + k0, lda, panels + (p * K + k0) * 16, 16, K * 16, c + 16 * p, ldc};
+        gemm_strip(o, rows, g, kc, mode);
+    }
+}
+
+static void gemm(const real *a, int64_t lda, int64_t M, int64_t K, const float *panels, int64_t n,
+                 real *c, int64_t ldc)
+{
+    const int64_t full = n / 16, groups = GROUPS(M);
+    for (int64_t m = 0; m < M; m += MC) {
+        const int64_t rows = ref_min(MC, M - m);
+        for (int64_t p = 0; p < full; p += NC)
+            for (int64_t k0 = 0; k0 < K; k0 += REF_KB)
+                gemm_block(a + m * lda, lda, rows, K, k0, panels, p, ref_min(p + NC, full), groups,
+                           c + m * ldc, ldc);
+    }
+    if (n % 16)
+        gemm_edge(a, lda, M, K, panels + full * K * 16, n % 16, c + 16 * full, ldc);
+}
+
+/* ---- reductions and element-wise loops ------------------------------------------------------------ */
+
+/* Exact maximum of n values (n >= 1); of zeros +0 wins, as with integer keys. */
+static real exact_max(const real *x, int64_t n)
+{
+    int64_t i = 0;
+    real m = x[0];
+    if (n >= 16) {
+        v16 best = v_load(x);
+        real lanes[16];
+        for (i = 16; i + 16 <= n; i += 16)
+            best = v_max(best, v_load(x + i));
+        v_store(lanes, best);
+        for (int l = 0; l < 16; l++)
+            m = lanes[l] > m ? lanes[l] : m;
+    }
+    for (; i < n; i++)
+        m = x[i] > m ? x[i] : m;
+    if (m == 0) /* comparisons do not tell the zeros apart */
+        for (i = 0; i < n && __builtin_signbit(m); i++)
+            if (x[i] == 0 && !__builtin_signbit(x[i])) m = 0;
+    return m;
+}
+
+INLINE real tree64(real lanes[REF_L])
+{
+    for (int s = REF_L / 2; s; s >>= 1)
+        for (int j = 0; j < s; j++)
+            lanes[j] = lanes[j] + lanes[j + s];
+    return lanes[0];
+}
+
+static real sum_squares(const real *x, int64_t n)
+{
+    real lanes[REF_L];
+    v16 acc[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
+    int64_t i = 0;
+    for (; i + REF_L <= n; i += REF_L)
+        for (int j = 0; j < 4; j++) {
+            const v16 v = v_load(x + i + 16 * j);
+            acc[j] = v_fma(v, v, acc[j]);
+        }
+    for (int j = 0; j < 4; j++)
+        v_store(lanes + 16 * j, acc[j]);
+    for (int j = 0; i < n; i++, j++)
+        lanes[j] = r_fma(x[i], x[i], lanes[j]);
+    return tree64(lanes);
+}
+
+static void rmsnorm(const real *x, const float *w, int64_t n, real eps, real *y)
+{
+    const real r = 1 / r_sqrt(sum_squares(x, n) / (real)n + eps);
+    if (w)
+        for (int64_t i = 0; i < n; i++)
+            y[i] = (x[i] * r) * (real)w[i];
+    else
+        for (int64_t i = 0; i < n; i++)
+            y[i] = x[i] * r;
+}
+
+static void swiglu(const real *g, const real *u, int64_t n, real *h)
+{
+    int64_t i = 0;
+    const v16 one = v_set1(1);
+    for (; i + 16 <= n; i += 16) {
+        const v16 x = v_load(g + i);
+        v_store(h + i, v_mul(v_div(x, v_add(one, v_exp(v_neg(x)))), v_load(u + i)));
+    }
+    for (; i < n; i++)
+        h[i] = (g[i] / (1 + r_exp(-g[i]))) * u[i];
+}
+
+static void add(real *x, const real *y, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        v_store(x + i, v_add(v_load(x + i), v_load(y + i)));
+    for (; i < n; i++)
+        x[i] = x[i] + y[i];
+}
+
+/* R64 of exp(x - m) with plain additions over one block. */
+static real exp_sum(const real *x, int64_t n, real m)
+{
+    real lanes[REF_L];
+    v16 acc[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
+    const v16 max = v_set1(m);
+    int64_t i = 0;
+    for (; i + REF_L <= n; i += REF_L)
+        for (int j = 0; j < 4; j++)
+            acc[j] = v_add(acc[j], v_exp(v_sub(v_load(x + i + 16 * j), max)));
+    for (int j = 0; j < 4; j++)
+        v_store(lanes + 16 * j, acc[j]);
+    for (int j = 0; i < n; i++, j++)
+        lanes[j] = lanes[j] + r_exp(x[i] - m);
+    return tree64(lanes);
+}
+
+static real nll(const real *z, int64_t n, int64_t target)
+{
+    const real m = exact_max(z, n);
+    real sum = 0;
+    for (int64_t b = 0; b < n; b += REF_VB)
+        sum = sum + exp_sum(z + b, ref_min(REF_VB, n - b), m);
+    return r_log(sum) - (z[target] - m);
+}
+
+static void rotate_panel(const real *src, int64_t head_dim, int64_t rd, int half, const real *cos,
+                         const real *sin, int64_t stride, real *dst)
+{
+    for (int64_t i = 0; i < rd / 2; i++) {
+        const int64_t a = half ? i : 2 * i, b = half ? i + rd / 2 : 2 * i + 1;
+        const v16 x = v_load(src + 16 * a), y = v_load(src + 16 * b);
+        const v16 c = v_load(cos + i * stride), s = v_load(sin + i * stride);
+        v_store(dst + 16 * a, v_fma(x, c, v_neg(v_mul(y, s))));
+        v_store(dst + 16 * b, v_fma(y, c, v_mul(x, s)));
+    }
+    memcpy(dst + 16 * rd, src + 16 * rd, (size_t)(head_dim - rd) * 16 * sizeof *dst);
+}
+
+#include "ref/kernels_attn.h"
+
+const ref_kernels TABLE = {ISA_NAME, gemm, attn, rmsnorm, swiglu, add, nll, rotate_panel};

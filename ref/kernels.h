@@ -1,0 +1,75 @@
+/* kernels.h - the inner loops of the reference, one table per instruction set. All tables compute the
+ * same bits: they differ in how many independent outputs they carry at a time.
+ *
+ * Packed matrices: a weight W[N][K] is stored as panels of 16 outputs, [ceil(N/16)][K][16] floats, zero
+ * padded, so that 16 outputs are one vector and every output's chain over k is one lane. Keys are
+ * packed alike, 16 tokens by head_dim. */
+#ifndef KV_REF_KERNELS_H
+#define KV_REF_KERNELS_H
+
+#include "common/status.h"
+#include "ref/real.h"
+
+/* Consecutive entries of one KV head in view order. Key of slot s: lane s % 16 of panel s / 16;
+ * value of slot s: row s. */
+typedef struct ref_span {
+    const real *k; /* [..][D][16] panels */
+    const real *v; /* [..][Dv] rows, Dv = D rounded up to 16 */
+    int64_t slot0; /* slot of the first entry */
+    int64_t n;     /* entries */
+} ref_span;
+
+/* Attention of a block of query rows of one KV head. */
+typedef struct ref_attn_job {
+    const real *q;        /* [rows][D], multiplied by the softmax scale */
+    int64_t rows;         /* at most REF_ATTN_ROWS */
+    int64_t head_dim;     /* D */
+    const ref_span *spans;
+    int64_t n_spans;
+    const int64_t *hi;    /* [rows] the row sees view indices 0 .. hi-1; not decreasing */
+    real *scratch;        /* REF(attn_scratch) reals */
+    real **out;           /* [rows] where each row's D outputs go */
+    real *lse;            /* [rows], or NULL */
+} ref_attn_job;
+
+enum {
+    REF_ATTN_ROWS = 48, /* rows that share one walk over the keys */
+    REF_MAX_SPANS = 32  /* consecutive runs of slots in a view */
+};
+
+typedef struct ref_kernels {
+    const char *name;
+
+    /* c[m][j] = sum over k of a[m][k] * W[j][k] for m < M and the n columns of `panels`.
+     * a: [M][lda], panels: packed, c: [M][ldc]. */
+    void (*gemm)(const real *a, int64_t lda, int64_t M, int64_t K, const float *panels, int64_t n,
+                 real *c, int64_t ldc);
+
+    void (*attn)(const ref_attn_job *job);
+
+    /* y = RMSNorm(x) * w over one row of n; w == NULL: without gains. */
+    void (*rmsnorm)(const real *x, const float *w, int64_t n, real eps, real *y);
+
+    /* h[i] = silu(g[i]) * u[i] */
+    void (*swiglu)(const real *g, const real *u, int64_t n, real *h);
+
+    /* x[i] = x[i] + y[i] */
+    void (*add)(real *x, const real *y, int64_t n);
+
+    /* -log softmax(z)[target] over n logits */
+    real (*nll)(const real *z, int64_t n, int64_t target);
+
+    /* Rotates a whole panel of 16 keys: src, dst [D][16]; cos, sin [rd/2][stride], lane t of the panel
+     * uses column t. half: pairs (i, i + rd/2), else (2i, 2i+1). Dims from rd on are copied. */
+    void (*rotate_panel)(const real *src, int64_t head_dim, int64_t rd, int half, const real *cos,
+                         const real *sin, int64_t stride, real *dst);
+} ref_kernels;
+
+/* Reals of scratch that attn needs for a view of n entries. */
+int64_t REF(attn_scratch)(int64_t n, int64_t head_dim);
+
+/* The table of an instruction set ("scalar", "avx2", "avx512"), the best one of this CPU for NULL.
+ * ERR_UNSUPPORTED when the CPU lacks it. */
+kv_status REF(kernels_find)(const char *isa, const ref_kernels **out);
+
+#endif

@@ -1,0 +1,213 @@
+/* kernels_attn.h - attention of a block of rows: the part of kernels.c that follows docs/numerics.md,
+ * section 4. Included by kernels.c only.
+ *
+ * The block walks the chunks of its view; inside a chunk, sub-blocks of MR rows share every vector of
+ * keys and values that is loaded. Rows of a causal block see different numbers of entries: the common
+ * prefix goes through the tiles, the few entries that only later rows see are added row by row, so
+ * that an entry which a row may not see never enters its arithmetic. */
+#ifndef KV_REF_KERNELS_ATTN_H
+#define KV_REF_KERNELS_ATTN_H
+
+enum { SCORE_STRIDE = REF_CH + 16 }; /* room for a whole vector behind the last score */
+
+/* The part of a span that lies in the current chunk. */
+typedef struct piece {
+    const real *k, *v;
+    int64_t slot; /* of its first entry */
+    int64_t at;   /* index of its first entry inside the chunk */
+    int64_t n;
+} piece;
+
+typedef struct attn_state {
+    const ref_attn_job *job;
+    int64_t dv;      /* value row stride: head_dim rounded up to 16 */
+    real *scores;    /* [MR][SCORE_STRIDE] */
+    real *max, *sum; /* [chunks][rows] */
+    real *o;         /* [chunks][rows][dv] */
+    piece *pieces;   /* of the current chunk */
+    int64_t n_pieces;
+} attn_state;
+
+/* Entries of chunk c that row r sees; 0 or less: none. */
+INLINE int64_t visible(const attn_state *s, int64_t c, int64_t r)
+{
+    return ref_min(REF_CH, s->job->hi[r] - c * REF_CH);
+}
+
+static void find_pieces(attn_state *s, int64_t c)
+{
+    const int64_t lo = c * REF_CH, hi = ref_min(lo + REF_CH, s->job->hi[s->job->rows - 1]);
+    int64_t view = 0;
+    s->n_pieces = 0;
+    for (int64_t i = 0; i < s->job->n_spans; view += s->job->spans[i].n, i++) {
+        const ref_span *sp = &s->job->spans[i];
+        const int64_t a = ref_max(lo, view), b = ref_min(hi, view + sp->n);
+        if (a >= b) continue;
+        s->pieces[s->n_pieces++] = (piece){sp->k, sp->v, sp->slot0 + (a - view), a - lo, b - a};
+    }
+}
+
+/* Scores of h rows from r0 against one piece. Whole key panels are computed; lanes that lie before the
+ * piece must not reach the scores that are already there, lanes behind it are overwritten by the next
+ * piece or never read. */
+static void score_piece(const attn_state *s, int64_t r0, int64_t h, const piece *p)
+{
+    const int64_t D = s->job->head_dim, groups = GROUPS(h);
+    operands o = {s->job->q + r0 * D, D, NULL, 16, D * 16, NULL, SCORE_STRIDE};
+    int64_t panel = p->slot / 16;
+    const int64_t end = (p->slot + p->n + 15) / 16;
+    if (p->slot % 16) {
+        real side[MR * 16];
+        const int64_t skip = p->slot % 16;
+        o.b = p->k + panel * D * 16;
+        o.c = side;
+        o.ldc = 16;
+        tile_reals(h, 1, &o, D, TILE_SET);
+        for (int64_t i = 0; i < h; i++)
+            memcpy(s->scores + i * SCORE_STRIDE + p->at, side + 16 * i + skip,
+                   (size_t)(16 - skip) * sizeof *side);
+        o.ldc = SCORE_STRIDE;
+        panel++;
+    }
+    for (int64_t g; panel < end; panel += g) {
+        g = panel + groups <= end ? groups : 1;
+        o.b = p->k + panel * D * 16;
+        o.c = s->scores + p->at + (panel * 16 - p->slot);
+        tile_reals(h, g, &o, D, TILE_SET);
+    }
+}
+
+/* Scores of one row become exp(score - max) in place; returns the maximum. */
+INLINE real softmax_row(real *x, int64_t n)
+{
+    const int64_t padded = ref_round_up(n, 16);
+    const real m = exact_max(x, n);
+    const v16 max = v_set1(m);
+    for (int64_t t = 0; t < padded; t += 16) /* lanes behind n are never read */
+        v_store(x + t, v_exp(v_sub(v_load(x + t), max)));
+    return m;
+}
+
+/* Row sums in ascending order. The rows' chains are independent and run side by side. */
+INLINE void sum_rows(const real *x, const int64_t *n, int64_t common, int64_t h, real *sum)
+{
+    real acc[MR];
+    for (int64_t i = 0; i < h; i++)
+        acc[i] = 0;
+    if (h == MR) {
+        for (int64_t t = 0; t < common; t++) {
+            UNROLL
+            for (int i = 0; i < MR; i++)
+                acc[i] = acc[i] + x[i * SCORE_STRIDE + t];
+        }
+    } else {
+        for (int64_t t = 0; t < common; t++)
+            for (int64_t i = 0; i < h; i++)
+                acc[i] = acc[i] + x[i * SCORE_STRIDE + t];
+    }
+    for (int64_t i = 0; i < h; i++) {
+        for (int64_t t = common; t < n[i]; t++)
+            acc[i] = acc[i] + x[i * SCORE_STRIDE + t];
+        sum[i] = acc[i];
+    }
+}
+
+/* o[i][d] = chain over the first `common` entries of fma(p, v, acc), for h rows. */
+static void weigh_common(const attn_state *s, int64_t h, int64_t common, real *o)
+{
+    tile_mode mode = TILE_SET;
+    for (int64_t i = 0; i < s->n_pieces; i++) {
+        const piece *p = &s->pieces[i];
+        const int64_t n = ref_min(p->n, common - p->at), groups = GROUPS(h);
+        if (n <= 0) break;
+        for (int64_t d = 0, g; d < s->dv; d += 16 * g) {
+            g = d + 16 * groups <= s->dv ? groups : 1;
+            const operands op = {s->scores + p->at, SCORE_STRIDE, p->v + p->slot * s->dv + d, s->dv, 16,
+                                 o + d, s->dv};
+            tile_reals(h, g, &op, n, mode);
+        }
+        mode = TILE_CONTINUE;
+    }
+}
+
+/* The entries from..to-1 of one row, behind its common prefix. */
+static void weigh_rest(const attn_state *s, const real *p, int64_t from, int64_t to, real *o)
+{
+    for (int64_t i = 0; i < s->n_pieces; i++) {
+        const piece *pc = &s->pieces[i];
+        const int64_t a = ref_max(from, pc->at), b = ref_min(to, pc->at + pc->n);
+        for (int64_t t = a; t < b; t++) {
+            const real *v = pc->v + (pc->slot + t - pc->at) * s->dv;
+            for (int64_t d = 0; d < s->dv; d += 16)
+                v_store(o + d, v_fma(v_set1(p[t]), v_load(v + d), v_load(o + d)));
+        }
+    }
+}
+
+/* h rows from r0 in chunk c; the first of them sees at least one entry of it. */
+static void attend_sub_block(const attn_state *s, int64_t c, int64_t r0, int64_t h)
+{
+    const int64_t rows = s->job->rows, common = visible(s, c, r0);
+    int64_t n[MR];
+    for (int64_t i = 0; i < s->n_pieces; i++)
+        score_piece(s, r0, h, &s->pieces[i]);
+    for (int64_t i = 0; i < h; i++) {
+        n[i] = visible(s, c, r0 + i);
+        s->max[c * rows + r0 + i] = softmax_row(s->scores + i * SCORE_STRIDE, n[i]);
+    }
+    sum_rows(s->scores, n, common, h, s->sum + c * rows + r0);
+    real *o = s->o + (c * rows + r0) * s->dv;
+    weigh_common(s, h, common, o);
+    for (int64_t i = 0; i < h; i++)
+        if (n[i] > common)
+            weigh_rest(s, s->scores + i * SCORE_STRIDE, common, n[i], o + i * s->dv);
+}
+
+/* Chunks of row r, ascending, become its output. */
+static void combine_row(const attn_state *s, int64_t r)
+{
+    const ref_attn_job *job = s->job;
+    const int64_t rows = job->rows, chunks = (job->hi[r] + REF_CH - 1) / REF_CH;
+    real M = s->max[r], L = 0, *O = s->scores, *out = job->out[r];
+    for (int64_t c = 1; c < chunks; c++) {
+        const real m[2] = {M, s->max[c * rows + r]};
+        M = exact_max(m, 2);
+    }
+    for (int64_t d = 0; d < s->dv; d += 16)
+        v_store(O + d, v_zero());
+    for (int64_t c = 0; c < chunks; c++) {
+        const real w = r_exp(s->max[c * rows + r] - M), *o = s->o + (c * rows + r) * s->dv;
+        L = r_fma(s->sum[c * rows + r], w, L);
+        for (int64_t d = 0; d < s->dv; d += 16)
+            v_store(O + d, v_fma(v_load(o + d), v_set1(w), v_load(O + d)));
+    }
+    for (int64_t d = 0; d < job->head_dim; d++)
+        out[d] = O[d] / L + 0;
+    if (job->lse) job->lse[r] = M + r_log(L);
+}
+
+/* Scratch: scores, pieces, then per chunk maxima, sums and partial outputs. */
+static void attn(const ref_attn_job *job)
+{
+    const int64_t rows = job->rows, chunks = (job->hi[rows - 1] + REF_CH - 1) / REF_CH;
+    attn_state s = {.job = job, .dv = ref_round_up(job->head_dim, 16), .scores = job->scratch};
+    piece pieces[REF_MAX_SPANS];
+    s.pieces = pieces;
+    s.max = s.scores + MR * SCORE_STRIDE;
+    s.sum = s.max + chunks * rows;
+    s.o = s.sum + chunks * rows;
+    for (int64_t c = 0; c < chunks; c++) {
+        find_pieces(&s, c);
+        int64_t r = 0;
+        while (visible(&s, c, r) <= 0)
+            r++; /* rows that end before this chunk; the last row never does */
+        for (int64_t h; r < rows; r += h) {
+            h = next_rows(rows - r);
+            attend_sub_block(&s, c, r, h);
+        }
+    }
+    for (int64_t r = 0; r < rows; r++)
+        combine_row(&s, r);
+}
+
+#endif

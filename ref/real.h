@@ -1,0 +1,44 @@
+/* real.h - the number type of the reference and the names that follow from it.
+ *
+ * Every source of ref/ is compiled twice: with REF_BITS 32 it is the oracle, with REF_BITS 64 the same
+ * text computes in double and measures how much of a difference is rounding (docs/numerics.md 5).
+ * REF(name) gives ref_name or ref64_name, so that both live in one program. */
+#ifndef KV_REF_REAL_H
+#define KV_REF_REAL_H
+
+#include "common/math.h"
+
+#define REF_CAT_(a, b) a##b
+#define REF_CAT(a, b)  REF_CAT_(a, b)
+
+#if REF_BITS == 32
+typedef float real;
+#    define REF(name) REF_CAT(ref_, name)
+KV_HD real r_fma(real a, real b, real c) { return kv_fma(a, b, c); }
+KV_HD real r_exp(real x) { return kv_exp(x); }
+KV_HD real r_log(real x) { return kv_log(x); }
+KV_HD real r_sqrt(real x) { return kv_sqrt(x); }
+#elif REF_BITS == 64
+typedef double real;
+#    define REF(name) REF_CAT(ref64_, name)
+KV_HD real r_fma(real a, real b, real c) { return kv_dfma(a, b, c); }
+KV_HD real r_exp(real x) { return kv_dexp(x); }
+KV_HD real r_log(real x) { return kv_log_core(x); }
+KV_HD real r_sqrt(real x) { return kv_dsqrt(x); }
+#else
+#    error "compile ref/ with -DREF_BITS=32 or 64"
+#endif
+
+enum {
+    REF_KB = 256,   /* block of the inner dimension of a matrix product */
+    REF_CH = 256,   /* entries in an attention chunk */
+    REF_VB = 4096,  /* block of the vocabulary in a log-softmax */
+    REF_L = 64,     /* lanes of a reduction */
+    REF_PANEL = 16  /* columns of a packed panel: layout only, no influence on bits */
+};
+
+static inline int64_t ref_min(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t ref_max(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t ref_round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+#endif

@@ -1,0 +1,49 @@
+#!/bin/sh
+# Turns a folder of SQL files into C initialisers, on stdout.
+#   embed-sql.sh migrations FOLDER   {number, "name", "text"} for every NNNN_name.sql
+#   embed-sql.sh queries FOLDER      {"name", "alias", "about", "text"} for every name.sql; the first
+#                                    line is "-- what it answers", the second may be "-- alias: q1"
+set -eu
+export LC_ALL=C
+kind=$1
+folder=$2
+
+fail() {
+    echo "embed-sql.sh: $*" >&2
+    exit 1
+}
+
+# The text of a file as a C string literal, one source line per line; no trigraph can arise.
+literal() { sed 's/[\\"]/\\&/g; s/??/?\\?/g; s/^/     "/; s/$/\\n"/' "$1"; }
+
+migration() {
+    stem=$(basename "$1" .sql)
+    case $stem in
+    [0-9][0-9][0-9][0-9]_*) ;;
+    *) fail "$1: a migration is called NNNN_name.sql" ;;
+    esac
+    number=$(echo "${stem%%_*}" | sed 's/^0*//')
+    expected=$((expected + 1))
+    [ "$number" = "$expected" ] || fail "$1: the next migration is number $expected"
+    printf '    {%d, "%s",\n' "$number" "${stem#*_}"
+}
+
+query() {
+    about=$(sed -n '1s/^-- //p' "$1")
+    alias=$(sed -n '2s/^-- alias: //p' "$1")
+    [ -n "$about" ] || fail "$1: the first line must be a comment that says what it answers"
+    printf '    {"%s", "%s", "%s",\n' "$(basename "$1" .sql)" "$alias" \
+        "$(printf '%s' "$about" | sed 's/[\\"]/\\&/g')"
+}
+
+expected=0
+for file in "$folder"/*.sql; do
+    [ -f "$file" ] || fail "$folder: no SQL files"
+    case $kind in
+    migrations) migration "$file" ;;
+    queries) query "$file" ;;
+    *) fail "unknown kind '$kind'" ;;
+    esac
+    literal "$file"
+    echo '    },'
+done
