@@ -61,7 +61,7 @@ COMMON_OBJ   := $(COMMON_SRC:%.c=$(O)/%.o)
 CORPUS_OBJ   := $(CORPUS_SRC:%.c=$(O)/%.o)
 DIFFTEST_OBJ := $(DIFFTEST_SRC:%.c=$(O)/%.o) $(METRICS_ISA:%=$(O)/difftest/vec_metrics_%.o)
 REF_OBJ      := $(REF_SRC:ref/%.c=$(O)/ref/%.o) $(REF_ISA:%=$(O)/ref/kernels_%.o)
-REF64_OBJ    := $(REF_SRC:ref/%.c=$(O)/ref64/%.o) $(REF64_ISA:%=$(O)/ref64/kernels_%.o)
+REF64_OBJ    := $(patsubst ref/%.c,$(O)/ref64/%.o,$(filter-out ref/weights.c,$(REF_SRC))) $(REF64_ISA:%=$(O)/ref64/kernels_%.o)
 BLAS_OBJ     := $(BLAS_SRC:%.c=$(O)/%.o)
 EMU_OBJ      := $(GPU_SRC:%.cu=$(O)/emu/%.o) $(SIMT_SRC:%.cpp=$(O)/emu/%.o)
 

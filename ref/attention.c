@@ -1,0 +1,241 @@
+/* attention.c - one layer's attention for a piece of a step: rotation, the walk over the view, insertion
+ * into the cache. The arithmetic of a row is in kernels_attn.h. */
+#include "ref/session.h"
+
+#include <string.h>
+
+/* One layer and one piece, as the tasks below see it. */
+typedef struct layer_job {
+    ref_session *s;
+    ref_layer *layer;
+    int64_t m, panels;     /* tokens of the piece; panels of 16 of them */
+    int64_t group;         /* query heads per KV head */
+    int64_t stored;        /* entries of the cache in view */
+    ref_range ranges[REF_MAX_SPANS];
+    int64_t n_ranges;
+    const real *stored_k;  /* [H][cap/16][D][16] keys as attention reads them */
+    const ref_rope_table *own, *view;
+} layer_job;
+
+static int64_t q_width(const ref_session *s)
+{
+    return (int64_t)s->model->cfg.n_heads * s->model->cfg.head_dim;
+}
+
+static int64_t kv_width(const ref_session *s)
+{
+    return (int64_t)s->cache.n_kv_heads * s->cache.head_dim;
+}
+
+/* ---- the piece's own keys, values and queries ------------------------------------------------------ */
+
+/* Keys of 16 tokens of one head, from rows to a panel; lanes behind the last token are zero. */
+static void pack_own_keys(const real *rows, int64_t stride, int64_t n, int64_t D, real *panel)
+{
+    if (n < REF_PANEL) memset(panel, 0, (size_t)(D * REF_PANEL) * sizeof *panel);
+    for (int64_t t = 0; t < n; t++)
+        for (int64_t d = 0; d < D; d++)
+            panel[d * REF_PANEL + t] = rows[t * stride + d];
+}
+
+static void own_panel_task(void *arg, int64_t panel, int worker)
+{
+    (void)worker;
+    const layer_job *j = arg;
+    ref_session *s = j->s;
+    const ref_work *w = &s->work;
+    const ref_rope *r = &s->rope;
+    const int64_t D = r->head_dim, dv = s->cache.dv, x0 = panel * REF_PANEL;
+    const int64_t n = ref_min(REF_PANEL, j->m - x0), kvw = kv_width(s), qw = q_width(s);
+    for (int64_t h = 0; h < s->cache.n_kv_heads; h++) {
+        const int64_t at = (h * j->panels + panel) * D * REF_PANEL;
+        pack_own_keys(w->k + x0 * kvw + h * D, kvw, n, D, w->own_raw + at);
+        s->kernels->rotate_panel(w->own_raw + at, D, 2 * r->pairs, r->half, j->own->cos + x0,
+                                 j->own->sin + x0, j->own->stride, w->own_k + at);
+        for (int64_t x = x0; x < x0 + n; x++) {
+            real *row = w->own_v + (h * j->m + x) * dv;
+            memcpy(row, w->v + x * kvw + h * D, (size_t)D * sizeof *row);
+            memset(row + D, 0, (size_t)(dv - D) * sizeof *row);
+        }
+    }
+    for (int64_t x = x0; x < x0 + n; x++)
+        for (int64_t h = 0; h < s->model->cfg.n_heads; h++)
+            REF(rope_row)(r, j->own, x, w->q + x * qw + h * D);
+}
+
+/* ---- stored keys that are kept un-rotated ------------------------------------------------------------ */
+
+/* Lanes lo..hi-1 of a panel, lane l at column col0 + l of the view's table. */
+static void rotate_lanes(const layer_job *j, const real *src, int64_t lo, int64_t hi, int64_t col0,
+                         real *dst)
+{
+    const ref_rope *r = &j->s->rope;
+    real cos[KV_MAX_HEAD_DIM / 2 * REF_PANEL], sin[KV_MAX_HEAD_DIM / 2 * REF_PANEL];
+    real turned[KV_MAX_HEAD_DIM * REF_PANEL];
+    for (int64_t i = 0; i < r->pairs; i++)
+        for (int64_t l = 0; l < REF_PANEL; l++) {
+            const int inside = l >= lo && l < hi;
+            cos[i * REF_PANEL + l] = inside ? j->view->cos[i * j->view->stride + col0 + l] : 0;
+            sin[i * REF_PANEL + l] = inside ? j->view->sin[i * j->view->stride + col0 + l] : 0;
+        }
+    j->s->kernels->rotate_panel(src, r->head_dim, 2 * r->pairs, r->half, cos, sin, REF_PANEL, turned);
+    for (int64_t d = 0; d < r->head_dim; d++)
+        for (int64_t l = lo; l < hi; l++)
+            dst[d * REF_PANEL + l] = turned[d * REF_PANEL + l];
+}
+
+/* Everything of the view that lies in panel `task` of the store, for all heads. */
+static void rotate_task(void *arg, int64_t task, int worker)
+{
+    (void)worker;
+    const layer_job *j = arg;
+    ref_session *s = j->s;
+    const ref_rope *r = &s->rope;
+    const int64_t slot0 = task * REF_PANEL, panel = r->head_dim * REF_PANEL;
+    int64_t view = 0;
+    for (int64_t i = 0; i < j->n_ranges; view += j->ranges[i].n, i++) {
+        const ref_range *g = &j->ranges[i];
+        const int64_t lo = ref_max(0, g->slot0 - slot0);
+        const int64_t hi = ref_min(REF_PANEL, g->slot0 + g->n - slot0), col0 = view + slot0 - g->slot0;
+        if (lo >= hi) continue;
+        for (int64_t h = 0; h < s->cache.n_kv_heads; h++) {
+            const int64_t at = h * j->layer->cap * r->head_dim + task * panel;
+            const real *src = j->layer->k + at;
+            real *dst = (real *)s->rotated.p + at;
+            if (hi - lo == REF_PANEL)
+                s->kernels->rotate_panel(src, r->head_dim, 2 * r->pairs, r->half, j->view->cos + col0,
+                                         j->view->sin + col0, j->view->stride, dst);
+            else
+                rotate_lanes(j, src, lo, hi, col0, dst);
+        }
+    }
+}
+
+static kv_status rotate_store(layer_job *j, ref_rope_table *table)
+{
+    ref_session *s = j->s;
+    const int64_t n = j->stored > table->n ? 2 * j->stored : j->stored;
+    KV_TRY(REF(rope_table_fill)(&s->rope, table, 0, n));
+    KV_TRY(kv_buffer_reserve(&s->rotated, j->layer->k_bytes));
+    j->view = table;
+    kv_pool_run(s->pool, j->layer->cap / REF_PANEL, rotate_task, j);
+    j->stored_k = s->rotated.p;
+    return KV_OK;
+}
+
+/* ---- the walk ------------------------------------------------------------------------------------------ */
+
+static int64_t row_blocks(const layer_job *j)
+{
+    return (j->m * j->group + REF_ATTN_ROWS - 1) / REF_ATTN_ROWS;
+}
+
+/* Rows are (token, query head of the group), token by token. */
+static void attend_task(void *arg, int64_t task, int worker)
+{
+    const layer_job *j = arg;
+    ref_session *s = j->s;
+    const ref_work *w = &s->work;
+    const int64_t D = s->cache.head_dim, qw = q_width(s), h = task / row_blocks(j);
+    const int64_t row0 = task % row_blocks(j) * REF_ATTN_ROWS;
+    real *scratch = s->scratch[worker].p, *q = scratch, *out[REF_ATTN_ROWS];
+    int64_t hi[REF_ATTN_ROWS];
+    ref_span spans[REF_MAX_SPANS];
+    ref_attn_job job = {.q = q, .head_dim = D, .spans = spans, .hi = hi, .out = out,
+                        .scratch = scratch + REF_ATTN_ROWS * D};
+    job.rows = ref_min(REF_ATTN_ROWS, j->m * j->group - row0);
+    for (int64_t r = 0; r < job.rows; r++) {
+        const int64_t x = (row0 + r) / j->group, head = h * j->group + (row0 + r) % j->group;
+        for (int64_t d = 0; d < D; d++)
+            q[r * D + d] = w->q[x * qw + head * D + d] * s->scale;
+        hi[r] = j->stored + x + 1;
+        out[r] = w->att + x * qw + head * D;
+    }
+    for (int64_t i = 0; i < j->n_ranges; i++)
+        spans[job.n_spans++] = (ref_span){j->stored_k + h * j->layer->cap * D,
+                                          ref_layer_v(&s->cache, j->layer, h), j->ranges[i].slot0,
+                                          j->ranges[i].n};
+    spans[job.n_spans++] = (ref_span){w->own_k + h * j->panels * D * REF_PANEL,
+                                      w->own_v + h * j->m * s->cache.dv, 0, j->m};
+    s->kernels->attn(&job);
+}
+
+static kv_status reserve_scratch(ref_session *s, int64_t entries)
+{
+    const int64_t reals = REF_ATTN_ROWS * s->rope.head_dim +
+                          REF(attn_scratch)(entries, s->rope.head_dim);
+    for (int i = 0; i < kv_pool_threads(s->pool); i++)
+        KV_TRY(kv_buffer_reserve(&s->scratch[i], (size_t)reals * sizeof(real)));
+    return KV_OK;
+}
+
+/* ---- insertion ------------------------------------------------------------------------------------------- */
+
+static void insert(const layer_job *j, int32_t layer, int64_t base)
+{
+    ref_session *s = j->s;
+    ref_cache *c = &s->cache;
+    const ref_work *w = &s->work;
+    const int raw = c->ops->key_form(&c->policy) == KV_KEY_RAW;
+    const int64_t D = c->head_dim, panel = D * REF_PANEL;
+    for (int64_t x = 0; x < j->m; x++) {
+        const int64_t slot = c->ops->place(c, layer, base + x);
+        for (int64_t h = 0; h < c->n_kv_heads; h++) {
+            const real *src = (raw ? w->own_raw : w->own_k) +
+                              (h * j->panels + x / REF_PANEL) * panel + x % REF_PANEL;
+            real *dst = ref_layer_k(c, j->layer, h) + slot / REF_PANEL * panel + slot % REF_PANEL;
+            for (int64_t d = 0; d < D; d++)
+                dst[d * REF_PANEL] = src[d * REF_PANEL];
+            memcpy(ref_layer_v(c, j->layer, h) + slot * c->dv, w->own_v + (h * j->m + x) * c->dv,
+                   (size_t)c->dv * sizeof(real));
+        }
+    }
+}
+
+/* ---- taps -------------------------------------------------------------------------------------------------- */
+
+static void tap_keys(const layer_job *j, int32_t layer, const ref_piece *p)
+{
+    const ref_session *s = j->s;
+    const int64_t D = s->cache.head_dim;
+    for (int32_t i = 0; i < p->step->n_taps; i++) {
+        const kv_tap *t = &p->step->taps[i];
+        const int64_t x = t->row - p->row0;
+        if (t->point != KV_TAP_K || t->layer != layer || x < 0 || x >= p->m) continue;
+        for (int64_t h = 0; h < s->cache.n_kv_heads; h++)
+            for (int64_t d = 0; d < D; d++)
+                t->dst[h * D + d] =
+                    (float)s->work.own_k[((h * j->panels + x / REF_PANEL) * D + d) * REF_PANEL +
+                                         x % REF_PANEL];
+    }
+}
+
+kv_status REF(attend)(ref_session *s, int32_t layer, const ref_piece *p, int64_t base)
+{
+    ref_cache *c = &s->cache;
+    ref_layer *l = &c->layers[layer];
+    layer_job j = {.s = s, .layer = l, .m = p->m, .panels = (p->m + REF_PANEL - 1) / REF_PANEL,
+                   .group = s->model->cfg.n_heads / c->n_kv_heads, .own = &s->own_table};
+    double t0 = REF(now)();
+    KV_TRY(REF(rope_table_fill)(&s->rope, &s->own_table, base, p->m));
+    KV_TRY(REF(cache_reserve)(c, l, p->m));
+    j.n_ranges = c->ops->view(c, l, j.ranges);
+    for (int64_t i = 0; i < j.n_ranges; i++)
+        j.stored += j.ranges[i].n;
+    kv_pool_run(s->pool, j.panels, own_panel_task, &j);
+    REF(tap_rows)(p, KV_TAP_Q, layer, s->work.q, q_width(s));
+    REF(tap_rows)(p, KV_TAP_V, layer, s->work.v, kv_width(s));
+    tap_keys(&j, layer, p);
+    j.stored_k = l->k;
+    if (j.stored && c->ops->key_form(&c->policy) == KV_KEY_RAW)
+        KV_TRY(rotate_store(&j, &s->view_table));
+    double t1 = REF(now)();
+    s->seconds[REF_OP_ROTATE] += t1 - t0;
+    KV_TRY(reserve_scratch(s, j.stored + p->m));
+    kv_pool_run(s->pool, c->n_kv_heads * row_blocks(&j), attend_task, &j);
+    t0 = REF(now)();
+    s->seconds[REF_OP_ATTENTION] += t0 - t1;
+    insert(&j, layer, base);
+    s->seconds[REF_OP_OTHER] += REF(now)() - t0;
+    return c->event_status;
+}

@@ -1,0 +1,272 @@
+/* backend.c - the reference behind the door of common/backend.h. */
+#include "ref/backend.h"
+
+#include "ref/session.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- opening and closing -------------------------------------------------------------------------- */
+
+static kv_status available(const char *options, char *why, size_t why_size)
+{
+    const ref_kernels *k;
+    const char *isa = options && strncmp(options, "isa=", 4) == 0 ? options + 4 : NULL;
+    if (options && *options && !isa) {
+        snprintf(why, why_size, "option '%s' is unknown; the reference has isa=scalar|avx2|avx512", options);
+        return kv_fail(KV_ERR_USAGE, "%s", why);
+    }
+    const kv_status st = REF(kernels_find)(isa, &k);
+    if (st != KV_OK) snprintf(why, why_size, "%s", kv_message());
+    return st;
+}
+
+static kv_status refuse(const kv_open_args *a)
+{
+    const char *feature = kv_config_beyond_llama(&a->model->cfg);
+    if (feature)
+        return kv_fail(KV_ERR_UNSUPPORTED, "model '%s' needs %s, which the reference does not have",
+                       a->model->name, feature);
+    if (a->policy->storage != KV_STORE_F32)
+        return kv_fail(KV_ERR_UNSUPPORTED, "the reference does not have storage '%s'",
+                       kv_storage_name(a->policy->storage));
+    if (a->threads < 1) return kv_fail(KV_ERR_USAGE, "threads=%d: at least 1", a->threads);
+    return kv_policy_check(a->policy);
+}
+
+static void close_session(kv_session *handle)
+{
+    ref_session *s = (ref_session *)handle;
+    if (!s) return;
+    const int threads = kv_pool_threads(s->pool);
+    for (int i = 0; s->scratch && i < threads; i++)
+        kv_buffer_free(&s->scratch[i]);
+    free(s->scratch);
+    kv_buffer_free(&s->work.memory);
+    kv_buffer_free(&s->rotated);
+    kv_buffer_free(&s->embed_row);
+    kv_buffer_free(&s->head_out);
+    REF(rope_table_free)(&s->own_table);
+    REF(rope_table_free)(&s->view_table);
+    REF(cache_free)(&s->cache);
+    ref_weights_release(s->weights);
+    kv_pool_destroy(s->pool);
+    free(s);
+}
+
+static kv_status fill_session(ref_session *s, const kv_open_args *a)
+{
+    char why[KV_MESSAGE_MAX];
+    KV_TRY(available(a->options, why, sizeof why));
+    KV_TRY(refuse(a));
+    KV_TRY(REF(kernels_find)(a->options && *a->options ? a->options + 4 : NULL, &s->kernels));
+    KV_TRY(kv_pool_create(a->threads, &s->pool));
+    s->scratch = calloc((size_t)a->threads, sizeof *s->scratch);
+    if (!s->scratch) return kv_fail(KV_ERR_NOMEM, "out of memory");
+    s->model = a->model;
+    const kv_config *cfg = &a->model->cfg;
+    REF(rope_init)(&s->rope, cfg);
+    s->scale = cfg->softmax_scale != 0 ? (real)cfg->softmax_scale
+                                       : (real)(1.0 / kv_dsqrt((double)cfg->head_dim));
+    KV_TRY(kv_buffer_reserve(&s->embed_row, (size_t)cfg->d_model * sizeof(float)));
+    KV_TRY(REF(cache_init)(&s->cache, cfg, a->policy));
+    return ref_weights_acquire(a->model, s->pool, &s->weights);
+}
+
+static kv_status open_session(const kv_open_args *a, kv_session **out)
+{
+    *out = NULL;
+    ref_session *s = calloc(1, sizeof *s);
+    if (!s) return kv_fail(KV_ERR_NOMEM, "out of memory");
+    const kv_status st = fill_session(s, a);
+    if (st != KV_OK) {
+        close_session((kv_session *)s);
+        return st;
+    }
+    *out = (kv_session *)s;
+    return KV_OK;
+}
+
+static const char *last_error(const kv_session *s)
+{
+    return s ? ((const ref_session *)s)->error : kv_message();
+}
+
+static kv_status reset(kv_session *handle)
+{
+    ref_session *s = (ref_session *)handle;
+    REF(cache_reset)(&s->cache);
+    s->seen = 0;
+    s->broken = 0;
+    return KV_OK;
+}
+
+/* ---- a step ------------------------------------------------------------------------------------------- */
+
+/* Width of a tap point for this model, in floats. */
+static int64_t tap_width(const kv_config *cfg, int point)
+{
+    const int64_t d_model = cfg->d_model, ffn_dim = cfg->ffn_dim, Hq = cfg->n_heads, H = cfg->n_kv_heads;
+    const int64_t D = cfg->head_dim;
+    switch (point) {
+#define X(name, layerwise, width, what)                                                            \
+    case KV_TAP_##name:                                                                            \
+        return width;
+        KV_TAP_LIST(X)
+#undef X
+    }
+    return -1;
+}
+
+static kv_status check_taps(const ref_session *s, const kv_step *step)
+{
+    for (int32_t i = 0; i < step->n_taps; i++) {
+        const kv_tap *t = &step->taps[i];
+        if (tap_width(&s->model->cfg, t->point) != t->width || !t->dst || t->row < 0 ||
+            t->row >= step->n || t->layer < 0 || t->layer >= s->model->cfg.n_layers)
+            return kv_fail(KV_ERR_USAGE, "tap %d: point %d, layer %d, row %d, width %d does not exist in "
+                                         "this step", i, t->point, t->layer, t->row, t->width);
+    }
+    return KV_OK;
+}
+
+static kv_status check_step(const ref_session *s, const kv_step *step)
+{
+    const int32_t V = s->model->cfg.vocab_size;
+    if (s->broken)
+        return kv_fail(KV_ERR_STATE, "an earlier step failed half-way; reset or restore the session first");
+    if (step->flags & KV_STEP_RECOMPUTE)
+        return kv_fail(KV_ERR_UNSUPPORTED, "the reference does not recompute rows against a cache");
+    if (step->follow)
+        return kv_fail(KV_ERR_UNSUPPORTED, "the reference decides by itself; it follows nobody");
+    if (step->n < 1) return kv_fail(KV_ERR_USAGE, "a step of %d tokens; at least 1", step->n);
+    for (int32_t i = 0; i < step->n; i++)
+        if (step->tokens[i] < 0 || step->tokens[i] >= V)
+            return kv_fail(KV_ERR_USAGE, "token %d of the step is %d, outside the vocabulary of %d", i,
+                           step->tokens[i], V);
+    const int32_t rows = step->rows == KV_ROWS_ALL ? step->n : step->rows == KV_ROWS_LAST;
+    for (int32_t r = 0; step->nll && r < rows; r++)
+        if (!step->targets || step->targets[r] < 0 || step->targets[r] >= V)
+            return kv_fail(KV_ERR_USAGE, "row %d of the step has no target in the vocabulary of %d", r, V);
+    return check_taps(s, step);
+}
+
+/* Room for pieces of m tokens. */
+static kv_status reserve_work(ref_session *s, int64_t m)
+{
+    ref_work *w = &s->work;
+    if (m <= w->m) return KV_OK;
+    const kv_config *cfg = &s->model->cfg;
+    const int64_t qw = (int64_t)cfg->n_heads * cfg->head_dim, kvw = (int64_t)cfg->n_kv_heads * cfg->head_dim;
+    const int64_t rounded = ref_round_up(m, REF_PANEL);
+    const struct {
+        real **p;
+        int64_t n;
+    } parts[] = {
+        {&w->x, m * cfg->d_model}, {&w->xn, m * cfg->d_model}, {&w->q, m * qw}, {&w->att, m * qw},
+        {&w->k, m * kvw}, {&w->v, m * kvw}, {&w->gate, m * cfg->ffn_dim}, {&w->up, m * cfg->ffn_dim},
+        {&w->own_raw, rounded * kvw}, {&w->own_k, rounded * kvw},
+        {&w->own_v, m * cfg->n_kv_heads * s->cache.dv},
+    };
+    int64_t total = 0;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        total += ref_round_up(parts[i].n, REF_PANEL);
+    w->m = 0;
+    KV_TRY(kv_buffer_reserve(&w->memory, (size_t)total * sizeof(real)));
+    real *next = w->memory.p;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        *parts[i].p = next;
+        next += ref_round_up(parts[i].n, REF_PANEL);
+    }
+    w->m = m;
+    return KV_OK;
+}
+
+static kv_status run_pieces(ref_session *s, const kv_step *step)
+{
+    for (int64_t at = 0, m; at < step->n; at += m) {
+        m = s->cache.ops->piece(&s->cache.policy, step->n - at);
+        KV_TRY(reserve_work(s, m));
+        const ref_piece p = {step->tokens + at, m, at, step};
+        KV_TRY(REF(forward)(s, &p));
+        s->seen += m;
+    }
+    return KV_OK;
+}
+
+static kv_status collect_events(ref_session *s, kv_events *out)
+{
+    for (int32_t l = 0; l < s->cache.n_layers; l++) {
+        kv_events *from = &s->cache.layers[l].events;
+        for (size_t i = 0; out && i < from->n; i++)
+            if (kv_events_push(out, from->v[i]) != KV_OK)
+                return kv_fail(KV_ERR_NOMEM, "out of memory for the decisions of a step");
+        from->n = 0;
+    }
+    return KV_OK;
+}
+
+static kv_status keep_error(ref_session *s, kv_status st)
+{
+    if (st != KV_OK) snprintf(s->error, sizeof s->error, "%s", kv_message());
+    return st;
+}
+
+static kv_status step_session(kv_session *handle, const kv_step *step)
+{
+    ref_session *s = (ref_session *)handle;
+    kv_status st = check_step(s, step);
+    if (st != KV_OK) return keep_error(s, st);
+    s->cache.record_events = step->events != NULL;
+    s->broken = 1;
+    st = run_pieces(s, step);
+    if (st == KV_OK) st = collect_events(s, step->events);
+    if (st == KV_OK) s->broken = 0;
+    return keep_error(s, st);
+}
+
+/* ---- tables ------------------------------------------------------------------------------------------------ */
+
+static kv_status table(kv_session *handle, kv_table which, int64_t first, int64_t n, float *dst)
+{
+    ref_session *s = (ref_session *)handle;
+    real cos[KV_MAX_HEAD_DIM / 2], sin[KV_MAX_HEAD_DIM / 2];
+    for (int64_t x = 0; x < n; x++) {
+        REF(rope_at)(&s->rope, first + x, cos, sin);
+        for (int64_t i = 0; i < s->rope.pairs; i++)
+            dst[x * s->rope.pairs + i] = (float)(which == KV_TABLE_ROPE_COS ? cos[i] : sin[i]);
+    }
+    return KV_OK;
+}
+
+#if REF_BITS == 32
+void ref_session_seconds(const kv_session *handle, double seconds[REF_OP_COUNT])
+{
+    memcpy(seconds, ((const ref_session *)handle)->seconds, sizeof ((const ref_session *)handle)->seconds);
+}
+#endif
+
+const kv_backend *REF(backend)(void)
+{
+    static const kv_backend side = {
+        .abi = KV_BACKEND_ABI,
+        .caps = KV_CAP_DETERMINISTIC | KV_CAP_TAPS | KV_CAP_DIGEST,
+        .contract = REF_BITS == 32 ? KV_CONTRACT_BITEXACT : KV_CONTRACT_BOUNDED,
+        .name = REF_BITS == 32 ? "ref" : "ref64",
+        .available = available,
+        .open = open_session,
+        .close = close_session,
+        .last_error = last_error,
+        .reset = reset,
+        .step = step_session,
+        .export_state = REF(export_state),
+        .import_state = REF(import_state),
+        .snapshot = REF(snapshot),
+        .restore = REF(restore),
+        .snapshot_free = REF(snapshot_free),
+        .digest = REF(digest),
+        .table = table,
+    };
+    return &side;
+}

@@ -1,0 +1,81 @@
+/* session.h - one stream of tokens through the reference: weights, cache and working memory. */
+#ifndef KV_REF_SESSION_H
+#define KV_REF_SESSION_H
+
+#include "common/backend.h"
+#include "common/mem.h"
+#include "common/pool.h"
+#include "ref/backend.h"
+#include "ref/cache.h"
+#include "ref/rope.h"
+#include "ref/weights.h"
+
+/* Working memory of one piece of m tokens. Rows are tokens. */
+typedef struct ref_work {
+    kv_buffer memory;
+    int64_t m;      /* tokens that it has room for */
+    real *x;        /* [m][d_model] residual stream */
+    real *xn;       /* [m][d_model] normalised; later the output of a projection */
+    real *q;        /* [m][Hq * D] */
+    real *k, *v;    /* [m][H * D] as projected */
+    real *att;      /* [m][Hq * D] */
+    real *gate, *up; /* [m][ffn_dim] */
+    real *own_raw;  /* [H][m/16][D][16] keys of the piece in panels, before RoPE */
+    real *own_k;    /* the same after RoPE */
+    real *own_v;    /* [H][m][dv] */
+} ref_work;
+
+typedef struct ref_session {
+    const kv_model *model;
+    const ref_weights *weights;
+    const ref_kernels *kernels;
+    kv_pool *pool;
+    ref_cache cache;
+    ref_rope rope;
+    ref_rope_table own_table;  /* positions of the piece's tokens */
+    ref_rope_table view_table; /* positions 0, 1, ... of stored keys kept un-rotated */
+    real scale;          /* of the softmax */
+    ref_work work;
+    kv_buffer *scratch;  /* [threads] of attention */
+    kv_buffer rotated;   /* [H][cap/16][D][16] stored keys as the current layer reads them */
+    kv_buffer embed_row;   /* [d_model] floats */
+    kv_buffer head_out;  /* [rows][vocab] where the caller wants no float logits */
+    int64_t seen;
+    int broken;          /* a step failed half-way */
+    double seconds[REF_OP_COUNT];
+    char error[KV_MESSAGE_MAX];
+} ref_session;
+
+/* What one piece of a step is to deliver. */
+typedef struct ref_piece {
+    const int32_t *tokens; /* [m] */
+    int64_t m;
+    int64_t row0;          /* index of its first token in the step */
+    const kv_step *step;
+} ref_piece;
+
+/* The forward pass of one piece, insertion into the cache included. */
+kv_status REF(forward)(ref_session *s, const ref_piece *p);
+
+/* ---- forward.c's parts in other files ---- */
+
+/* One layer's attention for the piece whose q, k, v are projected: rotates, attends, inserts. base:
+ * position of the piece's first token; w.att receives the result. attention.c */
+kv_status REF(attend)(ref_session *s, int32_t layer, const ref_piece *p, int64_t base);
+
+/* Copies from the piece's rows [m][width] what the step's taps want of a point. */
+void REF(tap_rows)(const ref_piece *p, int point, int32_t layer, const real *rows, int64_t width);
+
+/* Monotonic seconds; ref/ uses them for ref_session_seconds only. */
+double REF(now)(void);
+
+/* ---- state.c: the calls of the door that move state ---- */
+kv_status REF(export_state)(kv_session *s, int32_t layer, uint32_t what, void *dst, size_t cap,
+                            size_t *need);
+kv_status REF(import_state)(kv_session *s, const void *src, size_t size);
+kv_status REF(snapshot)(kv_session *s, void **out);
+kv_status REF(restore)(kv_session *s, const void *snap);
+void REF(snapshot_free)(kv_session *s, void *snap);
+kv_status REF(digest)(kv_session *s, int32_t layer, kv_digest *out);
+
+#endif

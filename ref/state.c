@@ -1,0 +1,300 @@
+/* state.c - the reference's cache as canonical bytes (common/state.h), and back.
+ *
+ * The double twin writes its keys and values rounded to fp32, so that its state has the one layout that
+ * all sides share; its own snapshots keep them in full. */
+#include "ref/session.h"
+
+#include "common/hash.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- one entry of one head ---------------------------------------------------------------------- */
+
+static void read_record(const ref_cache *c, const ref_layer *l, int64_t head, int64_t slot, float *dst)
+{
+    const int64_t D = c->head_dim;
+    const real *k = ref_layer_k(c, l, head) + slot / REF_PANEL * D * REF_PANEL + slot % REF_PANEL;
+    const real *v = ref_layer_v(c, l, head) + slot * c->dv;
+    for (int64_t d = 0; d < D; d++) {
+        dst[d] = (float)k[d * REF_PANEL];
+        dst[D + d] = (float)v[d];
+    }
+}
+
+static void write_record(const ref_cache *c, ref_layer *l, int64_t head, int64_t slot, const float *src)
+{
+    const int64_t D = c->head_dim;
+    real *k = ref_layer_k(c, l, head) + slot / REF_PANEL * D * REF_PANEL + slot % REF_PANEL;
+    real *v = ref_layer_v(c, l, head) + slot * c->dv;
+    for (int64_t d = 0; d < D; d++) {
+        k[d * REF_PANEL] = src[d];
+        v[d] = src[D + d];
+    }
+}
+
+/* ---- export --------------------------------------------------------------------------------------- */
+
+static kv_status fail(ref_session *s, kv_status st)
+{
+    snprintf(s->error, sizeof s->error, "%s", kv_message());
+    return st;
+}
+
+static kv_status export_head(const ref_session *s, int32_t layer, uint32_t what, kv_state_head *h)
+{
+    const ref_cache *c = &s->cache;
+    if (layer < -1 || layer >= c->n_layers)
+        return kv_fail(KV_ERR_USAGE, "layer %d does not exist; the model has %d", layer, c->n_layers);
+    *h = (kv_state_head){.magic = KV_STATE_MAGIC,
+                         .version = KV_STATE_VERSION,
+                         .what = what & KV_STATE_KV, /* no policy here has scores */
+                         .key_form = c->ops->key_form(&c->policy),
+                         .layer0 = layer < 0 ? 0 : layer,
+                         .n_layers = layer < 0 ? c->n_layers : 1,
+                         .n_kv_heads = c->n_kv_heads,
+                         .head_dim = c->head_dim,
+                         .record_bytes = 2 * c->head_dim * (int32_t)sizeof(float),
+                         .seen = s->seen,
+                         .total_bytes = sizeof *h};
+    for (int32_t i = 0; i < h->n_layers; i++)
+        h->total_bytes += (uint64_t)c->n_kv_heads * kv_state_run_bytes(h, c->layers[h->layer0 + i].n);
+    return KV_OK;
+}
+
+static void export_run(const ref_cache *c, const kv_state_head *h, int32_t layer, int32_t head,
+                       void *dst, size_t *offset)
+{
+    const ref_layer *l = &c->layers[layer];
+    const size_t begin = *offset;
+    memset((uint8_t *)dst + begin, 0, kv_state_run_bytes(h, l->n)); /* the padding too */
+    const kv_state_view v = kv_state_place(h, dst, offset, l->n);
+    *v.run = (kv_state_run){layer, head, (int32_t)l->n, 0};
+    for (int64_t i = 0; i < l->n; i++) {
+        const ref_entry e = c->ops->entry(c, l, i);
+        v.og[i] = e.og;
+        v.pos[i] = e.pos;
+        if (v.records) read_record(c, l, head, e.slot, (float *)(void *)(v.records + i * h->record_bytes));
+    }
+}
+
+kv_status REF(export_state)(kv_session *handle, int32_t layer, uint32_t what, void *dst, size_t cap,
+                            size_t *need)
+{
+    ref_session *s = (ref_session *)handle;
+    kv_state_head h;
+    const kv_status st = export_head(s, layer, what, &h);
+    if (st != KV_OK) return fail(s, st);
+    *need = h.total_bytes;
+    if (!dst) return KV_OK;
+    if (cap < h.total_bytes)
+        return fail(s, kv_fail(KV_ERR_USAGE, "the state needs %llu bytes, the buffer has %zu",
+                               (unsigned long long)h.total_bytes, cap));
+    memcpy(dst, &h, sizeof h);
+    size_t offset = sizeof h;
+    for (int32_t i = 0; i < h.n_layers; i++)
+        for (int32_t head = 0; head < h.n_kv_heads; head++)
+            export_run(&s->cache, &h, h.layer0 + i, head, dst, &offset);
+    return KV_OK;
+}
+
+/* ---- import ------------------------------------------------------------------------------------------- */
+
+static kv_status check_import(const ref_session *s, const void *src, size_t size)
+{
+    const ref_cache *c = &s->cache;
+    KV_TRY(kv_state_check(src, size));
+    kv_state_head h;
+    memcpy(&h, src, sizeof h);
+    if (h.layer0 != 0 || h.n_layers != c->n_layers || h.n_kv_heads != c->n_kv_heads ||
+        h.head_dim != c->head_dim || h.record_bytes != 2 * c->head_dim * (int32_t)sizeof(float) ||
+        h.key_form != c->ops->key_form(&c->policy) || !(h.what & KV_STATE_KV))
+        return kv_fail(KV_ERR_MISMATCH, "cache state: of another model or policy, or without K and V; export "
+                                        "all layers from a session of the same model and policy");
+    return KV_OK;
+}
+
+static kv_status import_layer(ref_session *s, const kv_state_head *h, int32_t layer, void *src,
+                              size_t *offset)
+{
+    ref_cache *c = &s->cache;
+    ref_layer *l = &c->layers[layer];
+    for (int32_t head = 0; head < c->n_kv_heads; head++) {
+        const kv_state_view v = kv_state_place(h, src, offset, -1);
+        if (head == 0) {
+            KV_TRY(REF(cache_reserve)(c, l, v.run->n));
+            KV_TRY(c->ops->adopt(c, l, v.run->n, v.og, v.pos, h->seen));
+        } else if (v.run->n != l->n) {
+            return kv_fail(KV_ERR_FORMAT, "cache state: heads of layer %d hold different numbers", layer);
+        }
+        for (int64_t i = 0; i < l->n; i++) {
+            const ref_entry e = c->ops->entry(c, l, i);
+            if (e.og != v.og[i])
+                return kv_fail(KV_ERR_FORMAT, "cache state: heads of layer %d hold different tokens", layer);
+            write_record(c, l, head, e.slot, (const float *)(const void *)(v.records + i * h->record_bytes));
+        }
+    }
+    return KV_OK;
+}
+
+kv_status REF(import_state)(kv_session *handle, const void *src, size_t size)
+{
+    ref_session *s = (ref_session *)handle;
+    kv_status st = check_import(s, src, size);
+    if (st != KV_OK) return fail(s, st);
+    kv_state_head h;
+    memcpy(&h, src, sizeof h);
+    REF(cache_reset)(&s->cache);
+    s->broken = 1;
+    size_t offset = sizeof h;
+    for (int32_t l = 0; l < s->cache.n_layers; l++) {
+        st = import_layer(s, &h, l, (void *)(uintptr_t)src, &offset); /* a view of bytes that are only read */
+        if (st != KV_OK) return fail(s, st);
+    }
+    s->seen = h.seen;
+    s->broken = 0;
+    return KV_OK;
+}
+
+/* ---- snapshots: the layers as they are ------------------------------------------------------------------ */
+
+typedef struct saved_cache {
+    int64_t seen;
+    int32_t n_layers;
+    ref_layer *layers; /* owned copies, without events */
+} saved_cache;
+
+void REF(snapshot_free)(kv_session *handle, void *snap)
+{
+    (void)handle;
+    saved_cache *p = snap;
+    if (!p) return;
+    for (int32_t i = 0; p->layers && i < p->n_layers; i++) {
+        free(p->layers[i].k);
+        free(p->layers[i].v);
+        free(p->layers[i].pos);
+    }
+    free(p->layers);
+    free(p);
+}
+
+static void *copy_of(const void *p, size_t bytes)
+{
+    void *q = malloc(bytes ? bytes : 1);
+    if (q) memcpy(q, p, bytes);
+    return q;
+}
+
+kv_status REF(snapshot)(kv_session *handle, void **out)
+{
+    ref_session *s = (ref_session *)handle;
+    *out = NULL;
+    saved_cache *p = calloc(1, sizeof *p);
+    if (p) p->layers = calloc((size_t)s->cache.n_layers, sizeof *p->layers);
+    int ok = p && p->layers;
+    for (int32_t i = 0; ok && i < s->cache.n_layers; i++) {
+        const ref_layer *l = &s->cache.layers[i];
+        p->layers[i] = *l;
+        p->n_layers = i + 1;
+        p->layers[i].events = (kv_events){0};
+        p->layers[i].k = copy_of(l->k, l->k_bytes);
+        p->layers[i].v = copy_of(l->v, l->v_bytes);
+        p->layers[i].pos = l->pos ? copy_of(l->pos, (size_t)l->cap * sizeof *l->pos) : NULL;
+        ok = p->layers[i].k && p->layers[i].v && (p->layers[i].pos || !l->pos);
+    }
+    if (!ok) {
+        REF(snapshot_free)(handle, p);
+        return fail(s, kv_fail(KV_ERR_NOMEM, "out of memory for a snapshot of the cache"));
+    }
+    p->seen = s->seen;
+    *out = p;
+    return KV_OK;
+}
+
+/* Stores never shrink, so the snapshot's slots fit; panels of a head may lie further apart by now. */
+static void restore_layer(const ref_cache *c, const ref_layer *from, ref_layer *to)
+{
+    for (int64_t h = 0; h < c->n_kv_heads; h++) {
+        memcpy(ref_layer_k(c, to, h), ref_layer_k(c, from, h),
+               (size_t)(from->cap * c->head_dim) * sizeof(real));
+        memcpy(ref_layer_v(c, to, h), ref_layer_v(c, from, h), (size_t)(from->cap * c->dv) * sizeof(real));
+    }
+    if (to->pos) memcpy(to->pos, from->pos, (size_t)from->cap * sizeof *to->pos);
+    to->n = from->n;
+    to->seen = from->seen;
+    to->n_sink = from->n_sink;
+    to->head = from->head;
+}
+
+kv_status REF(restore)(kv_session *handle, const void *snap)
+{
+    ref_session *s = (ref_session *)handle;
+    const saved_cache *p = snap;
+    REF(cache_reset)(&s->cache);
+    for (int32_t i = 0; i < s->cache.n_layers; i++)
+        restore_layer(&s->cache, &p->layers[i], &s->cache.layers[i]);
+    s->seen = p->seen;
+    s->broken = 0;
+    return KV_OK;
+}
+
+/* ---- digests ------------------------------------------------------------------------------------------------ */
+
+typedef struct digest_job {
+    ref_session *s;
+    int32_t layer0;
+    uint64_t *content; /* [layers * heads] */
+} digest_job;
+
+static void digest_task(void *arg, int64_t task, int worker)
+{
+    (void)worker;
+    const digest_job *j = arg;
+    const ref_cache *c = &j->s->cache;
+    const int64_t layer = j->layer0 + task / c->n_kv_heads, head = task % c->n_kv_heads;
+    const ref_layer *l = &c->layers[layer];
+    float record[2 * KV_MAX_HEAD_DIM];
+    uint64_t sum = 0;
+    for (int64_t i = 0; i < l->n; i++) {
+        const ref_entry e = c->ops->entry(c, l, i);
+        const int64_t key[3] = {layer, head, e.og};
+        read_record(c, l, head, e.slot, record);
+        sum += kv_xxh64(record, (size_t)(2 * c->head_dim) * sizeof *record, kv_xxh64(key, sizeof key, 0));
+    }
+    j->content[task] = sum;
+}
+
+kv_status REF(digest)(kv_session *handle, int32_t layer, kv_digest *out)
+{
+    ref_session *s = (ref_session *)handle;
+    const ref_cache *c = &s->cache;
+    const int32_t layer0 = layer < 0 ? 0 : layer, n = layer < 0 ? c->n_layers : 1;
+    int64_t entries = 0;
+    for (int32_t i = 0; i < n; i++)
+        entries += c->layers[layer0 + i].n * c->n_kv_heads;
+    uint64_t *content = calloc((size_t)(n * c->n_kv_heads), sizeof *content);
+    int64_t *order = malloc((size_t)(2 * entries + 1) * sizeof *order);
+    if (!content || !order) {
+        free(content);
+        free(order);
+        return fail(s, kv_fail(KV_ERR_NOMEM, "out of memory for a digest"));
+    }
+    digest_job j = {s, layer0, content};
+    kv_pool_run(s->pool, (int64_t)n * c->n_kv_heads, digest_task, &j);
+    *out = (kv_digest){.score = kv_xxh64("", 0, 0)};
+    int64_t at = 0;
+    for (int32_t run = 0; run < n * c->n_kv_heads; run++) {
+        const ref_layer *l = &c->layers[layer0 + run / c->n_kv_heads];
+        out->content += content[run];
+        for (int64_t i = 0; i < l->n; i++) {
+            const ref_entry e = c->ops->entry(c, l, i);
+            order[at++] = e.og;
+            order[at++] = e.pos;
+        }
+    }
+    out->order = kv_xxh64(order, (size_t)at * sizeof *order, 0);
+    free(content);
+    free(order);
+    return KV_OK;
+}
