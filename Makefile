@@ -111,6 +111,30 @@ $(O)/emu/%.o: %.cpp
 	$(call say,CXX,$<)
 	$(Q)$(CXX) $(CXXFLAGS_ALL) $(EMU_ISA) -MMD -MP -c $< -o $@
 
+# ---- generated sources: SQL and build information ----------------------------------------------
+# The folders are prerequisites so that a file that is added or removed counts as a change.
+GEN := $(BUILD)/gen
+
+$(GEN)/sql_migrations.h: tools/embed-sql.sh difftest/migrations $(wildcard difftest/migrations/*.sql)
+	@mkdir -p $(@D)
+	$(call say,GEN,$@)
+	$(Q)sh tools/embed-sql.sh migrations difftest/migrations >$@.new && mv $@.new $@
+$(GEN)/sql_queries.h: tools/embed-sql.sh difftest/query $(wildcard difftest/query/*.sql)
+	@mkdir -p $(@D)
+	$(call say,GEN,$@)
+	$(Q)sh tools/embed-sql.sh queries difftest/query >$@.new && mv $@.new $@
+
+# Asked every time, written only when something changed.
+.PHONY: build-info-now
+$(GEN)/build_info.h: build-info-now
+	@mkdir -p $(@D)
+	$(Q)CC='$(CC)' CFLAGS='$(filter-out -I%,$(CFLAGS_ALL))' NVCC='$(NVCC)' NVCCFLAGS='$(NVCCFLAGS)' \
+	    sh tools/build-info.sh $@
+
+$(O)/difftest/migrate.o: $(GEN)/sql_migrations.h
+$(O)/difftest/db_query.o: $(GEN)/sql_queries.h
+$(O)/difftest/db_machine.o: $(GEN)/build_info.h
+
 # ---- archives and programs --------------------------------------------------------------------
 LIBCOMMON   := $(BUILD)/libkvcommon.a
 LIBREF      := $(BUILD)/libkvref.a
@@ -138,3 +162,124 @@ $(BUILD)/sides/emu.so: $(EMU_OBJ) $(LIBCOMMON)
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
 	$(Q)$(CXX) -shared -Wl,-z,defs -Wl,--exclude-libs,ALL -o $@ $(EMU_OBJ) $(LIBCOMMON) $(LDFLAGS_ALL) $(LIBS)
+
+# cuda.so: the same .cu files. It links the static runtime and never libcuda, so that it loads, and says
+# why it cannot run, on a machine without a driver.
+comma     := ,
+NVCC      ?= $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
+NVCC_ARCH := -gencode arch=$(CUDA_ARCH:sm_%=compute_%),code=$(CUDA_ARCH)
+NVCC_HOST := -Xcompiler -fPIC,-fvisibility=hidden,-pthread,-Wall,-Wextra,-Werror \
+             -Xcompiler -ffp-contract=off,-fno-strict-aliasing,-fwrapv$(GXX_ONLY:%=$(comma)%)
+NVCCFLAGS_ALL := -std=c++17 -O3 --fmad=false $(NVCC_ARCH) -Werror all-warnings $(NVCC_HOST) -D_GNU_SOURCE -I. \
+                 $(NVCCFLAGS)
+CUDA_OBJ  := $(GPU_SRC:%.cu=$(O)/cuda/%.o)
+
+$(O)/cuda/%.o: %.cu
+	@mkdir -p $(@D)
+	$(call say,NVCC,$<)
+	$(Q)$(NVCC) -ccbin $(CXX) $(NVCCFLAGS_ALL) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
+$(BUILD)/sides/cuda.so: $(CUDA_OBJ) $(LIBCOMMON)
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)
+	$(Q)$(NVCC) -ccbin $(CXX) -shared -cudart static $(NVCC_ARCH) -Xlinker -z,defs,--exclude-libs,ALL -o $@ \
+	    $(CUDA_OBJ) $(LIBCOMMON) $(SANFLAGS:%=-Xcompiler %) $(LIBS) -lpthread
+
+.PHONY: cuda-absent gpu-evidence
+ifneq ($(NVCC),)
+SIDES += $(BUILD)/sides/cuda.so
+else
+all: cuda-absent
+endif
+cuda-absent:
+	@echo "make: no nvcc in PATH or /usr/local/cuda: going on without cuda.so (NVCC=file names one elsewhere)"
+gpu-evidence: ## test the CUDA kernels on this machine's GPU and write down the result
+	$(Q)tools/gpu-evidence; st=$$?; [ $$st -eq 77 ] || exit $$st
+
+# ---- tests --------------------------------------------------------------------------------------
+# Programs: tests/unit/test_*.c and tests/emu/test_*.cpp (other files there are linked into each), and
+# tests/fuzz/fuzz_*.c with their driver. Scripts print TAP themselves. T=pattern takes a part.
+T    ?=
+JOBS ?= $(shell nproc 2>/dev/null || echo 1)
+picked = $(if $(T),$(foreach p,$(1),$(if $(findstring $(T),$(p)),$(p))),$(1))
+
+UNIT_TEST  := $(wildcard tests/unit/test_*.c)
+EMU_TEST   := $(wildcard tests/emu/test_*.cpp)
+FUZZ_TEST  := $(wildcard tests/fuzz/fuzz_*.c)
+UNIT_AID   := $(patsubst %.c,$(O)/%.o,$(filter-out $(UNIT_TEST),$(UNIT_SRC)))
+EMU_AID    := $(patsubst %.cpp,$(O)/emu/%.o,$(filter-out $(EMU_TEST),$(wildcard tests/emu/*.cpp)))
+UNIT_BIN   := $(UNIT_TEST:%.c=$(BUILD)/%)
+EMU_BIN    := $(EMU_TEST:%.cpp=$(BUILD)/%)
+FUZZ_BIN   := $(FUZZ_TEST:%.c=$(BUILD)/%)
+SCRIPTS    := $(sort $(wildcard tests/cli/*.sh tests/cli/*.py tests/ptx/*.sh tests/canary/*.sh tests/layers/*.sh))
+# Shared objects that tests load: rules that make them append to TEST_EXTRA.
+TEST_EXTRA +=
+TEST_LIBS  ?= $(ALL_LIBS)
+LINK_TEST   = $(Q)mkdir -p $(@D) && $(CC) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) \
+              -Wl,--end-group $(LDFLAGS_ALL)
+
+$(UNIT_BIN): $(BUILD)/tests/unit/%: $(O)/tests/unit/%.o $(UNIT_AID) $(TEST_LIBS)
+	$(call say,LINK,$@)
+	$(LINK_TEST) -lcmocka $(LIBS)
+$(FUZZ_BIN): $(BUILD)/tests/fuzz/%: $(O)/tests/fuzz/%.o $(O)/tests/fuzz/driver.o $(TEST_LIBS)
+	$(call say,LINK,$@)
+	$(LINK_TEST) $(LIBS)
+$(EMU_BIN): $(BUILD)/tests/emu/%: $(O)/emu/tests/emu/%.o $(EMU_AID) $(EMU_OBJ) $(LIBCOMMON)
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D) && $(CXX) -o $@ $(filter %.o,$^) $(LIBCOMMON) $(LDFLAGS_ALL) -lcmocka $(LIBS)
+
+# What runs where. Sanitizers check the same programs; races are looked for where threads are.
+TESTS      := $(call picked,$(UNIT_BIN) $(EMU_BIN) $(FUZZ_BIN) $(SCRIPTS))
+TSAN_UNIT  := $(filter %/test_pool %/test_writer %/test_progress,$(UNIT_BIN))
+RUN_TESTS   = tests/run -j $(JOBS)
+export CC CXX CFLAGS_ALL GCC_ONLY KVDIFF_SHARED
+
+.PHONY: all test test-build test-unit test-list test-asan-build test-tsan-build
+all: $(BUILD)/kvdiff $(SIDES) ## the program and the sides that it loads
+
+test-build: $(if $(T),,all) $(filter $(BUILD)/%,$(TESTS)) $(TEST_EXTRA)
+test-unit: test-build ## unit, emulator and script tests of one build; T=pattern takes a part
+	$(Q)$(RUN_TESTS) --record $(BUILD)/tests/record.tsv @$(BUILD) $(TESTS)
+test-list: ## the name of every test
+	@tests/run --list --record $(BUILD)/tests/record.tsv $(UNIT_TEST) $(EMU_TEST) $(FUZZ_BIN) $(SCRIPTS)
+test-asan-build: $(UNIT_BIN) $(EMU_BIN) $(FUZZ_BIN) $(TEST_EXTRA)
+test-tsan-build: $(TSAN_UNIT)
+
+under = $(patsubst $(BUILD)/%,$(BUILD)/$(1)/%,$(2))
+test: ## install what is missing, build, run every test, again under ASan and UBSan, threads under TSan
+	$(Q)tools/install-deps
+	$(Q)tools/fetch-model || echo "make test: without SmolLM2; the tests that need it are skipped"
+	$(Q)$(MAKE) --no-print-directory -j$(JOBS) test-everything
+
+.PHONY: test-everything
+test-everything:
+ifneq ($(T),)
+	$(Q)$(MAKE) --no-print-directory test-unit
+else
+	$(Q)$(MAKE) --no-print-directory test-build
+	$(Q)$(MAKE) --no-print-directory BUILD=$(BUILD)/asan SAN=address,undefined OPT=-O1 test-asan-build
+	$(Q)$(MAKE) --no-print-directory BUILD=$(BUILD)/tsan SAN=thread OPT=-O1 test-tsan-build
+	$(Q)$(RUN_TESTS) --record $(BUILD)/tests/record.tsv @$(BUILD) $(TESTS) \
+	    @$(BUILD)/asan $(call under,asan,$(UNIT_BIN) $(EMU_BIN) $(FUZZ_BIN)) \
+	    @$(BUILD)/tsan $(call under,tsan,$(TSAN_UNIT))
+endif
+
+# ---- the house ----------------------------------------------------------------------------------
+.PHONY: help run deps models clean
+help: ## this list
+	@sed -n '2,6s/^# \{0,1\}//p' Makefile
+	@echo
+	@awk -F':.*## ' '/^[a-zA-Z0-9_.-]+:.*## /{printf "  %-16s %s\n",$$1,$$2}' $(firstword $(MAKEFILE_LIST))
+deps: ## install the Debian packages that are missing
+	$(Q)tools/install-deps
+models: ## fetch SmolLM2 (93 MB) into models/
+	$(Q)tools/fetch-model
+run: ## install what is missing, build, and compare two sides on real text
+	$(Q)tools/install-deps
+	$(Q)$(MAKE) --no-print-directory -j$(JOBS) all
+	$(Q)tools/fetch-model || echo "make run: without SmolLM2; the generated model runs alone"
+	$(Q)tools/run-default
+clean: ## remove the build folder
+	rm -rf $(BUILD)
+
+# Headers that each object was made from.
+-include $(shell find $(O) -name '*.d' 2>/dev/null)

@@ -15,6 +15,8 @@
 #ifndef KV_COMMON_MATH_H
 #define KV_COMMON_MATH_H
 
+#define KV_NUMERIC_CONTRACT_VERSION 1 /* of docs/numerics.md; stored with every result */
+
 #include "common/hd.h"
 
 #include <stdint.h>

@@ -1,11 +1,11 @@
 /* db.c - opening results.db.
  *
- * Order: what the path is; the first bytes of the file, before SQLite acts on them, so that a file that
- * is not ours is never touched; pragmas; the schema's version; when writing: the pages of a small
- * file, migrations, the journal.
+ * Order: what the path is; the first bytes of the file, before SQLite acts on them, so that a file
+ * that is not ours is never touched; pragmas; the schema's version; when writing: the pages of a
+ * small file, migrations, the journal.
  *
- * The first bytes are read through SQLite's own file handle. An open() and close() here would drop the
- * POSIX locks that this process's other connections hold on the file. */
+ * The first bytes are read through SQLite's own file handle. An open() and close() here would drop
+ * the POSIX locks that this process's other connections hold on the file. */
 #include "difftest/db_private.h"
 
 #include <errno.h>
@@ -20,7 +20,7 @@
 
 enum { CHECK_MAX_BYTES = 64 << 20 }; /* larger files are not read through when they are opened */
 
-/* ---- what the path is --------------------------------------------------------------------------- */
+/* ---- what the path is ----------------------------------------------------------------------- */
 
 static kv_status check_folder(const char *file)
 {
@@ -67,11 +67,17 @@ static kv_status check_writable(const char *file)
     return check_folder(file);
 }
 
-/* ---- the first bytes ----------------------------------------------------------------------------- */
+/* ---- the first bytes ------------------------------------------------------------------------ */
 
-/* Offsets of SQLite's database header (sqlite.org/fileformat.html, section 1.3) and of the head of the
- * schema's root page behind it. */
-enum { AT_USER_VERSION = 60, AT_APPLICATION_ID = 68, AT_PAGE_TYPE = 100, AT_CELLS = 103, HEAD = 105 };
+/* Offsets of SQLite's database header (sqlite.org/fileformat.html, section 1.3) and of the head of
+ * the schema's root page behind it. */
+enum {
+    AT_USER_VERSION = 60,
+    AT_APPLICATION_ID = 68,
+    AT_PAGE_TYPE = 100,
+    AT_CELLS = 103,
+    HEAD = 105
+};
 enum { LEAF_TABLE = 13 };
 
 static uint32_t be32(const uint8_t *p)
@@ -96,8 +102,7 @@ static kv_status read_head(const dt_db *db, uint8_t head[HEAD], sqlite3_int64 *s
         !f->pMethods || f->pMethods->xFileSize(f, size) != SQLITE_OK)
         return dt_db_fail(db, "reading its header");
     const int n = *size < HEAD ? (int)*size : HEAD;
-    if (f->pMethods->xRead(f, head, n, 0) != SQLITE_OK)
-        return dt_db_fail(db, "reading its header");
+    if (f->pMethods->xRead(f, head, n, 0) != SQLITE_OK) return dt_db_fail(db, "reading its header");
     return KV_OK;
 }
 
@@ -124,7 +129,7 @@ static kv_status judge_head(const dt_db *db, int mode, const uint8_t head[HEAD],
     return KV_OK;
 }
 
-/* ---- connections --------------------------------------------------------------------------------- */
+/* ---- connections ---------------------------------------------------------------------------- */
 
 /* "./" keeps names such as ":memory:" from meaning something. */
 static char *file_name(const char *file)
@@ -192,8 +197,8 @@ static int try_read(const dt_db *db)
     return rc == SQLITE_OK ? SQLITE_OK : sqlite3_extended_errcode(db->h);
 }
 
-/* The first access to a file that is only read. A killed writer may have left a rollback journal, which
- * only a writing connection can play back; a write-ahead log needs a writable folder. */
+/* The first access to a file that is only read. A killed writer may have left a rollback journal,
+ * which only a writing connection can play back; a write-ahead log needs a writable folder. */
 static kv_status first_read(dt_db *db)
 {
     const int rc = try_read(db);
@@ -211,7 +216,7 @@ static kv_status first_read(dt_db *db)
     return try_read(db) == SQLITE_OK ? KV_OK : dt_db_fail(db, "opening it");
 }
 
-/* ---- pragmas ------------------------------------------------------------------------------------- */
+/* ---- pragmas -------------------------------------------------------------------------------- */
 
 static const char pragmas[] = "PRAGMA temp_store = MEMORY;"
                               "PRAGMA cache_size = -65536;"
@@ -235,15 +240,16 @@ static kv_status check_library(const dt_db *db)
                    sqlite3_libversion());
 }
 
-/* Network and user-space file systems: shared memory between processes is not dependable there, and a
- * write-ahead log needs it. Numbers of linux/magic.h and of statfs(2). */
+/* Network and user-space file systems: shared memory between processes is not dependable there, and
+ * a write-ahead log needs it. Numbers of linux/magic.h and of statfs(2). */
 const char *dt_journal_for(unsigned long f_type)
 {
     static const uint32_t no_log[] = {
-        0x6969 /* NFS */,      0x517B /* SMB */,      0xFF534D42 /* CIFS */, 0xFE534D42 /* SMB2 */,
-        0x01021997 /* 9P */,   0x65735546 /* FUSE */, 0x5346414F /* AFS */,  0x00C36400 /* Ceph */,
-        0x0BD00BD0 /* Lustre */, 0x47504653 /* GPFS */, 0x01161970 /* GFS2 */,
-        0x7461636F /* OCFS2 */, 0x19830326 /* BeeGFS */, 0x013111A8 /* IBRIX */, 0x73757245 /* Coda */,
+        0x6969 /* NFS */,        0x517B /* SMB */,       0xFF534D42 /* CIFS */,
+        0xFE534D42 /* SMB2 */,   0x01021997 /* 9P */,    0x65735546 /* FUSE */,
+        0x5346414F /* AFS */,    0x00C36400 /* Ceph */,  0x0BD00BD0 /* Lustre */,
+        0x47504653 /* GPFS */,   0x01161970 /* GFS2 */,  0x7461636F /* OCFS2 */,
+        0x19830326 /* BeeGFS */, 0x013111A8 /* IBRIX */, 0x73757245 /* Coda */,
     };
     for (int i = 0; i < DT_COUNT(no_log); i++)
         if ((uint32_t)f_type == no_log[i]) return "delete";
@@ -269,11 +275,12 @@ static kv_status choose_journal(const dt_db *db)
     if (statfs(db->file, &fs) == 0) journal = dt_journal_for((unsigned long)fs.f_type);
     if (set_journal(db, journal) != SQLITE_OK) return dt_db_fail(db, "choosing its journal");
     int64_t logged = 0; /* SQLite keeps another mode where it cannot have a log */
-    KV_TRY(dt_sql_run(db, "SELECT journal_mode = 'wal' FROM pragma_journal_mode", NULL, 0, &logged));
+    KV_TRY(
+        dt_sql_run(db, "SELECT journal_mode = 'wal' FROM pragma_journal_mode", NULL, 0, &logged));
     return dt_sql_exec(db, logged ? "PRAGMA synchronous = NORMAL" : "PRAGMA synchronous = FULL");
 }
 
-/* ---- opening --------------------------------------------------------------------------------------- */
+/* ---- opening -------------------------------------------------------------------------------- */
 
 /* What the log holds counts, too: a read-only connection sees it and changes nothing. */
 static kv_status judge_schema(const dt_db *db, int *blank)
@@ -391,6 +398,12 @@ void dt_db_close(dt_db *db)
     free(db);
 }
 
-sqlite3 *dt_db_handle(dt_db *db) { return db->h; }
+sqlite3 *dt_db_handle(dt_db *db)
+{
+    return db->h;
+}
 
-const char *dt_db_file(const dt_db *db) { return db->file; }
+const char *dt_db_file(const dt_db *db)
+{
+    return db->file;
+}

@@ -1,8 +1,8 @@
-/* db.h - results.db: one SQLite file with everything that was measured and everything that it depends
- * on. The schema stands in difftest/migrations/, its meaning in docs/results.md.
+/* db.h - results.db: one SQLite file with everything that was measured and everything that it
+ * depends on. The schema stands in difftest/migrations/, its meaning in docs/results.md.
  *
- * Durability: a case (one document under one policy on one device) is written in one transaction when it
- * is finished, never partially; a killed run loses at most the cases in flight. */
+ * Durability: a case (one document under one policy on one device) is written in one transaction
+ * when it is finished, never partially; a killed run loses at most the cases in flight. */
 #ifndef KV_DIFFTEST_DB_H
 #define KV_DIFFTEST_DB_H
 
@@ -15,24 +15,24 @@ typedef struct dt_db dt_db;
 
 enum { DT_DB_READ, DT_DB_WRITE /* creates and migrates */ };
 
-/* ERR_DB with one line for: unwritable, not a database, another application's database, a schema newer
- * than this program, an older one that is opened for reading only (it must be migrated first),
- * corruption. Nothing is written unless everything is in order. */
+/* ERR_DB with one line for: unwritable, not a database, another application's database, a schema
+ * newer than this program, an older one that is opened for reading only (it must be migrated
+ * first), corruption. Nothing is written unless everything is in order. */
 kv_status dt_db_open(const char *path, int mode, dt_db **out);
 void dt_db_close(dt_db *db); /* accepts NULL */
 sqlite3 *dt_db_handle(dt_db *db);
 const char *dt_db_file(const dt_db *db);
 int dt_db_schema_version(void); /* newest this program knows */
 
-/* ---- provenance: dimension rows, found by fingerprint or inserted ---------------------------- */
+/* ---- provenance: dimension rows, found by fingerprint or inserted --------------------------- */
 
 kv_status dt_db_env(dt_db *db, int64_t *env_id);     /* this machine and its toolchain */
 kv_status dt_db_build(dt_db *db, int64_t *build_id); /* this program */
 kv_status dt_db_model(dt_db *db, const kv_model *m, int64_t *model_id);
 kv_status dt_db_policy(dt_db *db, const kv_policy *p, int64_t *policy_id);
 
-/* A device as a kernel set: name as in the case key, contract, SHA-256 of the shared object (NULL: linked
- * in), numeric contract version. */
+/* A device as a kernel set: name as in the case key, contract, SHA-256 of the shared object (NULL:
+ * linked in), numeric contract version. */
 kv_status dt_db_kernel_set(dt_db *db, const char *device, int32_t contract, const uint8_t *so_sha,
                            int64_t *kernel_set_id);
 kv_status dt_db_corpus(dt_db *db, const char *name, const char *generator, int64_t seed,
@@ -41,19 +41,19 @@ kv_status dt_db_document(dt_db *db, int64_t corpus_id, int32_t ordinal, const ch
                          int64_t n_bytes, int64_t n_tok, const uint8_t token_sha[32],
                          int64_t *doc_id);
 
-/* ---- runs ------------------------------------------------------------------------------------- */
+/* ---- runs ----------------------------------------------------------------------------------- */
 
 typedef struct dt_run_start {
-    const char *kind;        /* a name of the lookup table run_kind: "run", "ops", ... */
-    const char *argv;        /* command line, shell-quoted */
-    uint8_t plan_fp[32];     /* everything that decides the cases: the same command resumes */
+    const char *kind;    /* a name of the lookup table run_kind: "run", "ops", ... */
+    const char *argv;    /* command line, shell-quoted */
+    uint8_t plan_fp[32]; /* everything that decides the cases: the same command resumes */
     int64_t seed;
-    const char *label;       /* or NULL */
+    const char *label;        /* or NULL */
     const char *options_json; /* choices worth recording, e.g. {"allow_long":true} */
 } dt_run_start;
 
-/* Starts a run, or resumes: an unfinished run (interrupted, or left running by a killed process) with
- * the same plan_fp, build and environment is continued; *resumed tells. */
+/* Starts a run, or resumes: an unfinished run (interrupted, or left running by a killed process)
+ * with the same plan_fp, build and environment is continued; *resumed tells. */
 kv_status dt_db_run_begin(dt_db *db, const dt_run_start *start, int64_t *run_id, int *resumed);
 
 /* 1 when the run already has a finished case with this key. */
@@ -64,7 +64,7 @@ kv_status dt_db_case_done(dt_db *db, int64_t run_id, const char *key, int *done)
  * the run's cases. */
 kv_status dt_db_run_end(dt_db *db, int64_t run_id, const char *status, int exit_code);
 
-/* ---- cases ------------------------------------------------------------------------------------ */
+/* ---- cases ---------------------------------------------------------------------------------- */
 
 typedef enum dt_case_status {
     DT_CASE_PASS,
@@ -83,7 +83,8 @@ typedef enum dt_case_status {
 } dt_case_status;
 const char *dt_case_status_name(dt_case_status s);
 
-enum { /* tok.flags */
+/* tok.flags */
+enum {
     DT_TOK_TOP1 = 1u << 0,      /* arg-max differs */
     DT_TOK_TOP5 = 1u << 1,      /* set of the five largest differs */
     DT_TOK_NONFINITE = 1u << 2, /* NaN or infinity in a row of logits */
@@ -93,19 +94,19 @@ enum { /* tok.flags */
 };
 
 typedef struct dt_tok_row {
-    int64_t pos;         /* index of the predicting token */
-    int32_t tok;         /* the token it predicts */
-    uint32_t flags;      /* DT_TOK_* */
+    int64_t pos;             /* index of the predicting token */
+    int32_t tok;             /* the token it predicts */
+    uint32_t flags;          /* DT_TOK_* */
     double nll_ref, nll_got; /* nats; nll_got is NaN without a device */
-    double kl;           /* KL(ref || got), nats */
-    float margin_ref;    /* reference: largest logit - second largest */
-    int32_t n_resident;  /* entries a layer and head held after the step (layer 0, head 0) */
-    int64_t max_ulp;     /* largest distance of a logit, in units in the last place */
+    double kl;               /* KL(ref || got), nats */
+    float margin_ref;        /* reference: largest logit - second largest */
+    int32_t n_resident;      /* entries a layer and head held after the step (layer 0, head 0) */
+    int64_t max_ulp;         /* largest distance of a logit, in units in the last place */
 } dt_tok_row;
 
 typedef struct dt_hash_row {
-    int64_t pos;    /* last token of the step */
-    int32_t layer;  /* -1 = all layers */
+    int64_t pos;   /* last token of the step */
+    int32_t layer; /* -1 = all layers */
     int32_t reserved;
     uint64_t h_ref, h_got; /* content digests */
 } dt_hash_row;
@@ -114,30 +115,30 @@ typedef struct dt_retrieval {
     int64_t ctx_len, depth_ppm, insert_pos;
     int32_t digits;
     const char *expected, *ans_ref, *ans_got; /* ans_got may be NULL */
-    int32_t ok_ref, ok_got;         /* exact match */
-    int32_t digits_ref, digits_got; /* equal digits at equal index */
-    double nll_ref, nll_got;        /* of the expected digits, nats, summed; NaN = none */
-    int32_t needle_resident_ref, needle_resident_got; /* key tokens still resident, layer 0 head 0 */
+    int32_t ok_ref, ok_got;                   /* exact match */
+    int32_t digits_ref, digits_got;           /* equal digits at equal index */
+    double nll_ref, nll_got;                  /* of the expected digits, nats, summed; NaN = none */
+    int32_t needle_resident_ref, needle_resident_got; /* key tokens in the cache: layer 0, head 0 */
 } dt_retrieval;
 
-/* One finished case. Strings are copied; rows, hashes and events pass to the writer, which frees them.
- * Without a device (kernel_set_id 0) whatever compares with one is stored as NULL. */
+/* One finished case. Strings are copied; rows, hashes and events pass to the writer, which frees
+ * them. Without a device (kernel_set_id 0) whatever compares with one is stored as NULL. */
 typedef struct dt_case {
     int64_t run_id, model_id, policy_id, kernel_set_id, doc_id; /* 0 = none, except run_id */
     const char *key, *device, *mode;
     int32_t q;
-    int32_t contract;          /* kv_contract */
-    int32_t contract_version;  /* docs/numerics.md */
+    int32_t contract;         /* kv_contract */
+    int32_t contract_version; /* docs/numerics.md */
     dt_case_status status;
     const char *reason, *repro; /* reason may be NULL */
     double wall_ms, ref_ms, got_ms;
-    int64_t n_tok;             /* scored tokens */
+    int64_t n_tok; /* scored tokens */
     double sum_nll_ref, sum_nll_got, sum_kl, max_kl;
     int64_t n_top1_same, n_bitexact, max_ulp;
-    double max_ratio;          /* error used / error allowed; NaN = no budget */
-    int64_t first_bad_pos;     /* first token that breaks the contract; -1 = none */
-    int64_t first_diff_pos;    /* first token with any differing bit; -1 = none */
-    int64_t n_words;           /* of the scored text, for word-level perplexity; -1 = unknown */
+    double max_ratio;       /* error used / error allowed; NaN = no budget */
+    int64_t first_bad_pos;  /* first token that breaks the contract; -1 = none */
+    int64_t first_diff_pos; /* first token with any differing bit; -1 = none */
+    int64_t n_words;        /* of the scored text, for word-level perplexity; -1 = unknown */
     uint64_t dropped_bytes;
     int has_digests;
     kv_digest digest_ref, digest_got;
@@ -145,13 +146,13 @@ typedef struct dt_case {
     int64_t n_rows;
     dt_hash_row *hashes;
     int64_t n_hashes;
-    kv_event *events;          /* decisions that differ, or all of them when asked for */
+    kv_event *events; /* decisions that differ, or all of them when asked for */
     int64_t n_events;
-    int64_t n_events_got;      /* the last ones are the device's, the others the reference's */
+    int64_t n_events_got;          /* the last ones are the device's, the others the reference's */
     const dt_retrieval *retrieval; /* or NULL */
 } dt_case;
 
-/* ---- the writer thread ------------------------------------------------------------------------- */
+/* ---- the writer thread ---------------------------------------------------------------------- */
 
 typedef struct dt_writer dt_writer;
 
@@ -172,15 +173,31 @@ kv_status dt_writer_stop(dt_writer *w);
 /* Rows of table tok written and seconds spent inside transactions so far. */
 void dt_writer_stats(const dt_writer *w, int64_t *tok_rows, double *seconds);
 
-/* ---- named queries ------------------------------------------------------------------------------ */
+/* ---- queries -------------------------------------------------------------------------------- */
 
 typedef struct dt_query {
     const char *name;
-    const char *alias; /* second name, such as "q1"; "" = none */
-    const char *about; /* one line: what it answers */
+    const char *alias;  /* second name, such as "q1"; "" = none */
+    const char *about;  /* one line: what it answers */
+    const char *params; /* one line: its parameters and their defaults; "" = none */
     const char *sql;
 } dt_query;
-const dt_query *dt_queries(size_t *n);            /* sorted by name */
+const dt_query *dt_queries(size_t *n);           /* sorted by name */
 const dt_query *dt_query_find(const char *name); /* by name or alias; NULL = none */
+
+typedef struct dt_binding {
+    const char *name;  /* without the mark in front */
+    const char *value; /* an integer or a real when it reads as one, else a text */
+} dt_binding;
+
+struct dt_table;
+
+/* Runs one statement that only reads and puts its rows into a table without columns. Parameters of
+ * the statement without a value are NULL when `defaults` is set, which is how named queries see
+ * that they shall choose. ERR_USAGE with one line for a statement that SQLite refuses, one that
+ * writes, several at once, and parameters that do not fit; ERR_DB for a database that cannot be
+ * read. */
+kv_status dt_query_run(dt_db *db, const char *sql, const dt_binding *values, int n, int defaults,
+                       struct dt_table *out);
 
 #endif

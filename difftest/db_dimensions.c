@@ -1,5 +1,6 @@
-/* db_dimensions.c - what a case depends on: model, policy, device, corpus, document. Every row is found
- * by a fingerprint of its content, so equal things are one row, also after databases are merged. */
+/* db_dimensions.c - what a case depends on: model, policy, device, corpus, document. Every row is
+ * found by a fingerprint of its content, so equal things are one row, also after databases are
+ * merged. */
 #include "difftest/db_private.h"
 
 #include "common/hash.h"
@@ -10,7 +11,7 @@
 /* Version of the definitions in docs/policy: raised when one of them gives another decision. */
 enum { POLICY_SPEC_VERSION = 1 };
 
-/* ---- model ----------------------------------------------------------------------------------------- */
+/* ---- model ---------------------------------------------------------------------------------- */
 
 typedef enum field_type { U8, I32, U64, F32, F64 } field_type;
 
@@ -20,7 +21,10 @@ typedef struct config_field {
     size_t offset;
 } config_field;
 
-#define FIELD(type, name) {#name, type, offsetof(kv_config, name)}
+#define FIELD(type, name)                      \
+    {                                          \
+#        name, type, offsetof(kv_config, name) \
+    }
 static const config_field config_fields[] = {
     FIELD(I32, vocab_size),
     FIELD(I32, n_layers),
@@ -80,7 +84,7 @@ static const config_field config_fields[] = {
     FIELD(I32, max_pos),
 };
 #undef FIELD
-KV_STATIC_ASSERT(sizeof(kv_config) == 288, "a new field of kv_config belongs in config_fields");
+KV_STATIC_ASSERT(sizeof(kv_config) == 216, "a new field of kv_config belongs in config_fields");
 
 static json_t *config_value(const kv_config *cfg, const config_field *f)
 {
@@ -132,18 +136,10 @@ kv_status dt_db_model(dt_db *db, const kv_model *m, int64_t *model_id)
     kv_sha256_add(&sha, json, strlen(json));
     kv_sha256_end(&sha, fp);
     const dt_value v[] = {
-        DT_BLOB(fp, 32),
-        DT_TEXT(m->name),
-        DT_BLOB(m->sha256, 32),
-        DT_INT(m->cfg.n_layers),
-        DT_INT(m->cfg.n_heads),
-        DT_INT(m->cfg.n_kv_heads),
-        DT_INT(m->cfg.head_dim),
-        DT_INT(m->cfg.d_model),
-        DT_INT(m->cfg.vocab_size),
-        DT_INT(m->cfg.rope_dims),
-        DT_REAL(m->cfg.rope_theta),
-        DT_TEXT(json),
+        DT_BLOB(fp, 32),          DT_TEXT(m->name),           DT_BLOB(m->sha256, 32),
+        DT_INT(m->cfg.n_layers),  DT_INT(m->cfg.n_heads),     DT_INT(m->cfg.n_kv_heads),
+        DT_INT(m->cfg.head_dim),  DT_INT(m->cfg.d_model),     DT_INT(m->cfg.vocab_size),
+        DT_INT(m->cfg.rope_dims), DT_REAL(m->cfg.rope_theta), DT_TEXT(json),
     };
     const kv_status st = dt_sql_intern(
         db, "SELECT model_id FROM model WHERE fp = ?", v, 1,
@@ -155,7 +151,7 @@ kv_status dt_db_model(dt_db *db, const kv_model *m, int64_t *model_id)
     return st;
 }
 
-/* ---- policy ---------------------------------------------------------------------------------------- */
+/* ---- policy --------------------------------------------------------------------------------- */
 
 static json_t *describe_policy(const kv_policy *p)
 {
@@ -177,9 +173,9 @@ kv_status dt_db_policy(dt_db *db, const kv_policy *p, int64_t *policy_id)
 {
     char name[KV_POLICY_TEXT_MAX], *json = NULL;
     uint8_t fp[32];
-    KV_TRY(dt_json_canonical(json_pack("{s:o, s:i}", "params", describe_policy(p), "spec_version",
-                                       POLICY_SPEC_VERSION),
-                             &json, fp));
+    KV_TRY(dt_json_canonical(
+        json_pack("{s:o, s:i}", "params", describe_policy(p), "spec_version", POLICY_SPEC_VERSION),
+        &json, fp));
     free(json);
     KV_TRY(dt_json_canonical(describe_policy(p), &json, NULL));
     kv_policy_format(p, name);
@@ -200,7 +196,7 @@ kv_status dt_db_policy(dt_db *db, const kv_policy *p, int64_t *policy_id)
     return st;
 }
 
-/* ---- device ---------------------------------------------------------------------------------------- */
+/* ---- device --------------------------------------------------------------------------------- */
 
 static const char *const contract_names[] = {
     [KV_CONTRACT_BITEXACT] = "bitexact",
@@ -222,8 +218,8 @@ static kv_status intern_kernel(dt_db *db, const uint8_t fp[32], const char *devi
     if (!name) return kv_fail(KV_ERR_NOMEM, "out of memory for the name of device '%s'", device);
     const int reference = strcmp(name, "ref") == 0 || strcmp(name, "ref64") == 0;
     const dt_value v[] = {
-        DT_BLOB(fp, 32),    DT_TEXT(name),     DT_TEXT(colon ? colon + 1 : ""),
-        DT_INT(reference),  DT_TEXT(contract), DT_BLOB(so_sha, 32),
+        DT_BLOB(fp, 32),   DT_TEXT(name),     DT_TEXT(colon ? colon + 1 : ""),
+        DT_INT(reference), DT_TEXT(contract), DT_BLOB(so_sha, 32),
     };
     const kv_status st =
         dt_sql_intern(db, "SELECT kernel_id FROM kernel WHERE fp = ?", v, 1,
@@ -268,7 +264,7 @@ kv_status dt_db_kernel_set(dt_db *db, const char *device, int32_t contract, cons
     return dt_sql_end(db, st);
 }
 
-/* ---- corpus ---------------------------------------------------------------------------------------- */
+/* ---- corpus --------------------------------------------------------------------------------- */
 
 kv_status dt_db_corpus(dt_db *db, const char *name, const char *generator, int64_t seed,
                        const uint8_t manifest_sha[32], int64_t *corpus_id)

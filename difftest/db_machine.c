@@ -1,5 +1,5 @@
-/* db_machine.c - provenance that does not depend on a run: this machine with its toolchain (env) and
- * this program (build). */
+/* db_machine.c - provenance that does not depend on a run: this machine with its toolchain (env)
+ * and this program (build). */
 #include "difftest/db_private.h"
 
 #include "build_info.h"
@@ -14,9 +14,12 @@
 #include <zstd.h>
 
 /* "" is an unknown; it is stored as NULL. */
-static const char *known(const char *text) { return text[0] ? text : NULL; }
+static const char *known(const char *text)
+{
+    return text[0] ? text : NULL;
+}
 
-/* ---- the machine --------------------------------------------------------------------------------- */
+/* ---- the machine ---------------------------------------------------------------------------- */
 
 typedef struct machine {
     struct utsname uts;
@@ -25,7 +28,8 @@ typedef struct machine {
     long cores;
 } machine;
 
-/* The value of "key<blanks><sep> value" in a small text file; dst stays as it is when there is none. */
+/* The value of "key<blanks><sep> value" in a small text file; dst stays as it is when there is
+ * none. */
 static void lookup(const char *path, const char *key, char sep, char *dst, size_t size)
 {
     FILE *f = fopen(path, "re");
@@ -54,11 +58,13 @@ static void find_isa(char *dst, size_t size)
 {
     dst[0] = '\0';
 #if defined(__x86_64__)
-#    define HAVE(name)                                                                             \
-        if (__builtin_cpu_supports(name))                                                          \
+#    define HAVE(name)                    \
+        if (__builtin_cpu_supports(name)) \
             snprintf(dst + strlen(dst), size - strlen(dst), "%s%s", dst[0] ? " " : "", name);
-    HAVE("sse4.2") HAVE("avx") HAVE("fma") HAVE("avx2") HAVE("avx512f") HAVE("avx512bw")
-    HAVE("avx512vl") HAVE("avx512dq") HAVE("avx512vnni") HAVE("avx512bf16")
+    HAVE("sse4.2")
+    HAVE("avx")
+    HAVE("fma") HAVE("avx2") HAVE("avx512f") HAVE("avx512bw") HAVE("avx512vl") HAVE("avx512dq")
+        HAVE("avx512vnni") HAVE("avx512bf16")
 #    undef HAVE
 #elif defined(__aarch64__)
     snprintf(dst, size, "neon");
@@ -150,7 +156,7 @@ kv_status dt_db_env(dt_db *db, int64_t *env_id)
     return st;
 }
 
-/* ---- the program --------------------------------------------------------------------------------- */
+/* ---- the program ---------------------------------------------------------------------------- */
 
 static int hex_digit(char c)
 {

@@ -1,4 +1,4 @@
-/* db_private.h - what the files of the database share: the handle, bound values, one-line failures. */
+/* db_private.h - what the files of the database share: the handle, bound values, failures. */
 #ifndef KV_DIFFTEST_DB_PRIVATE_H
 #define KV_DIFFTEST_DB_PRIVATE_H
 
@@ -20,7 +20,7 @@ enum {
 /* dt_db_open without the check of a small file's pages: for the writer's own connection. */
 kv_status dt_db_open_unchecked(const char *path, int mode, dt_db **out);
 
-/* ---- statements (db_stmt.c) -------------------------------------------------------------------- */
+/* ---- statements (db_stmt.c) ----------------------------------------------------------------- */
 
 typedef struct dt_value {
     int type; /* SQLITE_NULL, SQLITE_INTEGER, SQLITE_FLOAT, SQLITE_TEXT, SQLITE_BLOB */
@@ -38,7 +38,10 @@ typedef struct dt_value {
 #define DT_IF(c, v)   ((c) ? (v) : DT_NULL)
 #define DT_COUNT(a)   ((int)(sizeof(a) / sizeof *(a)))
 
-/* The failure of db's last call as one line: what, where, how to mend. `doing` is a gerund phrase. */
+/* A copy without line breaks and other control characters: SQLite's messages quote statements. */
+void dt_one_line(const char *text, char *dst, size_t size);
+
+/* The failure of db's last call as one line: what, where, how to mend. `doing` is a gerund. */
 kv_status dt_db_fail(const dt_db *db, const char *doing);
 
 /* Runs statements without parameters and results. */
@@ -47,8 +50,8 @@ kv_status dt_sql_exec(const dt_db *db, const char *sql);
 kv_status dt_sql_prepare(const dt_db *db, const char *sql, sqlite3_stmt **out);
 kv_status dt_sql_bind(const dt_db *db, sqlite3_stmt *stmt, const dt_value *v, int n);
 
-/* Runs one statement to its end. *first (may be NULL) receives the first column of the first row and
- * stays as it is when there is no row. */
+/* Runs one statement to its end. *first (may be NULL) receives the first column of the first row
+ * and stays as it is when there is no row. */
 kv_status dt_sql_run(const dt_db *db, const char *sql, const dt_value *v, int n, int64_t *first);
 
 /* The id that `find` selects for key; when there is none, `insert` makes the row first. */
@@ -59,13 +62,13 @@ kv_status dt_sql_intern(const dt_db *db, const char *find, const dt_value *key, 
 kv_status dt_sql_begin(const dt_db *db);
 kv_status dt_sql_end(const dt_db *db, kv_status st);
 
-/* ---- canonical JSON (db_stmt.c) ----------------------------------------------------------------- */
+/* ---- canonical JSON (db_stmt.c) ------------------------------------------------------------- */
 
-/* Steals json (NULL = out of memory): sorted keys, no blanks, reals with 17 digits. sha (may be NULL)
- * receives the fingerprint. The caller frees *text. */
+/* Steals json (NULL = out of memory): sorted keys, no blanks, reals with 17 digits. sha (may be
+ * NULL) receives the fingerprint. The caller frees *text. */
 kv_status dt_json_canonical(json_t *json, char **text, uint8_t sha[32]);
 
-/* ---- schema (migrate.c) -------------------------------------------------------------------------- */
+/* ---- schema (migrate.c) --------------------------------------------------------------------- */
 
 typedef struct dt_migration {
     int number;
@@ -86,7 +89,7 @@ const char *dt_journal_for(unsigned long f_type);
 /* Name of a kv_contract as the database spells it; NULL for a number that is none. */
 const char *dt_contract_name(int32_t contract);
 
-/* ---- cases (db_write.c) -------------------------------------------------------------------------- */
+/* ---- cases (db_write.c) --------------------------------------------------------------------- */
 
 typedef struct dt_case_sql {
     dt_db *db;

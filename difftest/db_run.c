@@ -1,7 +1,7 @@
 /* db_run.c - runs: who owns one, when it is resumed, how it ends.
  *
- * A running run belongs to the process named in its row (host, boot, pid namespace, pid, start time of
- * the process). When that process is known to be gone, the run counts as interrupted. On another
+ * A running run belongs to the process named in its row (host, boot, pid namespace, pid, start time
+ * of the process). When that process is known to be gone, the run counts as interrupted. On another
  * machine or in another pid namespace nothing can be known, and the run is left alone. */
 #include "difftest/db_private.h"
 
@@ -20,8 +20,8 @@ typedef struct owner {
     int64_t pid_ns, pid, pid_start;
 } owner;
 
-/* Field 22 of /proc/PID/stat: clock ticks from boot to the start of the process. 0: no such process (a
- * zombie is none); -1: cannot be known. */
+/* Field 22 of /proc/PID/stat: clock ticks from boot to the start of the process. 0: no such process
+ * (a zombie is none); -1: cannot be known. */
 static int64_t process_start(int64_t pid)
 {
     char path[48], text[1024];
@@ -35,8 +35,9 @@ static int64_t process_start(int64_t pid)
     const char *p = strrchr(text, ')'); /* the name before it may contain anything */
     char state;
     long long start;
-    if (!p || sscanf(p + 1, " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d "
-                            "%*d %*d %lld",
+    if (!p || sscanf(p + 1,
+                     " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d "
+                     "%*d %*d %lld",
                      &state, &start) != 2)
         return -1;
     return state == 'Z' || state == 'X' ? 0 : start;
@@ -64,14 +65,15 @@ static int may_be_alive(const owner *o, const owner *self)
     return start == -1 || (start != 0 && start == o->pid_start);
 }
 
-/* ---- beginning ------------------------------------------------------------------------------------- */
+/* ---- beginning ------------------------------------------------------------------------------ */
 
 /* Runs whose process is gone become interrupted; they ended at their last sign of life. */
 static kv_status sweep_dead(const dt_db *db, const owner *self)
 {
     sqlite3_stmt *s = NULL;
     kv_status st = dt_sql_prepare(
-        db, "SELECT run_id, host, boot_id, pid_ns, pid, pid_start FROM run WHERE status = 'running'",
+        db,
+        "SELECT run_id, host, boot_id, pid_ns, pid, pid_start FROM run WHERE status = 'running'",
         &s);
     int rc = SQLITE_DONE;
     while (st == KV_OK && (rc = sqlite3_step(s)) == SQLITE_ROW) {
@@ -121,11 +123,21 @@ static kv_status insert_run(const dt_db *db, const dt_run_start *s, const owner 
     const int64_t now = (int64_t)time(NULL);
     KV_TRY(make_uuid(uuid));
     const dt_value v[] = {
-        DT_TEXT(uuid),       DT_TEXT(s->kind),         DT_INT(now),
-        DT_TEXT(s->argv),    DT_INT(s->seed),          DT_TEXT(s->label),
-        DT_TEXT(s->options_json), DT_BLOB(s->plan_fp, 32), DT_TEXT(self->host),
-        DT_TEXT(self->boot), DT_INT(self->pid_ns),     DT_INT(self->pid),
-        DT_INT(self->pid_start), DT_INT(env_id),       DT_INT(build_id),
+        DT_TEXT(uuid),
+        DT_TEXT(s->kind),
+        DT_INT(now),
+        DT_TEXT(s->argv),
+        DT_INT(s->seed),
+        DT_TEXT(s->label),
+        DT_TEXT(s->options_json),
+        DT_BLOB(s->plan_fp, 32),
+        DT_TEXT(self->host),
+        DT_TEXT(self->boot),
+        DT_INT(self->pid_ns),
+        DT_INT(self->pid),
+        DT_INT(self->pid_start),
+        DT_INT(env_id),
+        DT_INT(build_id),
     };
     KV_TRY(dt_sql_run(db,
                       "INSERT INTO run(uuid, kind, started_at, updated_at, argv, seed, label,"
@@ -140,7 +152,7 @@ static kv_status insert_run(const dt_db *db, const dt_run_start *s, const owner 
 
 static kv_status take_over(const dt_db *db, const owner *self, int64_t run_id)
 {
-    const dt_value v[] = {DT_INT(run_id),      DT_TEXT(self->host), DT_TEXT(self->boot),
+    const dt_value v[] = {DT_INT(run_id),       DT_TEXT(self->host), DT_TEXT(self->boot),
                           DT_INT(self->pid_ns), DT_INT(self->pid),   DT_INT(self->pid_start),
                           DT_INT(time(NULL))};
     return dt_sql_run(db,
@@ -178,7 +190,7 @@ kv_status dt_db_run_begin(dt_db *db, const dt_run_start *start, int64_t *run_id,
     return dt_sql_end(db, begin_or_resume(db, start, env_id, build_id, run_id, resumed));
 }
 
-/* ---- during and after ---------------------------------------------------------------------------- */
+/* ---- during and after ----------------------------------------------------------------------- */
 
 kv_status dt_db_case_done(dt_db *db, int64_t run_id, const char *key, int *done)
 {

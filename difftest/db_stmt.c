@@ -8,8 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* SQLite's messages can quote the statement: one line, whatever it contains. */
-static void flatten(const char *text, char *dst, size_t size)
+void dt_one_line(const char *text, char *dst, size_t size)
 {
     size_t n = 0;
     for (; *text && n + 1 < size; text++)
@@ -22,14 +21,15 @@ kv_status dt_db_fail(const dt_db *db, const char *doing)
     const int code = db->h ? sqlite3_extended_errcode(db->h) : SQLITE_NOMEM;
     const int os = db->h ? sqlite3_system_errno(db->h) : 0;
     char text[256];
-    flatten(db->h ? sqlite3_errmsg(db->h) : "", text, sizeof text);
+    dt_one_line(db->h ? sqlite3_errmsg(db->h) : "", text, sizeof text);
     switch (code & 0xff) {
     case SQLITE_BUSY:
     case SQLITE_LOCKED:
-        return kv_fail(KV_ERR_DB,
-                       "results database '%s' was locked by another process for %d s while %s; wait "
-                       "for it or choose another file with --db",
-                       db->file, DT_BUSY_MS / 1000, doing);
+        return kv_fail(
+            KV_ERR_DB,
+            "results database '%s' was locked by another process for %d s while %s; wait "
+            "for it or choose another file with --db",
+            db->file, DT_BUSY_MS / 1000, doing);
     case SQLITE_FULL:
         return kv_fail(KV_ERR_DB,
                        "no space left for results database '%s' while %s; free some and repeat the "
@@ -100,8 +100,7 @@ kv_status dt_sql_run(const dt_db *db, const char *sql, const dt_value *v, int n,
     if (rc == SQLITE_ROW && first) *first = sqlite3_column_int64(stmt, 0);
     while (rc == SQLITE_ROW)
         rc = sqlite3_step(stmt);
-    if (rc != SQLITE_DONE)
-        st = dt_db_fail(db, sqlite3_stmt_readonly(stmt) ? "reading" : "writing");
+    if (rc != SQLITE_DONE) st = dt_db_fail(db, sqlite3_stmt_readonly(stmt) ? "reading" : "writing");
 done:
     sqlite3_finalize(stmt);
     return st;

@@ -26,60 +26,60 @@ const char *dt_case_status_name(dt_case_status s)
     return (unsigned)s < DT_CASE_STATUS_COUNT ? case_status_names[s] : NULL;
 }
 
-/* ---- statements ------------------------------------------------------------------------------------ */
+/* ---- statements ----------------------------------------------------------------------------- */
 
-/* X(column, value) of table kase for case c. GOT: only with a device; ID, AT: 0 and -1 mean none. */
+/* X(column, value) of table kase for case c. GOT: only with a device; ID, AT: 0, -1 = none. */
 #define GOT(v) DT_IF(c->kernel_set_id, v)
 #define ID(x)  DT_IF(x, DT_INT(x))
 #define AT(x)  DT_IF((x) >= 0, DT_INT(x))
 #define DIG(x) DT_IF(c->has_digests, DT_INT(x))
-#define KASE_COLUMNS(X)                                                                            \
-    X(run_id, DT_INT(c->run_id))                                                                   \
-    X(key, DT_TEXT(c->key))                                                                        \
-    X(device, DT_TEXT(c->device))                                                                  \
-    X(mode, DT_TEXT(c->mode))                                                                      \
-    X(q, DT_INT(c->q))                                                                             \
-    X(contract, DT_TEXT(dt_contract_name(c->contract)))                                            \
-    X(contract_version, DT_INT(c->contract_version))                                               \
-    X(model_id, ID(c->model_id))                                                                   \
-    X(policy_id, ID(c->policy_id))                                                                 \
-    X(kernel_set_id, ID(c->kernel_set_id))                                                         \
-    X(doc_id, ID(c->doc_id))                                                                       \
-    X(status, DT_TEXT(dt_case_status_name(c->status)))                                             \
-    X(reason, DT_TEXT(c->reason))                                                                  \
-    X(repro, DT_TEXT(c->repro))                                                                    \
-    X(wall_ms, DT_REAL(c->wall_ms))                                                                \
-    X(ref_ms, DT_REAL(c->ref_ms))                                                                  \
-    X(got_ms, GOT(DT_REAL(c->got_ms)))                                                             \
-    X(n_tok, DT_INT(c->n_tok))                                                                     \
-    X(n_words, AT(c->n_words))                                                                     \
-    X(dropped_bytes, DT_INT(c->dropped_bytes))                                                     \
-    X(sum_nll_ref, DT_REAL(c->sum_nll_ref))                                                        \
-    X(sum_nll_got, GOT(DT_REAL(c->sum_nll_got)))                                                   \
-    X(sum_kl, GOT(DT_REAL(c->sum_kl)))                                                             \
-    X(max_kl, GOT(DT_REAL(c->max_kl)))                                                             \
-    X(n_top1_same, GOT(DT_INT(c->n_top1_same)))                                                    \
-    X(n_bitexact, GOT(DT_INT(c->n_bitexact)))                                                      \
-    X(max_ulp, GOT(DT_INT(c->max_ulp)))                                                            \
-    X(max_ratio, GOT(DT_REAL(c->max_ratio)))                                                       \
-    X(first_bad_pos, AT(c->first_bad_pos))                                                         \
-    X(first_diff_pos, AT(c->first_diff_pos))                                                       \
-    X(content_ref, DIG(c->digest_ref.content))                                                     \
-    X(order_ref, DIG(c->digest_ref.order))                                                         \
-    X(score_ref, DIG(c->digest_ref.score))                                                         \
-    X(content_got, GOT(DIG(c->digest_got.content)))                                                \
-    X(order_got, GOT(DIG(c->digest_got.order)))                                                    \
+#define KASE_COLUMNS(X)                                 \
+    X(run_id, DT_INT(c->run_id))                        \
+    X(key, DT_TEXT(c->key))                             \
+    X(device, DT_TEXT(c->device))                       \
+    X(mode, DT_TEXT(c->mode))                           \
+    X(q, DT_INT(c->q))                                  \
+    X(contract, DT_TEXT(dt_contract_name(c->contract))) \
+    X(contract_version, DT_INT(c->contract_version))    \
+    X(model_id, ID(c->model_id))                        \
+    X(policy_id, ID(c->policy_id))                      \
+    X(kernel_set_id, ID(c->kernel_set_id))              \
+    X(doc_id, ID(c->doc_id))                            \
+    X(status, DT_TEXT(dt_case_status_name(c->status)))  \
+    X(reason, DT_TEXT(c->reason))                       \
+    X(repro, DT_TEXT(c->repro))                         \
+    X(wall_ms, DT_REAL(c->wall_ms))                     \
+    X(ref_ms, DT_REAL(c->ref_ms))                       \
+    X(got_ms, GOT(DT_REAL(c->got_ms)))                  \
+    X(n_tok, DT_INT(c->n_tok))                          \
+    X(n_words, AT(c->n_words))                          \
+    X(dropped_bytes, DT_INT(c->dropped_bytes))          \
+    X(sum_nll_ref, DT_REAL(c->sum_nll_ref))             \
+    X(sum_nll_got, GOT(DT_REAL(c->sum_nll_got)))        \
+    X(sum_kl, GOT(DT_REAL(c->sum_kl)))                  \
+    X(max_kl, GOT(DT_REAL(c->max_kl)))                  \
+    X(n_top1_same, GOT(DT_INT(c->n_top1_same)))         \
+    X(n_bitexact, GOT(DT_INT(c->n_bitexact)))           \
+    X(max_ulp, GOT(DT_INT(c->max_ulp)))                 \
+    X(max_ratio, GOT(DT_REAL(c->max_ratio)))            \
+    X(first_bad_pos, AT(c->first_bad_pos))              \
+    X(first_diff_pos, AT(c->first_diff_pos))            \
+    X(content_ref, DIG(c->digest_ref.content))          \
+    X(order_ref, DIG(c->digest_ref.order))              \
+    X(score_ref, DIG(c->digest_ref.score))              \
+    X(content_got, GOT(DIG(c->digest_got.content)))     \
+    X(order_got, GOT(DIG(c->digest_got.order)))         \
     X(score_got, GOT(DIG(c->digest_got.score)))
 
 #define COLUMN(name, value) ", " #name
 #define MARK(name, value)   ", ?"
 #define VALUE(name, value)  value,
-static const char kase_sql[] = "INSERT INTO kase(case_id" KASE_COLUMNS(COLUMN) ") VALUES(NULL"
-    KASE_COLUMNS(MARK) ")";
+static const char kase_sql[] =
+    "INSERT INTO kase(case_id" KASE_COLUMNS(COLUMN) ") VALUES(NULL" KASE_COLUMNS(MARK) ")";
 
-static const char tok_sql[] =
-    "INSERT INTO tok(case_id, pos, tok, nll_ref, nll_got, kl, margin_ref, max_ulp, flags, n_resident)"
-    " VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+static const char tok_sql[] = "INSERT INTO tok(case_id, pos, tok, nll_ref, nll_got, kl, "
+                              "margin_ref, max_ulp, flags, n_resident)"
+                              " VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 static const char hash_sql[] =
     "INSERT INTO tok_hash(case_id, pos, layer, h_ref, h_got) VALUES(?, ?, ?, ?, ?)";
 static const char event_sql[] =
@@ -111,7 +111,7 @@ void dt_case_sql_close(dt_case_sql *s)
     memset(s, 0, sizeof *s);
 }
 
-/* ---- rows ------------------------------------------------------------------------------------------ */
+/* ---- rows ----------------------------------------------------------------------------------- */
 
 static kv_status step_once(const dt_db *db, sqlite3_stmt *stmt, int bound, const char *doing)
 {

@@ -1,7 +1,7 @@
 /* migrate.c - the schema inside the program, and how an older database is brought up to it.
  *
- * Migrations are the files difftest/migrations/NNNN_name.sql. They only go forward; a released one is
- * never changed. The number of the last one applied is the database's user_version. */
+ * Migrations are the files difftest/migrations/NNNN_name.sql. They only go forward; a released one
+ * is never changed. The number of the last one applied is the database's user_version. */
 #include "difftest/db_private.h"
 
 #include <stdio.h>
@@ -16,7 +16,10 @@ const dt_migration *dt_migrations(size_t *n)
     return migrations;
 }
 
-int dt_db_schema_version(void) { return migrations[DT_COUNT(migrations) - 1].number; }
+int dt_db_schema_version(void)
+{
+    return migrations[DT_COUNT(migrations) - 1].number;
+}
 
 kv_status dt_schema_judge(const char *file, int64_t version, int newest, int mode)
 {
@@ -74,8 +77,8 @@ static kv_status apply_missing(const dt_db *db, const dt_migration *list, size_t
     return version ? check_references(db) : KV_OK;
 }
 
-/* Foreign keys are off, because a migration may have to rebuild a table; they are checked as a whole
- * before the commit. */
+/* Foreign keys are off, because a migration may have to rebuild a table; they are checked as a
+ * whole before the commit. */
 kv_status dt_schema_migrate(const dt_db *db, const dt_migration *list, size_t n)
 {
     KV_TRY(dt_sql_exec(db, "PRAGMA foreign_keys = OFF"));

@@ -1,8 +1,8 @@
 /* writer.c - the thread that writes finished cases.
  *
  * push() puts a case into a ring of a few entries and waits while it is full; the thread takes the
- * oldest, writes it in one transaction and only then gives its place free. The first failure stays: the
- * thread then only empties the ring, and every later call reports it. */
+ * oldest, writes it in one transaction and only then gives its place free. The first failure stays:
+ * the thread then only empties the ring, and every later call reports it. */
 #include "difftest/db_private.h"
 
 #include <pthread.h>
@@ -37,9 +37,12 @@ struct dt_writer {
     _Atomic int64_t tok_rows, busy_ns;
 };
 
-/* ---- jobs ------------------------------------------------------------------------------------------ */
+/* ---- jobs ----------------------------------------------------------------------------------- */
 
-static size_t room(const char *s) { return s ? strlen(s) + 1 : 0; }
+static size_t room(const char *s)
+{
+    return s ? strlen(s) + 1 : 0;
+}
 
 static const char *keep(char **to, const char *s)
 {
@@ -70,9 +73,9 @@ static job *job_make(dt_case *c)
 {
     static const dt_retrieval none;
     const dt_retrieval *r = c->retrieval ? c->retrieval : &none;
-    job *j = (job *)malloc(sizeof *j + room(c->key) + room(c->device) + room(c->mode) +
-                           room(c->reason) + room(c->repro) + room(r->expected) +
-                           room(r->ans_ref) + room(r->ans_got));
+    job *j =
+        (job *)malloc(sizeof *j + room(c->key) + room(c->device) + room(c->mode) + room(c->reason) +
+                      room(c->repro) + room(r->expected) + room(r->ans_ref) + room(r->ans_got));
     if (!j) return NULL;
     char *to = j->text;
     j->c = *c;
@@ -105,7 +108,7 @@ static kv_status check_case(const dt_case *c)
     return KV_OK;
 }
 
-/* ---- the thread ------------------------------------------------------------------------------------ */
+/* ---- the thread ----------------------------------------------------------------------------- */
 
 static int64_t now_ns(void)
 {
@@ -165,7 +168,7 @@ static int start_thread(dt_writer *w)
     return rc;
 }
 
-/* ---- the caller's side ----------------------------------------------------------------------------- */
+/* ---- the caller's side ---------------------------------------------------------------------- */
 
 static void writer_free(dt_writer *w)
 {
@@ -250,4 +253,7 @@ void dt_writer_stats(const dt_writer *w, int64_t *tok_rows, double *seconds)
     *seconds = 1e-9 * (double)atomic_load(&w->busy_ns);
 }
 
-dt_db *dt_writer_db(dt_writer *w) { return w->db; }
+dt_db *dt_writer_db(dt_writer *w)
+{
+    return w->db;
+}

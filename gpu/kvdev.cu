@@ -60,20 +60,23 @@ kv_status gpu_device_alloc(void **p, size_t bytes)
     return gpu_status(e, "cudaMalloc", __FILE__, __LINE__);
 }
 
+static kv_status copy(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream)
+{
+    if (bytes) GPU_TRY(cudaMemcpyAsync(dst, src, bytes, kind, stream));
+    return KV_OK;
+}
+
 kv_status gpu_copy_up(void *dst, const void *src, size_t bytes, cudaStream_t stream)
 {
-    GPU_TRY(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, stream));
-    return KV_OK;
+    return copy(dst, src, bytes, cudaMemcpyHostToDevice, stream);
 }
 
 kv_status gpu_copy_down(void *dst, const void *src, size_t bytes, cudaStream_t stream)
 {
-    GPU_TRY(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, stream));
-    return KV_OK;
+    return copy(dst, src, bytes, cudaMemcpyDeviceToHost, stream);
 }
 
 kv_status gpu_copy_across(void *dst, const void *src, size_t bytes, cudaStream_t stream)
 {
-    GPU_TRY(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, stream));
-    return KV_OK;
+    return copy(dst, src, bytes, cudaMemcpyDeviceToDevice, stream);
 }

@@ -129,6 +129,8 @@ static inline unsigned gpu_blocks(int64_t n, int64_t per_block)
     return (unsigned)((n + per_block - 1) / per_block);
 }
 
+KV_HD int32_t gpu_min(int32_t a, int32_t b) { return a < b ? a : b; }
+
 /* ---- device side --------------------------------------------------------------------------- */
 
 /* Sixteen or eight bytes at once; p is aligned to them. */

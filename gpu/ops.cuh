@@ -14,7 +14,8 @@ enum {
     GPU_CH = 256,  /* entries in one attention chunk */
     GPU_L = 64,    /* lanes of a reduction */
     GPU_VB = 4096, /* block of the vocabulary in a log-softmax */
-    GPU_LD = 64    /* columns of a weight matrix are padded to a multiple of this */
+    GPU_LD = 64,   /* columns of a weight matrix are padded to a multiple of this */
+    GPU_GRID_ROWS = 65535 /* largest y of a grid: launches with one row per y take that many at once */
 };
 
 /* ---- embed.cu ---- */
@@ -69,9 +70,10 @@ struct gpu_rope {
     int32_t half;           /* pair i is (i, i + dims/2), else (2i, 2i+1) */
 };
 
-/* cos[i][j], sin[i][j] = of fp32(pos[i]) * inv_freq[j]; sin negated when sign is -1. */
-kv_status gpu_rope_tables(const int32_t *pos, int32_t n, const float *inv_freq, int32_t half_dims,
-                          int32_t sign, float *cos, float *sin, cudaStream_t stream);
+/* cos_table[i][j], sin_table[i][j] of fp32(first + i) * inv_freq[j], i < n, j < half; sines negated when
+ * sign is -1. */
+kv_status gpu_rope_table(int32_t first, int32_t n, const float *inv_freq, int32_t half, int32_t sign,
+                         float *cos_table, float *sin_table, cudaStream_t stream);
 
 /* The rows q | k | v of a projection: [m][(heads + 2 kv_heads) * head_dim]. */
 struct gpu_qkv_shape {
@@ -108,9 +110,6 @@ struct gpu_attention_args {
 size_t gpu_attention_workspace(const gpu_attention_args &a);
 kv_status gpu_attention(const gpu_attention_args &a, float *workspace, cudaStream_t stream);
 
-/* Once per device, before the first gpu_attention: asks for the shared memory that it needs. */
-kv_status gpu_attention_prepare(void);
-
 /* ---- swiglu.cu ---- */
 
 /* h[m][n] = (g / (1 + exp(-g))) * u with rows g | u of gate_up[m][2n]. */
@@ -124,7 +123,7 @@ kv_status gpu_nll(const float *logits, const int32_t *target, int32_t m, int32_t
 
 /* ---- records.cu ---- */
 
-/* Records of one KV head, [n][2 * head_dim], K row then V row: between the stores' rows slot[i] and a
+/* Records of one KV head, [n][2 * head_dim], n <= GPU_GRID_ROWS, K row then V row: between the stores' rows slot[i] and a
  * contiguous buffer, for export and import. */
 kv_status gpu_records_gather(const float *k_store, const float *v_store, const int32_t *slot, int32_t n,
                              int32_t head, int32_t kv_heads, int32_t head_dim, float *records,

@@ -1,8 +1,9 @@
 #!/bin/sh
 # Turns a folder of SQL files into C initialisers, on stdout.
 #   embed-sql.sh migrations FOLDER   {number, "name", "text"} for every NNNN_name.sql
-#   embed-sql.sh queries FOLDER      {"name", "alias", "about", "text"} for every name.sql; the first
-#                                    line is "-- what it answers", the second may be "-- alias: q1"
+#   embed-sql.sh queries FOLDER      {"name", "alias", "about", "params", "text"} for every name.sql,
+#                                    sorted by name; the first line is "-- what it answers", then may
+#                                    follow "-- alias: q1" and "-- parameters: run (the last)"
 set -eu
 export LC_ALL=C
 kind=$1
@@ -28,12 +29,14 @@ migration() {
     printf '    {%d, "%s",\n' "$number" "${stem#*_}"
 }
 
+# The part of the head's comment that follows the given words, as the inside of a C string literal.
+head_line() { sed -n "2,3s/^-- $2: //p" "$1" | sed 's/[\\"]/\\&/g'; }
+
 query() {
-    about=$(sed -n '1s/^-- //p' "$1")
-    alias=$(sed -n '2s/^-- alias: //p' "$1")
+    about=$(sed -n '1s/^-- //p' "$1" | sed 's/[\\"]/\\&/g')
     [ -n "$about" ] || fail "$1: the first line must be a comment that says what it answers"
-    printf '    {"%s", "%s", "%s",\n' "$(basename "$1" .sql)" "$alias" \
-        "$(printf '%s' "$about" | sed 's/[\\"]/\\&/g')"
+    printf '    {"%s", "%s", "%s", "%s",\n' "$(basename "$1" .sql)" "$(head_line "$1" alias)" \
+        "$about" "$(head_line "$1" parameters)"
 }
 
 expected=0

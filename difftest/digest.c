@@ -1,0 +1,87 @@
+#include "difftest/digest.h"
+
+#include "common/hash.h"
+#include "common/state.h"
+
+#include <string.h>
+#include <xxhash.h>
+
+static void add_run(const kv_state_head *h, const kv_state_view *v, uint64_t *content, XXH64_state_t *order,
+                    XXH64_state_t *score)
+{
+    for (int64_t i = 0; i < v->run->n; i++) {
+        const int64_t place[2] = {v->og[i], v->pos[i]};
+        XXH64_update(order, place, sizeof place);
+        if (!v->records) continue;
+        const int64_t key[3] = {v->run->layer, v->run->head, v->og[i]};
+        *content += kv_xxh64(v->records + i * h->record_bytes, (size_t)h->record_bytes,
+                             kv_xxh64(key, sizeof key, 0));
+    }
+    if (v->score) XXH64_update(score, v->score, (size_t)v->run->n * sizeof *v->score);
+}
+
+kv_status dt_digest_blob(const void *blob, size_t size, kv_digest *out)
+{
+    KV_TRY(kv_state_check(blob, size));
+    kv_state_head h;
+    memcpy(&h, blob, sizeof h);
+    XXH64_state_t *order = XXH64_createState(), *score = XXH64_createState();
+    if (!order || !score) {
+        XXH64_freeState(order);
+        XXH64_freeState(score);
+        return kv_fail(KV_ERR_NOMEM, "out of memory for a digest");
+    }
+    XXH64_reset(order, 0);
+    XXH64_reset(score, 0);
+    *out = (kv_digest){0};
+    size_t offset = sizeof h;
+    for (int64_t i = 0; i < (int64_t)h.n_layers * h.n_kv_heads; i++) {
+        /* a view of bytes that are only read */
+        const kv_state_view v = kv_state_place(&h, (void *)(uintptr_t)blob, &offset, -1);
+        add_run(&h, &v, &out->content, order, score);
+    }
+    out->order = XXH64_digest(order);
+    out->score = XXH64_digest(score);
+    XXH64_freeState(order);
+    XXH64_freeState(score);
+    return KV_OK;
+}
+
+static kv_status said(const kv_backend *b, const kv_session *s, kv_status st)
+{
+    return st == KV_OK ? KV_OK : kv_fail(st, "%s: %s", b->name, b->last_error(s));
+}
+
+kv_status dt_export(const kv_backend *b, kv_session *s, int32_t layer, uint32_t what, kv_buffer *buffer,
+                    size_t *size)
+{
+    KV_TRY(said(b, s, b->export_state(s, layer, what, NULL, 0, size)));
+    KV_TRY(kv_buffer_reserve(buffer, *size + *size / 4));
+    return said(b, s, b->export_state(s, layer, what, buffer->p, buffer->bytes, size));
+}
+
+kv_status dt_digest(const kv_backend *b, kv_session *s, int32_t layer, int content, kv_buffer *buffer,
+                    kv_digest *out)
+{
+    if (b->caps & KV_CAP_DIGEST && content) return said(b, s, b->digest(s, layer, out));
+    size_t size;
+    KV_TRY(dt_export(b, s, layer, KV_STATE_SCORE | (content ? KV_STATE_KV : 0), buffer, &size));
+    const kv_status st = dt_digest_blob(buffer->p, size, out);
+    if (st != KV_OK) kv_prefix_message("%s", b->name);
+    return st;
+}
+
+kv_status dt_count_resident(const kv_backend *b, kv_session *s, int64_t from, int64_t to,
+                            kv_buffer *buffer, int32_t *n)
+{
+    size_t size, offset = sizeof(kv_state_head);
+    KV_TRY(dt_export(b, s, 0, 0, buffer, &size));
+    KV_TRY(kv_state_check(buffer->p, size));
+    kv_state_head h;
+    memcpy(&h, buffer->p, sizeof h);
+    const kv_state_view v = kv_state_place(&h, buffer->p, &offset, -1);
+    *n = 0;
+    for (int32_t i = 0; i < v.run->n; i++)
+        *n += v.og[i] >= from && v.og[i] < to;
+    return KV_OK;
+}

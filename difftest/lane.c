@@ -1,0 +1,234 @@
+#include "difftest/lane.h"
+
+#include "difftest/digest.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- beginning, failing, stepping -------------------------------------------------------------------- */
+
+void dt_lane_begin(dt_lane *l, dt_engine *e, int doc, int policy, int index)
+{
+    *l = (dt_lane){.engine = e, .doc = doc, .policy = policy, .index = index, .first_bad = -1,
+                   .status = DT_CASE_PASS, .alive = 1};
+    dt_acc_init(&l->acc);
+    if (index < 0) {
+        l->status = DT_CASE_RECORDED;
+        return;
+    }
+    dt_opened *d = &e->devices[index];
+    l->side = &e->plan->sides[index];
+    l->session = d->session;
+    l->bitexact = l->side->backend->contract == KV_CONTRACT_BITEXACT &&
+                  e->plan->device_model == e->plan->model;
+    if (!d->session)
+        dt_lane_fail(l, d->status, -1, "%s", d->reason);
+    else if (l->side->backend->reset(d->session) != KV_OK)
+        dt_lane_fail(l, DT_CASE_ERROR, -1, "reset: %s", l->side->backend->last_error(d->session));
+    l->alive = l->status == DT_CASE_PASS;
+}
+
+void dt_lane_fail(dt_lane *l, dt_case_status status, int64_t pos, const char *fmt, ...)
+{
+    if (pos >= 0 && (l->first_bad < 0 || pos < l->first_bad)) l->first_bad = pos;
+    if (l->status != DT_CASE_PASS) return; /* the first reason is the cause */
+    l->status = status;
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(l->reason, sizeof l->reason, fmt, ap);
+    va_end(ap);
+}
+
+void dt_lane_step(dt_lane *l, const kv_step *step)
+{
+    l->events.n = 0;
+    const double t = kv_now();
+    const kv_status st = l->side->backend->step(l->session, step);
+    l->seconds += kv_now() - t;
+    if (st == KV_OK) return;
+    dt_lane_fail(l, DT_CASE_ERROR, -1, "step of %d tokens: %s", step->n,
+                 l->side->backend->last_error(l->session));
+    l->alive = 0;
+}
+
+/* ---- comparing ------------------------------------------------------------------------------------------ */
+
+static kv_status keep_events(kv_events *to, const kv_events *from)
+{
+    for (size_t i = 0; i < from->n; i++)
+        if (kv_events_push(to, from->v[i]) != KV_OK)
+            return kv_fail(KV_ERR_NOMEM, "out of memory for decisions");
+    return KV_OK;
+}
+
+/* The first decision in which the lists differ. */
+static void name_difference(dt_lane *l, const dt_seen *s)
+{
+    static const char *const kinds[] = {"admits", "evicts", "moves", "seals"};
+    size_t i = 0;
+    while (i < s->events->n && i < l->events.n &&
+           memcmp(&s->events->v[i], &l->events.v[i], sizeof *s->events->v) == 0)
+        i++;
+    const int64_t pos = i < s->events->n ? s->events->v[i].token : s->pos0 + s->n - 1;
+    if (i == s->events->n || i == l->events.n) {
+        dt_lane_fail(l, DT_CASE_FAIL, pos, "%zu decisions instead of %zu in the step at token %lld", l->events.n,
+                     s->events->n, (long long)s->pos0);
+        return;
+    }
+    const kv_event *r = &s->events->v[i], *g = &l->events.v[i];
+    dt_lane_fail(l, DT_CASE_FAIL, pos, "decision at token %lld, layer %d: reference %s %lld in slot %d, device %s "
+                                       "%lld in slot %d", (long long)pos, r->layer, kinds[r->kind & 3],
+                 (long long)r->og, r->slot, kinds[g->kind & 3], (long long)g->og, g->slot);
+}
+
+static kv_status compare_events(dt_lane *l, const dt_seen *s, int *differ)
+{
+    *differ = s->events->n != l->events.n ||
+              (s->events->n && memcmp(s->events->v, l->events.v, s->events->n * sizeof *s->events->v) != 0);
+    if (*differ) name_difference(l, s);
+    if (!*differ && !l->engine->plan->options->all_events) return KV_OK;
+    KV_TRY(keep_events(&l->kept_ref, s->events));
+    return keep_events(&l->kept_got, &l->events);
+}
+
+static kv_status keep_row(dt_lane *l, const dt_seen *s, int32_t r, const dt_row_metrics *m, uint32_t flags)
+{
+    dt_engine *e = l->engine;
+    const int keep = e->rows_kept >= DT_ROWS_MAX && e->plan->options->keep == DT_KEEP_ALL
+                         ? DT_KEEP_DIFF
+                         : e->plan->options->keep;
+    if (keep == DT_KEEP_NONE || (keep == DT_KEEP_DIFF && !(m->flags & DT_ROW_DIFFERS) && !flags)) return KV_OK;
+    if (l->n_rows == l->cap_rows) {
+        const int64_t cap = l->cap_rows ? 2 * l->cap_rows : 1024;
+        dt_tok_row *rows = realloc(l->rows, (size_t)cap * sizeof *rows);
+        if (!rows) return kv_fail(KV_ERR_NOMEM, "out of memory for token rows");
+        l->rows = rows;
+        l->cap_rows = cap;
+    }
+    if (m->flags & DT_ROW_TOP1) flags |= DT_TOK_TOP1;
+    if (m->flags & DT_ROW_TOP5) flags |= DT_TOK_TOP5;
+    if (m->flags & DT_ROW_NONFINITE) flags |= DT_TOK_NONFINITE;
+    if (l->bitexact && (m->flags & DT_ROW_DIFFERS)) flags |= DT_TOK_BOUND;
+    l->rows[l->n_rows++] = (dt_tok_row){.pos = s->pos0 + r,
+                                        .tok = s->targets[r],
+                                        .flags = flags,
+                                        .nll_ref = m->nll_ref,
+                                        .nll_got = l->side ? m->nll_got : (double)NAN,
+                                        .kl = m->kl,
+                                        .margin_ref = m->margin_ref,
+                                        .n_resident = s->resident,
+                                        .max_ulp = m->max_ulp};
+    e->rows_kept++;
+    return KV_OK;
+}
+
+static void judge_row(dt_lane *l, int64_t pos, const dt_row_metrics *m)
+{
+    if (m->flags & DT_ROW_NONFINITE)
+        dt_lane_fail(l, DT_CASE_FAIL, pos, "NaN or infinity in the logits of token %lld", (long long)pos);
+    if (l->bitexact && (m->flags & DT_ROW_DIFFERS))
+        dt_lane_fail(l, DT_CASE_FAIL, pos, "logits of token %lld differ by up to %lld ulp; the contract is 0",
+                     (long long)pos, (long long)m->max_ulp);
+}
+
+kv_status dt_lane_compare(dt_lane *l, const dt_seen *s, const float *got, const float *got_nll)
+{
+    dt_engine *e = l->engine;
+    const int64_t V = e->plan->model->cfg.vocab_size;
+    int differ = 0;
+    if (l->side) KV_TRY(compare_events(l, s, &differ));
+    const int32_t n = s->to - s->from;
+    if (n <= 0) return KV_OK;
+    KV_TRY(kv_buffer_reserve(&e->metrics, (size_t)n * sizeof(dt_row_metrics)));
+    dt_row_metrics *m = e->metrics.p;
+    dt_metrics_rows(e->pool, s->logits + s->from * V, got ? got + s->from * V : NULL, n, V,
+                    s->targets + s->from, m);
+    for (int32_t i = 0; i < n; i++) {
+        const int32_t r = s->from + i;
+        const int64_t pos = s->pos0 + r;
+        dt_acc_add(&l->acc, pos, V, &m[i]);
+        if (l->side) judge_row(l, pos, &m[i]);
+        if (l->bitexact && memcmp(&s->nll[r], &got_nll[r], sizeof *got_nll) != 0)
+            dt_lane_fail(l, DT_CASE_FAIL, pos, "canonical NLL of token %lld differs although its logits do not: "
+                                               "reference %a, device %a", (long long)pos, (double)s->nll[r],
+                         (double)got_nll[r]);
+        KV_TRY(keep_row(l, s, r, &m[i], differ && r == s->to - 1 ? (uint32_t)DT_TOK_EVICT : 0));
+    }
+    return KV_OK;
+}
+
+/* ---- state --------------------------------------------------------------------------------------------------- */
+
+static kv_status keep_hash(dt_lane *l, int64_t pos, int32_t layer, uint64_t ref, uint64_t got)
+{
+    if (l->n_hashes == l->cap_hashes) {
+        const int64_t cap = l->cap_hashes ? 2 * l->cap_hashes : 64;
+        dt_hash_row *h = realloc(l->hashes, (size_t)cap * sizeof *h);
+        if (!h) return kv_fail(KV_ERR_NOMEM, "out of memory for digests");
+        l->hashes = h;
+        l->cap_hashes = cap;
+    }
+    l->hashes[l->n_hashes++] = (dt_hash_row){.pos = pos, .layer = layer, .h_ref = ref, .h_got = got};
+    return KV_OK;
+}
+
+/* All layers of both sides, to say which came first. */
+static kv_status find_layer(dt_lane *l, int64_t pos, int32_t *first)
+{
+    dt_engine *e = l->engine;
+    *first = -1;
+    for (int32_t i = 0; i < e->plan->model->cfg.n_layers; i++) {
+        kv_digest ref, got;
+        KV_TRY(dt_digest(e->ref_backend, e->ref, i, l->bitexact, &e->state, &ref));
+        KV_TRY(dt_digest(l->side->backend, l->session, i, l->bitexact, &e->state, &got));
+        const int same = ref.content == got.content && ref.order == got.order && ref.score == got.score;
+        if (same) continue;
+        if (*first < 0) *first = i;
+        if (l->bitexact) KV_TRY(keep_hash(l, pos, i, ref.content, got.content));
+    }
+    return KV_OK;
+}
+
+static const char *what_differs(const kv_digest *a, const kv_digest *b)
+{
+    if (a->order != b->order) return "tokens or positions";
+    if (a->content != b->content) return "K or V bytes";
+    return "scores";
+}
+
+kv_status dt_lane_check_state(dt_lane *l, int64_t pos, const kv_digest *ref)
+{
+    dt_engine *e = l->engine;
+    int32_t layer;
+    const kv_status st = dt_digest(l->side->backend, l->session, -1, l->bitexact, &e->state, &l->digest);
+    if (st != KV_OK) {
+        dt_lane_fail(l, DT_CASE_ERROR, -1, "cache export: %s", kv_message());
+        l->alive = 0;
+        return KV_OK;
+    }
+    l->ref_digest = *ref;
+    l->has_digest = 1;
+    if (!l->bitexact) l->digest.content = l->ref_digest.content = 0; /* rounding differs by right */
+    if (l->bitexact) KV_TRY(keep_hash(l, pos, -1, ref->content, l->digest.content));
+    const int same = l->ref_digest.content == l->digest.content && ref->order == l->digest.order &&
+                     (ref->score == l->digest.score || !l->bitexact);
+    if (same) return KV_OK;
+    if (l->n_rows && l->rows[l->n_rows - 1].pos == pos) l->rows[l->n_rows - 1].flags |= DT_TOK_STATE;
+    if (l->status != DT_CASE_PASS) return KV_OK;
+    KV_TRY(find_layer(l, pos, &layer));
+    dt_lane_fail(l, DT_CASE_FAIL, pos, "cache after token %lld differs from layer %d on: %s", (long long)pos, layer,
+                 what_differs(&l->ref_digest, &l->digest));
+    return KV_OK;
+}
+
+void dt_lane_free(dt_lane *l)
+{
+    free(l->events.v);
+    free(l->kept_ref.v);
+    free(l->kept_got.v);
+    free(l->rows);
+    free(l->hashes);
+}

@@ -1,0 +1,38 @@
+/* side.h - finds a side by its spelling on the command line and loads it.
+ *
+ *   ref | ref64                    linked in
+ *   NAME[:options]                 NAME.so in the sides folder ($KVDIFF_SIDES, else "sides" next to the
+ *                                  program): blas, emu:seed=3, cuda:exact
+ *   PATH/FILE.so[:options]         anybody's
+ *
+ * A shared object stays loaded until the process ends: it may have started threads. */
+#ifndef KV_DIFFTEST_SIDE_H
+#define KV_DIFFTEST_SIDE_H
+
+#include "common/backend.h"
+
+typedef struct dt_side {
+    const kv_backend *backend;
+    char name[256];     /* spelling that results use: "emu:seed=3"; a file's stem for a path */
+    char options[256];  /* what follows the colon; "" = none */
+    uint8_t so_sha[32]; /* SHA-256 of the shared object */
+    int has_sha;        /* 0: linked in */
+    void *handle;       /* of dlopen; NULL: linked in */
+} dt_side;
+
+/* ERR_USAGE: unknown name or option. ERR_IO: no such file. ERR_MISMATCH: not a side, another ABI, an
+ * incomplete table, a library that changes the floating-point state. ERR_DEVICE: it cannot run on this
+ * machine, with its reason. One line each. */
+kv_status dt_side_open(const char *spec, dt_side *out);
+void dt_side_close(dt_side *s); /* accepts a zeroed one */
+
+/* The first half of dt_side_open: everything but the question whether it can run here. */
+kv_status dt_side_load(const char *spec, dt_side *out);
+
+/* The folder that holds the shipped sides. ERR_USAGE when its path is too long. */
+kv_status dt_side_folder(char *dst, size_t size);
+
+/* Names of the shipped sides, best known first; NULL behind the last. */
+extern const char *const dt_side_names[];
+
+#endif

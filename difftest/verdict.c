@@ -1,0 +1,121 @@
+/* verdict.c - from what a lane has seen to the case that the database keeps. */
+#include "difftest/lane.h"
+
+#include "common/math.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+/* A device that promises bits has been judged row by row; the others are measured against a budget. */
+static double judge_bounded(dt_lane *l)
+{
+    const char *why;
+    const double ratio = dt_budget_ratio(&l->engine->budget, l->doc, l->index, &why);
+    if (isnan(ratio))
+        dt_lane_fail(l, DT_CASE_UNTRUSTED, -1, "no error budget: %s", why);
+    else if (ratio > 1)
+        dt_lane_fail(l, DT_CASE_UNTRUSTED, -1, "error under policy full is %.3g times the reference's own against "
+                                               "ref64; up to %d is provisionally accepted",
+                     ratio * DT_BUDGET_FACTOR, DT_BUDGET_FACTOR);
+    return ratio;
+}
+
+static double judge(dt_lane *l)
+{
+    if (!l->side || l->status != DT_CASE_PASS) return (double)NAN;
+    if (l->acc.n_tok == 0) {
+        dt_lane_fail(l, DT_CASE_INCONCLUSIVE, -1, "nothing was scored: the document has fewer than two tokens");
+        return (double)NAN;
+    }
+    if (l->engine->plan->device_model != l->engine->plan->model) {
+        l->status = DT_CASE_RECORDED;
+        snprintf(l->reason, sizeof l->reason, "two different models: there is no contract to hold");
+        return (double)NAN;
+    }
+    switch (l->side->backend->contract) {
+    case KV_CONTRACT_BITEXACT:
+        return (double)NAN;
+    case KV_CONTRACT_BOUNDED: {
+        const double ratio = judge_bounded(l);
+        if (l->status == DT_CASE_PASS) snprintf(l->reason, sizeof l->reason, "provisional");
+        return ratio;
+    }
+    default:
+        dt_lane_fail(l, DT_CASE_INCONCLUSIVE, -1, "a statistical contract needs a baseline to be compared with");
+        return (double)NAN;
+    }
+}
+
+/* The first token in which any bit differed, in logits or decisions. */
+static int64_t first_difference(const dt_lane *l)
+{
+    if (l->acc.first_diff_pos < 0) return l->first_bad;
+    if (l->first_bad < 0) return l->acc.first_diff_pos;
+    return l->first_bad < l->acc.first_diff_pos ? l->first_bad : l->acc.first_diff_pos;
+}
+
+static void give_lists(dt_lane *l, dt_case *c)
+{
+    c->rows = l->rows;
+    c->n_rows = l->n_rows;
+    c->hashes = l->hashes;
+    c->n_hashes = l->n_hashes;
+    l->rows = NULL;
+    l->hashes = NULL;
+    c->n_events_got = (int64_t)l->kept_got.n;
+    for (size_t i = 0; i < l->kept_got.n; i++)
+        if (kv_events_push(&l->kept_ref, l->kept_got.v[i]) != KV_OK) c->n_events_got--;
+    c->events = l->kept_ref.v;
+    c->n_events = (int64_t)l->kept_ref.n;
+    l->kept_ref = (kv_events){0};
+}
+
+kv_status dt_lane_finish(dt_lane *l, double wall_seconds, double ref_seconds)
+{
+    dt_engine *e = l->engine;
+    const dt_plan *p = e->plan;
+    const dt_document *d = &p->docs[l->doc];
+    char key[DT_KEY_MAX], repro[DT_REPRO_MAX];
+    const char *device = l->side ? l->side->name : "none";
+    dt_plan_key(p, l->doc, l->policy, device, key, sizeof key);
+    dt_plan_repro(p, l->doc, l->policy, p->options->devices.v[l->index < 0 ? 0 : l->index], repro,
+                  sizeof repro);
+    const double ratio = judge(l);
+    dt_case c = {.run_id = e->run_id,
+                 .model_id = e->model_id,
+                 .policy_id = e->policy_ids[l->policy],
+                 .kernel_set_id = l->side ? e->kernel_set_ids[l->index] : 0,
+                 .doc_id = e->doc_ids[l->doc],
+                 .key = key,
+                 .device = device,
+                 .mode = dt_mode_name(p->options->mode),
+                 .q = p->options->q,
+                 .contract = l->side ? l->side->backend->contract : KV_CONTRACT_BITEXACT,
+                 .contract_version = KV_NUMERIC_CONTRACT_VERSION,
+                 .status = l->status,
+                 .reason = l->reason[0] ? l->reason : NULL,
+                 .repro = repro,
+                 .wall_ms = 1e3 * wall_seconds,
+                 .ref_ms = 1e3 * ref_seconds,
+                 .got_ms = 1e3 * l->seconds,
+                 .n_tok = l->acc.n_tok,
+                 .sum_nll_ref = l->acc.sum_nll_ref,
+                 .sum_nll_got = l->acc.sum_nll_got,
+                 .sum_kl = l->acc.sum_kl,
+                 .max_kl = l->acc.max_kl,
+                 .n_top1_same = l->acc.n_top1_same,
+                 .n_bitexact = l->acc.n_bitexact,
+                 .max_ulp = l->acc.max_ulp,
+                 .max_ratio = ratio,
+                 .first_bad_pos = l->first_bad,
+                 .first_diff_pos = l->side ? first_difference(l) : -1,
+                 .n_words = d->n_words,
+                 .dropped_bytes = d->stream.dropped_bytes,
+                 .has_digests = l->has_digest,
+                 .digest_ref = l->ref_digest,
+                 .digest_got = l->digest,
+                 .retrieval = d->stream.is_passkey && l->retrieval.expected ? &l->retrieval : NULL};
+    give_lists(l, &c);
+    return dt_writer_push(e->writer, &c);
+}

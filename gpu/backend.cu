@@ -1,0 +1,368 @@
+/* backend.cu - the door of this side: checks what comes in, runs steps piece by piece, keeps failures.
+ *
+ * Compiled by nvcc it is the side `cuda`, through the host SIMT layer the side `emu`; the kernels and all
+ * host code are the same text. */
+#include "gpu/session.cuh"
+
+#include "common/backend.h"
+
+#include <algorithm>
+#include <new>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+namespace
+{
+/* ---- options ---- */
+
+struct options {
+    uint64_t seed = 0; /* emu: order of threads and blocks; 0 = ascending */
+};
+
+#ifdef GPU_SIMT
+const char SIDE[] = "emu";
+
+kv_status read_option(const char *word, options *out, bool *)
+{
+    char *end = nullptr;
+    if (strncmp(word, "seed=", 5) == 0 && word[5] >= '0' && word[5] <= '9')
+        out->seed = strtoull(word + 5, &end, 10);
+    if (!end || *end)
+        return kv_fail(KV_ERR_USAGE, "emu: unknown option '%.60s'; it knows seed=N", word);
+    return KV_OK;
+}
+
+kv_status check_machine()
+{
+#    if defined(__AVX2__) && defined(__FMA__)
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
+        return kv_fail(KV_ERR_DEVICE, "emu was built for processors with AVX2 and FMA; build it with "
+                       "EMU_ISA= on this one");
+#    endif
+    return KV_OK;
+}
+
+const bool NEEDS_MODE = false;
+#else
+const char SIDE[] = "cuda";
+
+kv_status read_option(const char *word, options *, bool *mode)
+{
+    if (strcmp(word, "exact") != 0)
+        return kv_fail(KV_ERR_USAGE, "cuda: unknown option '%.60s'; it knows the mode exact", word);
+    *mode = true;
+    return KV_OK;
+}
+
+/* A device, and code for it: a kernel's attributes can only be had where its code runs. */
+__global__ void gpu_k_probe() {}
+
+kv_status check_machine()
+{
+    int n = 0;
+    const cudaError_t e = cudaGetDeviceCount(&n);
+    if (e != cudaSuccess || n == 0) {
+        (void)cudaGetLastError();
+        return kv_fail(KV_ERR_DEVICE, "no CUDA device: %s",
+                       e == cudaSuccess ? "the driver lists none" : cudaGetErrorString(e));
+    }
+    cudaFuncAttributes attributes;
+    const cudaError_t code = cudaFuncGetAttributes(&attributes, gpu_k_probe);
+    if (code != cudaSuccess) {
+        (void)cudaGetLastError();
+        return kv_fail(KV_ERR_DEVICE, "the CUDA device cannot run this build: %s; build for it with "
+                       "CUDA_ARCH=sm_XY", cudaGetErrorString(code));
+    }
+    return KV_OK;
+}
+
+const bool NEEDS_MODE = true;
+#endif
+
+kv_status read_options(const char *text, options *out)
+{
+    const std::string all = text ? text : "";
+    bool mode = false;
+    for (size_t at = 0; at < all.size();) {
+        const size_t comma = std::min(all.find(',', at), all.size());
+        KV_TRY(read_option(all.substr(at, comma - at).c_str(), out, &mode));
+        at = comma + 1;
+    }
+    if (NEEDS_MODE && !mode) return kv_fail(KV_ERR_USAGE, "%s needs a mode: %s:exact", SIDE, SIDE);
+    return KV_OK;
+}
+
+/* ---- what a step may ask for ---- */
+
+kv_status check_tokens(const kv_session *s, const kv_step &step)
+{
+    const int32_t vocab = s->model.cfg.vocab_size;
+    if (step.n < 1 || !step.tokens) return kv_fail(KV_ERR_USAGE, "step: it has no tokens; feed at least one");
+    for (int32_t i = 0; i < step.n; i++)
+        if (step.tokens[i] < 0 || step.tokens[i] >= vocab)
+            return kv_fail(KV_ERR_USAGE, "step: token %d is %d; the vocabulary goes from 0 to %d", i,
+                           step.tokens[i], vocab - 1);
+    if (step.rows < KV_ROWS_NONE || step.rows > KV_ROWS_ALL)
+        return kv_fail(KV_ERR_USAGE, "step: rows is %d; use KV_ROWS_NONE, _LAST or _ALL", step.rows);
+    const int32_t rows = step.rows == KV_ROWS_ALL ? step.n : step.rows == KV_ROWS_LAST ? 1 : 0;
+    if (!step.nll || rows == 0) return KV_OK;
+    if (!step.targets) return kv_fail(KV_ERR_USAGE, "step: nll without targets; give one per row");
+    for (int32_t r = 0; r < rows; r++)
+        if (step.targets[r] < 0 || step.targets[r] >= vocab)
+            return kv_fail(KV_ERR_USAGE, "step: target %d is %d; the vocabulary goes from 0 to %d", r,
+                           step.targets[r], vocab - 1);
+    return KV_OK;
+}
+
+kv_status check_taps(const kv_session *s, const kv_step &step)
+{
+    for (int32_t i = 0; i < step.n_taps; i++) {
+        const kv_tap &t = step.taps[i];
+        const int32_t width = gpu_tap_width(s->model.cfg, t.point);
+        const bool layerwise = t.point != KV_TAP_EMBED && t.point != KV_TAP_FINAL_NORM;
+        if (width == 0 || t.width != width || !t.dst)
+            return kv_fail(KV_ERR_USAGE, "step: tap %d wants point %d with %d floats; that point has %d", i,
+                           t.point, t.width, width);
+        if (t.row < 0 || t.row >= step.n || (layerwise && (t.layer < 0 || t.layer >= s->model.cfg.n_layers)))
+            return kv_fail(KV_ERR_USAGE, "step: tap %d wants row %d of layer %d; there are %d rows and %d "
+                           "layers", i, t.row, t.layer, step.n, s->model.cfg.n_layers);
+    }
+    return KV_OK;
+}
+
+kv_status check_step(const kv_session *s, const kv_step &step)
+{
+    if (s->broken)
+        return kv_fail(KV_ERR_STATE, "step: an earlier call failed half-way; reset or restore the session");
+    if (step.flags & KV_STEP_RECOMPUTE)
+        return kv_fail(KV_ERR_UNSUPPORTED, "%s does not recompute rows against the cache", SIDE);
+    if (step.flags) return kv_fail(KV_ERR_USAGE, "step: unknown flags %#x", step.flags);
+    if (step.follow) return kv_fail(KV_ERR_UNSUPPORTED, "%s does not follow another side's decisions", SIDE);
+    KV_TRY(check_tokens(s, step));
+    return check_taps(s, step);
+}
+
+/* ---- a step ---- */
+
+/* Decisions of one layer; all layers decide alike. */
+struct decisions {
+    kv_events list = {};
+
+    decisions() = default;
+    decisions(const decisions &) = delete;
+    decisions &operator=(const decisions &) = delete;
+    ~decisions() { free(list.v); }
+
+    kv_status append_to(kv_events *out, int32_t n_layers) const
+    {
+        for (int32_t l = 0; l < n_layers; l++)
+            for (size_t i = 0; i < list.n; i++) {
+                kv_event e = list.v[i];
+                e.layer = l;
+                if (kv_events_push(out, e) != KV_OK) return kv_fail(KV_ERR_NOMEM, "no memory for events");
+            }
+        return KV_OK;
+    }
+};
+
+kv_status run_piece(kv_session *s, const gpu_piece &piece, kv_events *events)
+{
+    gpu_policy &policy = *s->cache.policy;
+    gpu_view view;
+    KV_TRY(policy.begin(s->cache.seen, piece.m, &view, events));
+    KV_TRY(gpu_cache_make_room(s));
+    KV_TRY(gpu_forward(s, piece, view));
+    KV_TRY(policy.finish(s->cache.seen, piece.m, events));
+    s->cache.seen += piece.m;
+    return KV_OK;
+}
+
+kv_status run_step(kv_session *s, const kv_step &step)
+{
+    KV_TRY(check_step(s, step));
+    decisions made;
+    kv_events *const events = step.events ? &made.list : nullptr;
+    const int32_t piece = s->cache.policy->piece(step.n);
+    s->broken = true; /* unless all of it succeeds */
+    for (int32_t first = 0; first < step.n; first += piece)
+        KV_TRY(run_piece(s, {&step, first, gpu_min(step.n - first, piece)}, events));
+    if (step.events) KV_TRY(made.append_to(step.events, s->model.cfg.n_layers));
+    s->broken = false;
+    return KV_OK;
+}
+
+kv_status make_policy(const kv_policy &p, std::unique_ptr<gpu_policy> *out)
+{
+    KV_TRY(kv_policy_check(&p));
+    if (p.storage != KV_STORE_F32)
+        return kv_fail(KV_ERR_UNSUPPORTED, "%s does not store K and V as %s", SIDE,
+                       kv_storage_name(p.storage));
+    switch (p.selection) {
+    case KV_SEL_FULL:
+        *out = gpu_policy_full();
+        return KV_OK;
+    case KV_SEL_SLIDING:
+        *out = gpu_policy_sliding(p.sliding);
+        return KV_OK;
+    case KV_SEL_SINK:
+        *out = gpu_policy_sink(p.sink);
+        return KV_OK;
+    default:
+        return kv_fail(KV_ERR_UNSUPPORTED, "%s does not have the policy %s", SIDE,
+                       kv_selection_name(p.selection));
+    }
+}
+
+kv_status fill_session(const kv_open_args &args, kv_session *s)
+{
+    options o;
+    KV_TRY(read_options(args.options, &o));
+    KV_TRY(check_machine());
+    KV_TRY(gpu_model_supported(args.model));
+    KV_TRY(make_policy(*args.policy, &s->cache.policy));
+    KV_TRY(gpu_stream_open(&s->stream.s, o.seed, args.threads));
+    s->cache.layers = std::vector<gpu_store>((size_t)args.model->cfg.n_layers);
+    return gpu_model_upload(args.model, &s->model, s->stream.s);
+}
+
+kv_status read_table(kv_session *s, kv_table which, int64_t first, int64_t n, float *dst)
+{
+    if ((which != KV_TABLE_ROPE_COS && which != KV_TABLE_ROPE_SIN) || first < 0 || n < 0 || !dst)
+        return kv_fail(KV_ERR_USAGE, "table %d from %lld, %lld rows: no such table", (int)which,
+                       (long long)first, (long long)n);
+    const size_t half = (size_t)s->model.cfg.rope_dims / 2;
+    int64_t at;
+    KV_TRY(gpu_table_cover(s, first, n, &at));
+    const float *const src = which == KV_TABLE_ROPE_COS ? s->table.cos.p : s->table.sin.p;
+    KV_TRY(gpu_copy_down(dst, src + (size_t)at * half, (size_t)n * half * sizeof(float), s->stream.s));
+    return gpu_stream_finish(s->stream.s);
+}
+
+/* ---- the door ---- */
+
+/* Runs a call: no exception leaves this side, and the session keeps the message of a failure. */
+template <class F> kv_status guarded(kv_session *s, F call)
+{
+    kv_status st;
+    try {
+        st = call();
+        if (st != KV_OK && s) s->error = kv_message();
+    } catch (const std::bad_alloc &) {
+        st = kv_fail(KV_ERR_NOMEM, "%s: out of memory", SIDE);
+        if (s) s->broken = true;
+    }
+    return st;
+}
+
+kv_status door_available(const char *text, char *why, size_t why_size)
+{
+    const kv_status st = guarded(nullptr, [&] {
+        options o;
+        KV_TRY(read_options(text, &o));
+        return check_machine();
+    });
+    if (st != KV_OK && why_size > 0) snprintf(why, why_size, "%s", kv_message());
+    return st;
+}
+
+kv_status door_open(const kv_open_args *args, kv_session **out)
+{
+    *out = nullptr;
+    return guarded(nullptr, [&] {
+        std::unique_ptr<kv_session> s = std::make_unique<kv_session>();
+        KV_TRY(fill_session(*args, s.get()));
+        *out = s.release();
+        return KV_OK;
+    });
+}
+
+void door_close(kv_session *s) { delete s; }
+
+const char *door_last_error(const kv_session *s)
+{
+    return s && !s->error.empty() ? s->error.c_str() : kv_message();
+}
+
+kv_status door_reset(kv_session *s)
+{
+    gpu_cache_reset(&s->cache);
+    s->broken = false;
+    return KV_OK;
+}
+
+kv_status door_step(kv_session *s, const kv_step *step)
+{
+    return guarded(s, [&] { return run_step(s, *step); });
+}
+
+/* Whether the cache can be looked at or copied. */
+kv_status check_whole(const kv_session *s, const char *call)
+{
+    if (!s->broken) return KV_OK;
+    return kv_fail(KV_ERR_STATE, "%s: an earlier call failed half-way; reset or restore the session", call);
+}
+
+kv_status door_export(kv_session *s, int32_t layer, uint32_t what, void *dst, size_t cap, size_t *need)
+{
+    return guarded(s, [&] {
+        KV_TRY(check_whole(s, "export_state"));
+        return gpu_state_export(s, layer, what, dst, cap, need);
+    });
+}
+
+kv_status door_import(kv_session *s, const void *src, size_t size)
+{
+    return guarded(s, [&] { return gpu_state_import(s, src, size); });
+}
+
+kv_status door_snapshot(kv_session *s, void **out)
+{
+    *out = nullptr;
+    return guarded(s, [&] {
+        KV_TRY(check_whole(s, "snapshot"));
+        std::unique_ptr<gpu_cache> copy = std::make_unique<gpu_cache>();
+        KV_TRY(gpu_cache_save(s, copy.get()));
+        *out = copy.release();
+        return KV_OK;
+    });
+}
+
+kv_status door_restore(kv_session *s, const void *snap)
+{
+    return guarded(s, [&] { return gpu_cache_load(s, *static_cast<const gpu_cache *>(snap)); });
+}
+
+void door_snapshot_free(kv_session *, void *snap) { delete static_cast<gpu_cache *>(snap); }
+
+kv_status door_table(kv_session *s, kv_table which, int64_t first, int64_t n, float *dst)
+{
+    return guarded(s, [&] { return read_table(s, which, first, n, dst); });
+}
+
+const kv_backend backend = {
+    KV_BACKEND_ABI,
+    KV_CAP_DETERMINISTIC | KV_CAP_TAPS,
+    KV_CONTRACT_BITEXACT,
+    0,
+    SIDE,
+    door_available,
+    door_open,
+    door_close,
+    door_last_error,
+    door_reset,
+    door_step,
+    door_export,
+    door_import,
+    door_snapshot,
+    door_restore,
+    door_snapshot_free,
+    nullptr, /* digest: the tester computes them from an export */
+    door_table,
+};
+} // namespace
+
+extern "C" __attribute__((visibility("default"))) const kv_backend *kv_side_entry(uint32_t abi)
+{
+    return abi == KV_BACKEND_ABI ? &backend : nullptr;
+}

@@ -1,0 +1,57 @@
+/* attention.c - scores by one product, a softmax per row with a single maximum, outputs by another product.
+ * A task is one query head and a block of rows. */
+#include "gpu/blas/blas.h"
+
+#include <cblas.h>
+#include <string.h>
+
+enum { ROWS = 64 };
+
+/* Softmax of scores[0..n); columns n .. width become 0. Returns 1 / sum. */
+static float softmax_row(const blas_session *s, float *scores, int64_t n, int64_t width)
+{
+    const float sum = s->vec->exp_sum(scores, n, s->vec->max(scores, n));
+    memset(scores + n, 0, (size_t)(width - n) * sizeof *scores);
+    return 1.0f / sum;
+}
+
+static void attend_task(void *arg, int64_t task, int worker)
+{
+    const blas_attention *a = arg;
+    const blas_session *s = a->s;
+    const kv_config *cfg = &s->model->cfg;
+    const int64_t Hq = cfg->n_heads, D = cfg->head_dim, head = task % Hq, row = task / Hq * ROWS;
+    const int64_t rows = a->m - row < ROWS ? a->m - row : ROWS;
+    const int64_t width = a->n + row + rows; /* what the block's last row sees */
+    const int64_t kv_head = head / (Hq / cfg->n_kv_heads), qkv_width = s->weights->layers[0].qkv.n;
+    const float *q = s->work.qkv + row * qkv_width + head * D;
+    const float *k = a->keys + kv_head * a->key_stride, *v = a->values + kv_head * a->value_stride;
+    float *scores = s->scores[worker].p, *out = s->work.att + row * Hq * D + head * D;
+
+    if (rows == 1)
+        cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)width, (int)D, s->scale, k, (int)D, q, 1, 0, scores, 1);
+    else
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)width, (int)D, s->scale, q,
+                    (int)qkv_width, k, (int)D, 0, scores, (int)width);
+    float inverse[ROWS];
+    for (int64_t x = 0; x < rows; x++)
+        inverse[x] = softmax_row(s, scores + x * width, a->n + row + x + 1, width);
+    if (rows == 1)
+        cblas_sgemv(CblasRowMajor, CblasTrans, (int)width, (int)D, 1, v, (int)D, scores, 1, 0, out, 1);
+    else
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)D, (int)width, 1, scores,
+                    (int)width, v, (int)D, 0, out, (int)(Hq * D));
+    for (int64_t x = 0; x < rows; x++)
+        for (int64_t d = 0; d < D; d++)
+            out[x * Hq * D + d] *= inverse[x];
+}
+
+kv_status blas_attend(blas_session *s, const blas_attention *a)
+{
+    const int64_t rows = a->m < ROWS ? a->m : ROWS, blocks = (a->m + ROWS - 1) / ROWS;
+    for (int i = 0; i < kv_pool_threads(s->pool); i++)
+        KV_TRY(kv_buffer_reserve(&s->scores[i], (size_t)(rows * (a->n + a->m)) * sizeof(float)));
+    blas_attention job = *a;
+    kv_pool_run(s->pool, blocks * s->model->cfg.n_heads, attend_task, &job);
+    return KV_OK;
+}

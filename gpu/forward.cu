@@ -1,0 +1,269 @@
+/* forward.cu - one pass of the model over a piece of a step, in the order of docs/numerics.md. */
+#include "gpu/session.cuh"
+
+namespace
+{
+/* Rows of logits that are on the device at once. */
+enum { LOGIT_ROWS = 256 };
+
+/* Largest angle for which sine and cosine are defined (common/math.h). */
+const int64_t MAX_POSITION = INT64_C(1) << 28;
+
+int32_t kv_width(const kv_config &c) { return c.n_kv_heads * c.head_dim; }
+int32_t q_width(const kv_config &c) { return c.n_heads * c.head_dim; }
+
+/* The forward pass of one piece: everything that its stages share. */
+class pass
+{
+public:
+    pass(kv_session *s, const gpu_piece &piece, const gpu_view &view)
+        : s_(s), cfg_(s->model.cfg), w_(s->work), stream_(s->stream.s), piece_(piece), view_(view),
+          m_(piece.m), n_view_(view.n_stored + piece.m)
+    {
+    }
+
+    kv_status run()
+    {
+        KV_TRY(prepare());
+        KV_TRY(embed());
+        for (int32_t l = 0; l < cfg_.n_layers; l++) {
+            KV_TRY(attention_block(l));
+            KV_TRY(ffn_block(l));
+        }
+        KV_TRY(gpu_rmsnorm(w_.x.p, s_->model.output_norm.p, m_, cfg_.d_model, cfg_.norm_eps, w_.normed.p,
+                           stream_));
+        KV_TRY(tap(KV_TAP_FINAL_NORM, 0, w_.normed.p, cfg_.d_model));
+        KV_TRY(head());
+        return gpu_stream_finish(stream_);
+    }
+
+private:
+    kv_status prepare();
+    kv_status embed();
+    kv_status attention_block(int32_t l);
+    kv_status ffn_block(int32_t l);
+    kv_status attend(int32_t l);
+    kv_status head();
+    kv_status head_rows(int32_t first, int32_t n, int32_t out_row);
+    kv_status tap(int32_t point, int32_t layer, const float *rows, int64_t stride);
+
+    kv_status matmul(const float *x, const gpu_matrix &w, int32_t m, gpu_epilogue epilogue, float *y)
+    {
+        KV_TRY(w_.partials.reserve(gpu_matmul_partials(w.view(), m)));
+        return gpu_matmul(x, m, w.view(), epilogue, y, w_.partials.p, stream_);
+    }
+
+    gpu_rope rope_at(int64_t table_row) const
+    {
+        const int64_t at = table_row * (cfg_.rope_dims / 2);
+        return {s_->table.cos.p + at, s_->table.sin.p + at, cfg_.rope_dims,
+                cfg_.rope_pairing == KV_ROPE_HALF};
+    }
+
+    kv_session *s_;
+    const kv_config &cfg_;
+    gpu_work &w_;
+    cudaStream_t stream_;
+    const gpu_piece &piece_;
+    const gpu_view &view_;
+    int32_t m_;
+    int64_t n_view_;
+    int64_t new_row_ = 0;       /* table row of the first new token */
+    int64_t view_row_ = 0;      /* of view entry 0, where keys are kept raw */
+    bool raw_ = false;
+};
+
+/* Memory, the view's rows on the device, table rows. */
+kv_status pass::prepare()
+{
+    const size_t m = (size_t)m_, d = (size_t)cfg_.d_model;
+    raw_ = s_->cache.policy->raw_keys();
+    KV_TRY(w_.ids.reserve(m));
+    KV_TRY(w_.x.reserve(m * d));
+    KV_TRY(w_.normed.reserve(m * d));
+    KV_TRY(w_.qkv.reserve(m * (size_t)s_->model.layers[0].qkv.n));
+    KV_TRY(w_.attended.reserve(m * (size_t)q_width(cfg_)));
+    KV_TRY(w_.gate_up.reserve(m * 2 * (size_t)cfg_.ffn_dim));
+    KV_TRY(w_.activated.reserve(m * (size_t)cfg_.ffn_dim));
+    if (raw_) KV_TRY(w_.view_keys.reserve((size_t)n_view_ * (size_t)kv_width(cfg_)));
+
+    /* Rows of the view; with row i = view entry i only those of the new tokens are needed. */
+    std::vector<int32_t> rows = view_.rows;
+    if (rows.empty())
+        for (int32_t x = 0; x < m_; x++) rows.push_back((int32_t)(view_.n_stored + x));
+    KV_TRY(w_.rows.reserve(rows.size()));
+    KV_TRY(gpu_copy_up(w_.rows.p, rows.data(), rows.size() * sizeof(int32_t), stream_));
+
+    if (raw_) {
+        KV_TRY(gpu_table_cover(s_, 0, view_.pos + (int64_t)m_, &view_row_));
+        new_row_ = view_row_ + view_.pos;
+        return KV_OK;
+    }
+    return gpu_table_cover(s_, view_.pos, m_, &new_row_);
+}
+
+kv_status pass::embed()
+{
+    const gpu_model &model = s_->model;
+    const int32_t *const tokens = piece_.step->tokens + piece_.first;
+    KV_TRY(gpu_copy_up(w_.ids.p, tokens, (size_t)m_ * sizeof *tokens, stream_));
+    if (cfg_.tied_head)
+        KV_TRY(gpu_embed(w_.ids.p, m_, cfg_.d_model, model.head.data.p, 1, model.head.ld, w_.x.p, stream_));
+    else
+        KV_TRY(gpu_embed(w_.ids.p, m_, cfg_.d_model, model.embedding.p, cfg_.d_model, 1, w_.x.p, stream_));
+    return tap(KV_TAP_EMBED, 0, w_.x.p, cfg_.d_model);
+}
+
+kv_status pass::attention_block(int32_t l)
+{
+    const gpu_layer &layer = s_->model.layers[(size_t)l];
+    const gpu_store &store = s_->cache.layers[(size_t)l];
+    const gpu_qkv_shape shape = {cfg_.n_heads, cfg_.n_kv_heads, cfg_.head_dim};
+    const int32_t *const new_rows = w_.rows.p + (view_.rows.empty() ? 0 : view_.n_stored);
+    const int32_t q = q_width(cfg_), kv = kv_width(cfg_), stride = layer.qkv.n;
+
+    KV_TRY(gpu_rmsnorm(w_.x.p, layer.attn_norm.p, m_, cfg_.d_model, cfg_.norm_eps, w_.normed.p, stream_));
+    KV_TRY(tap(KV_TAP_ATTN_NORM, l, w_.normed.p, cfg_.d_model));
+    KV_TRY(matmul(w_.normed.p, layer.qkv, m_, GPU_STORE, w_.qkv.p));
+    KV_TRY(gpu_rope_store(w_.qkv.p, m_, shape, rope_at(new_row_), raw_, new_rows, store.k.p, store.v.p,
+                          stream_));
+    KV_TRY(tap(KV_TAP_Q, l, w_.qkv.p, stride));
+    KV_TRY(tap(KV_TAP_K, l, w_.qkv.p + q, stride));
+    KV_TRY(tap(KV_TAP_V, l, w_.qkv.p + q + kv, stride));
+    KV_TRY(attend(l));
+    KV_TRY(tap(KV_TAP_ATTN, l, w_.attended.p, q));
+    KV_TRY(matmul(w_.attended.p, layer.attn_output, m_, GPU_ADD, w_.x.p));
+    return tap(KV_TAP_ATTN_RESID, l, w_.x.p, cfg_.d_model);
+}
+
+kv_status pass::attend(int32_t l)
+{
+    const gpu_store &store = s_->cache.layers[(size_t)l];
+    const int32_t *const rows = view_.rows.empty() ? nullptr : w_.rows.p;
+    gpu_attention_args a = {};
+    a.q = w_.qkv.p;
+    a.q_stride = s_->model.layers[(size_t)l].qkv.n;
+    a.k = store.k.p;
+    a.k_slot = rows;
+    a.v = store.v.p;
+    a.v_slot = rows;
+    a.first = view_.n_stored;
+    a.m = m_;
+    a.heads = cfg_.n_heads;
+    a.kv_heads = cfg_.n_kv_heads;
+    a.head_dim = cfg_.head_dim;
+    a.scale = gpu_softmax_scale(cfg_);
+    a.out = w_.attended.p;
+    if (raw_) {
+        KV_TRY(gpu_rope_view(store.k.p, w_.rows.p, (int32_t)n_view_, cfg_.n_kv_heads, cfg_.head_dim,
+                             rope_at(view_row_), w_.view_keys.p, stream_));
+        a.k = w_.view_keys.p;
+        a.k_slot = nullptr;
+    }
+    KV_TRY(w_.attention.reserve(gpu_attention_workspace(a)));
+    return gpu_attention(a, w_.attention.p, stream_);
+}
+
+kv_status pass::ffn_block(int32_t l)
+{
+    const gpu_layer &layer = s_->model.layers[(size_t)l];
+    KV_TRY(gpu_rmsnorm(w_.x.p, layer.ffn_norm.p, m_, cfg_.d_model, cfg_.norm_eps, w_.normed.p, stream_));
+    KV_TRY(tap(KV_TAP_FFN_NORM, l, w_.normed.p, cfg_.d_model));
+    KV_TRY(matmul(w_.normed.p, layer.gate_up, m_, GPU_STORE, w_.gate_up.p));
+    KV_TRY(gpu_swiglu(w_.gate_up.p, m_, cfg_.ffn_dim, w_.activated.p, stream_));
+    KV_TRY(tap(KV_TAP_FFN_ACT, l, w_.activated.p, cfg_.ffn_dim));
+    KV_TRY(matmul(w_.activated.p, layer.ffn_down, m_, GPU_ADD, w_.x.p));
+    return tap(KV_TAP_RESID, l, w_.x.p, cfg_.d_model);
+}
+
+/* Logits of the rows that the step wants. */
+kv_status pass::head()
+{
+    const kv_step &step = *piece_.step;
+    const bool wanted = step.logits || step.nll;
+    if (!wanted || step.rows == KV_ROWS_NONE) return KV_OK;
+    if (step.rows == KV_ROWS_LAST) {
+        const bool has_last = piece_.first + m_ == step.n;
+        return has_last ? head_rows(m_ - 1, 1, 0) : KV_OK;
+    }
+    for (int32_t r = 0; r < m_; r += LOGIT_ROWS)
+        KV_TRY(head_rows(r, gpu_min(m_ - r, LOGIT_ROWS), piece_.first + r));
+    return KV_OK;
+}
+
+/* Rows first .. first + n - 1 of the piece go to rows out_row .. of the caller's arrays. */
+kv_status pass::head_rows(int32_t first, int32_t n, int32_t out_row)
+{
+    const kv_step &step = *piece_.step;
+    const size_t vocab = (size_t)cfg_.vocab_size, rows = (size_t)n;
+    KV_TRY(w_.logits.reserve(rows * vocab));
+    KV_TRY(matmul(w_.normed.p + (int64_t)first * cfg_.d_model, s_->model.head, n, GPU_STORE, w_.logits.p));
+    if (step.logits)
+        KV_TRY(gpu_copy_down(step.logits + (size_t)out_row * vocab, w_.logits.p,
+                             rows * vocab * sizeof(float), stream_));
+    if (!step.nll) return KV_OK;
+    KV_TRY(w_.targets.reserve(rows));
+    KV_TRY(w_.nll.reserve(rows));
+    KV_TRY(gpu_copy_up(w_.targets.p, step.targets + out_row, rows * sizeof(int32_t), stream_));
+    KV_TRY(gpu_nll(w_.logits.p, w_.targets.p, n, cfg_.vocab_size, w_.nll.p, stream_));
+    return gpu_copy_down(step.nll + out_row, w_.nll.p, rows * sizeof(float), stream_);
+}
+
+/* Copies the rows of this point that the step asks for. */
+kv_status pass::tap(int32_t point, int32_t layer, const float *rows, int64_t stride)
+{
+    const bool layerwise =
+        point != KV_TAP_EMBED && point != KV_TAP_FINAL_NORM;
+    for (int32_t i = 0; i < piece_.step->n_taps; i++) {
+        const kv_tap &t = piece_.step->taps[i];
+        const int32_t row = t.row - piece_.first;
+        if (t.point != point || (layerwise && t.layer != layer) || row < 0 || row >= m_) continue;
+        KV_TRY(gpu_copy_down(t.dst, rows + row * stride, (size_t)t.width * sizeof(float), stream_));
+    }
+    return KV_OK;
+}
+} // namespace
+
+int32_t gpu_tap_width(const kv_config &c, int32_t point)
+{
+    switch (point) {
+    case KV_TAP_Q:
+    case KV_TAP_ATTN:
+        return q_width(c);
+    case KV_TAP_K:
+    case KV_TAP_V:
+        return kv_width(c);
+    case KV_TAP_FFN_ACT:
+        return c.ffn_dim;
+    default:
+        return point >= 0 && point < KV_TAP_COUNT ? c.d_model : 0;
+    }
+}
+
+/* Some positions more than asked for, so that single-token steps seldom make a table. */
+kv_status gpu_table_cover(kv_session *s, int64_t first, int64_t n, int64_t *at)
+{
+    gpu_table &t = s->table;
+    if (first + n > MAX_POSITION)
+        return kv_fail(KV_ERR_UNSUPPORTED, "position %lld: sine and cosine are defined below 2^28; use a "
+                       "policy whose positions count inside the cache", (long long)(first + n - 1));
+    if (first < t.first || first + n > t.first + t.n) {
+        const int32_t half = s->model.cfg.rope_dims / 2;
+        int64_t count = n + n / 2 + 256;
+        if (first + count > MAX_POSITION) count = MAX_POSITION - first;
+        t.n = 0;
+        KV_TRY(t.cos.reserve((size_t)(count * half)));
+        KV_TRY(t.sin.reserve((size_t)(count * half)));
+        KV_TRY(gpu_rope_table((int32_t)first, (int32_t)count, s->model.inv_freq.p, half,
+                              s->model.cfg.rope_sign, t.cos.p, t.sin.p, s->stream.s));
+        t.first = first;
+        t.n = count;
+    }
+    *at = first - t.first;
+    return KV_OK;
+}
+
+kv_status gpu_forward(kv_session *s, const gpu_piece &piece, const gpu_view &view)
+{
+    return pass(s, piece, view).run();
+}

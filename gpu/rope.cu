@@ -1,0 +1,139 @@
+/* rope.cu - rotary positions (docs/numerics.md, section 3): tables, rotation of a step's queries and keys,
+ * rotation of stored keys.
+ *
+ * The tables are made here, from positions, so that a table error of one side shows: sine and cosine run
+ * in double (kv_sincos) and are rounded once. */
+#include "gpu/ops.cuh"
+
+enum { THREADS = 128 };
+
+/* grid (half / THREADS, rows). Table row i is position first + i. */
+__global__ void gpu_k_rope_table(int32_t first, const float *inv_freq, int32_t half, int32_t sign,
+                                 float *cos_table, float *sin_table)
+{
+    const int32_t j = (int32_t)(blockIdx.x * THREADS + threadIdx.x);
+    if (j >= half) return;
+    float s, c;
+    kv_sincos(kv_mul((float)(first + (int32_t)blockIdx.y), inv_freq[j]), &s, &c);
+    const int64_t at = (int64_t)blockIdx.y * half + j;
+    cos_table[at] = c;
+    sin_table[at] = sign < 0 ? -s : s;
+}
+
+kv_status gpu_rope_table(int32_t first, int32_t n, const float *inv_freq, int32_t half, int32_t sign,
+                         float *cos_table, float *sin_table, cudaStream_t stream)
+{
+    for (int32_t r = 0; r < n; r += GPU_GRID_ROWS) {
+        const dim3 grid(gpu_blocks(half, THREADS), (unsigned)gpu_min(n - r, GPU_GRID_ROWS));
+        const int64_t at = (int64_t)r * half;
+        KV_TRY(GPU_LAUNCH_NOSYNC(gpu_k_rope_table, grid, dim3(THREADS), stream, first + r, inv_freq, half,
+                                 sign, cos_table + at, sin_table + at));
+    }
+    return KV_OK;
+}
+
+/* Where the two members of pair i of a head stand. */
+GPU_DEVICE void pair_at(const gpu_rope &rope, int32_t i, int32_t *a, int32_t *b)
+{
+    *a = rope.half ? i : 2 * i;
+    *b = rope.half ? i + rope.dims / 2 : 2 * i + 1;
+}
+
+GPU_DEVICE void rotate(float a, float b, float c, float s, float *a_out, float *b_out)
+{
+    *a_out = kv_fma(a, c, -kv_mul(b, s));
+    *b_out = kv_fma(b, c, kv_mul(a, s));
+}
+
+/* One thread per row and pair of a head; dims that are not rotated count as pairs of neighbours.
+ * Which values thread `unit` of a head takes: */
+GPU_DEVICE bool unit_at(const gpu_rope &rope, int32_t unit, int32_t *a, int32_t *b)
+{
+    if (unit < rope.dims / 2) {
+        pair_at(rope, unit, a, b);
+        return true;
+    }
+    *a = rope.dims + 2 * (unit - rope.dims / 2);
+    *b = *a + 1;
+    return false;
+}
+
+/* grid ((heads + 2 kv_heads) * head_dim / 2 / THREADS, m). */
+__global__ void gpu_k_rope_store(float *qkv, gpu_qkv_shape shape, gpu_rope rope, bool keep_raw,
+                                 const int32_t *slot, float *k_store, float *v_store)
+{
+    const int32_t half = shape.head_dim / 2, heads = shape.heads + 2 * shape.kv_heads;
+    const int32_t e = (int32_t)(blockIdx.x * THREADS + threadIdx.x), row = (int32_t)blockIdx.y;
+    if (e >= heads * half) return;
+    const int32_t head = e / half;
+    int32_t ia, ib;
+    bool turns = unit_at(rope, e % half, &ia, &ib);
+    float *const p = qkv + (int64_t)row * heads * shape.head_dim + head * shape.head_dim;
+    float a = p[ia], b = p[ib];
+    const float raw_a = a, raw_b = b;
+    if (head >= shape.heads + shape.kv_heads) turns = false; /* a value */
+    if (turns) {
+        const int64_t at = (int64_t)row * (rope.dims / 2) + e % half;
+        rotate(raw_a, raw_b, rope.cos[at], rope.sin[at], &a, &b);
+        p[ia] = a;
+        p[ib] = b;
+    }
+    if (head < shape.heads) return;
+    const int32_t kv_head = (head - shape.heads) % shape.kv_heads;
+    float *const store = head < shape.heads + shape.kv_heads ? k_store : v_store;
+    float *const to = store + ((int64_t)slot[row] * shape.kv_heads + kv_head) * shape.head_dim;
+    to[ia] = keep_raw ? raw_a : a;
+    to[ib] = keep_raw ? raw_b : b;
+}
+
+kv_status gpu_rope_store(float *qkv, int32_t m, const gpu_qkv_shape &shape, const gpu_rope &rope,
+                         bool keep_raw, const int32_t *slot, float *k_store, float *v_store,
+                         cudaStream_t stream)
+{
+    const int32_t width = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;
+    for (int32_t r = 0; r < m; r += GPU_GRID_ROWS) {
+        const dim3 grid(gpu_blocks(width / 2, THREADS), (unsigned)gpu_min(m - r, GPU_GRID_ROWS));
+        gpu_rope part = rope;
+        part.cos += (int64_t)r * (rope.dims / 2);
+        part.sin += (int64_t)r * (rope.dims / 2);
+        KV_TRY(GPU_LAUNCH_NOSYNC(gpu_k_rope_store, grid, dim3(THREADS), stream, qkv + (int64_t)r * width,
+                                 shape, part, keep_raw, slot + r, k_store, v_store));
+    }
+    return KV_OK;
+}
+
+/* grid (kv_heads * head_dim / 2 / THREADS, n). */
+__global__ void gpu_k_rope_view(const float *k_store, const int32_t *slot, int32_t kv_heads,
+                                int32_t head_dim, gpu_rope rope, float *out)
+{
+    const int32_t half = head_dim / 2, row = (int32_t)blockIdx.y;
+    const int32_t e = (int32_t)(blockIdx.x * THREADS + threadIdx.x);
+    if (e >= kv_heads * half) return;
+    int32_t ia, ib;
+    const bool turns = unit_at(rope, e % half, &ia, &ib);
+    const int64_t head = e / half * head_dim, width = (int64_t)kv_heads * head_dim;
+    const float *const from = k_store + slot[row] * width + head;
+    float *const to = out + row * width + head;
+    float a = from[ia], b = from[ib];
+    if (turns) {
+        const int64_t at = (int64_t)row * (rope.dims / 2) + e % half;
+        rotate(from[ia], from[ib], rope.cos[at], rope.sin[at], &a, &b);
+    }
+    to[ia] = a;
+    to[ib] = b;
+}
+
+kv_status gpu_rope_view(const float *k_store, const int32_t *slot, int32_t n, int32_t kv_heads,
+                        int32_t head_dim, const gpu_rope &rope, float *out, cudaStream_t stream)
+{
+    const int32_t width = kv_heads * head_dim;
+    for (int32_t r = 0; r < n; r += GPU_GRID_ROWS) {
+        const dim3 grid(gpu_blocks(width / 2, THREADS), (unsigned)gpu_min(n - r, GPU_GRID_ROWS));
+        gpu_rope part = rope;
+        part.cos += (int64_t)r * (rope.dims / 2);
+        part.sin += (int64_t)r * (rope.dims / 2);
+        KV_TRY(GPU_LAUNCH_NOSYNC(gpu_k_rope_view, grid, dim3(THREADS), stream, k_store, slot + r, kv_heads,
+                                 head_dim, part, out + (int64_t)r * width));
+    }
+    return KV_OK;
+}

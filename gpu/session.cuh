@@ -1,0 +1,103 @@
+/* session.cuh - what a session of this side consists of; the parts of the door that work on it.
+ *
+ * Device memory of a session, all fp32 unless said otherwise:
+ *
+ *   model    weights, written once
+ *   stores   per layer two buffers [rows][kv_heads * head_dim], K and V; who is in which row is the
+ *            policy's business, the same in all layers
+ *   table    cosines and sines of a window of positions
+ *   work     activations of the piece under way, [tokens][width]; they grow to the longest piece
+ *
+ * Bounded policies reach their size early and stay there. */
+#ifndef GPU_SESSION_CUH
+#define GPU_SESSION_CUH
+
+#include "common/backend.h"
+#include "gpu/ops.cuh"
+#include "gpu/policy.cuh"
+#include "gpu/weights.cuh"
+
+#include <memory>
+#include <string>
+#include <vector>
+
+/* Closes with its owner. */
+struct gpu_stream {
+    cudaStream_t s = nullptr;
+
+    gpu_stream() = default;
+    gpu_stream(const gpu_stream &) = delete;
+    gpu_stream &operator=(const gpu_stream &) = delete;
+    ~gpu_stream() { gpu_stream_close(s); }
+};
+
+/* K and V of one layer. */
+struct gpu_store {
+    gpu_buffer<float> k, v;
+};
+
+/* What is remembered between steps, and what a snapshot copies. */
+struct gpu_cache {
+    std::unique_ptr<gpu_policy> policy;
+    std::vector<gpu_store> layers;
+    int64_t seen = 0; /* tokens fed */
+};
+
+/* Table rows for positions first .. first + n - 1. */
+struct gpu_table {
+    gpu_buffer<float> cos, sin; /* [n][rope_dims / 2] */
+    int64_t first = 0, n = 0;
+};
+
+struct gpu_work {
+    gpu_buffer<int32_t> ids, targets, rows;
+    gpu_buffer<float> x, normed, qkv, attended, gate_up, activated, logits, nll;
+    gpu_buffer<float> view_keys;  /* stored keys of one layer, rotated, in view order */
+    gpu_buffer<float> partials;   /* of gpu_matmul */
+    gpu_buffer<float> attention;  /* workspace of gpu_attention */
+    gpu_buffer<float> records;    /* of export and import */
+};
+
+/* Declaration order: buffers go before the stream does. */
+struct kv_session {
+    gpu_stream stream;
+    gpu_model model;
+    gpu_cache cache;
+    gpu_table table;
+    gpu_work work;
+    bool broken = false; /* a step has failed half-way */
+    std::string error;
+};
+
+/* ---- forward.cu ---- */
+
+/* A piece of a step: tokens first .. first + m - 1 of it. */
+struct gpu_piece {
+    const kv_step *step;
+    int32_t first, m;
+};
+
+/* Runs the model over a piece: fills stores, logits, nll and taps. */
+kv_status gpu_forward(kv_session *s, const gpu_piece &piece, const gpu_view &view);
+
+/* Table rows for these positions; *at receives the row of position `first`. */
+kv_status gpu_table_cover(kv_session *s, int64_t first, int64_t n, int64_t *at);
+
+/* Floats in a row of a tap point; 0 for an unknown point. */
+int32_t gpu_tap_width(const kv_config &cfg, int32_t point);
+
+/* ---- state.cu ---- */
+
+/* Rows for what the policy has placed; what is stored stays. */
+kv_status gpu_cache_make_room(kv_session *s);
+void gpu_cache_reset(gpu_cache *cache);
+
+kv_status gpu_state_export(kv_session *s, int32_t layer, uint32_t what, void *dst, size_t cap,
+                           size_t *need);
+kv_status gpu_state_import(kv_session *s, const void *src, size_t size);
+
+/* *to becomes a copy of the session's cache; or the session's cache a copy of from. */
+kv_status gpu_cache_save(kv_session *s, gpu_cache *to);
+kv_status gpu_cache_load(kv_session *s, const gpu_cache &from);
+
+#endif

@@ -1,0 +1,224 @@
+/* state.cu - the cache as bytes: canonical export and import (common/state.h), snapshots. */
+#include "gpu/session.cuh"
+
+#include "common/state.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+namespace
+{
+/* Entries whose records are on the device at once. */
+enum { RECORDS_AT_ONCE = 4096 };
+
+size_t row_floats(const kv_session *s)
+{
+    return (size_t)s->model.cfg.n_kv_heads * (size_t)s->model.cfg.head_dim;
+}
+
+kv_state_head describe(const kv_session *s, int32_t layer, uint32_t what, int64_t n_entries)
+{
+    const kv_config &cfg = s->model.cfg;
+    kv_state_head h = {};
+    h.magic = KV_STATE_MAGIC;
+    h.version = KV_STATE_VERSION;
+    h.what = what & KV_STATE_KV; /* no policy of this side has scores */
+    h.key_form = s->cache.policy->raw_keys() ? KV_KEY_RAW : KV_KEY_ROTATED;
+    h.layer0 = layer < 0 ? 0 : layer;
+    h.n_layers = layer < 0 ? cfg.n_layers : 1;
+    h.n_kv_heads = cfg.n_kv_heads;
+    h.head_dim = cfg.head_dim;
+    h.record_bytes = (int32_t)(2 * sizeof(float)) * cfg.head_dim;
+    h.seen = s->cache.seen;
+    h.total_bytes = sizeof h + (uint64_t)h.n_layers * (uint64_t)h.n_kv_heads * kv_state_run_bytes(&h, n_entries);
+    return h;
+}
+
+/* Puts the entries' rows into work.rows. */
+kv_status upload_rows(kv_session *s, const std::vector<gpu_entry> &entries)
+{
+    std::vector<int32_t> rows;
+    for (const gpu_entry &e : entries) rows.push_back(e.row);
+    KV_TRY(s->work.rows.reserve(rows.size()));
+    KV_TRY(gpu_copy_up(s->work.rows.p, rows.data(), rows.size() * sizeof(int32_t), s->stream.s));
+    const size_t at_once = rows.size() < RECORDS_AT_ONCE ? rows.size() : (size_t)RECORDS_AT_ONCE;
+    KV_TRY(s->work.records.reserve(at_once * 2 * (size_t)s->model.cfg.head_dim));
+    return gpu_stream_finish(s->stream.s);
+}
+
+/* Records of one layer and head between the stores and host memory. */
+kv_status copy_records(kv_session *s, int32_t layer, int32_t head, int32_t n_entries, void *to_host,
+                       const void *from_host)
+{
+    const kv_config &c = s->model.cfg;
+    const gpu_store &store = s->cache.layers[(size_t)layer];
+    float *const buffer = s->work.records.p;
+    const size_t record = 2 * sizeof(float) * (size_t)c.head_dim;
+    for (int32_t i = 0; i < n_entries; i += RECORDS_AT_ONCE) {
+        const int32_t n = gpu_min(n_entries - i, RECORDS_AT_ONCE);
+        const int32_t *const rows = s->work.rows.p + i;
+        const size_t at = (size_t)i * record, bytes = (size_t)n * record;
+        if (to_host) {
+            KV_TRY(gpu_records_gather(store.k.p, store.v.p, rows, n, head, c.n_kv_heads, c.head_dim, buffer,
+                                      s->stream.s));
+            KV_TRY(gpu_copy_down((char *)to_host + at, buffer, bytes, s->stream.s));
+        } else {
+            KV_TRY(gpu_copy_up(buffer, (const char *)from_host + at, bytes, s->stream.s));
+            KV_TRY(gpu_records_scatter(buffer, rows, n, head, c.n_kv_heads, c.head_dim, store.k.p,
+                                       store.v.p, s->stream.s));
+        }
+    }
+    return KV_OK;
+}
+
+kv_status grow_store(gpu_store *store, size_t rows, size_t used, size_t width, cudaStream_t stream)
+{
+    KV_TRY(store->k.grow(rows * width, used * width, stream));
+    return store->v.grow(rows * width, used * width, stream);
+}
+
+/* The first n rows of one store. */
+kv_status copy_rows(gpu_store *to, const gpu_store &from, size_t n, size_t width, cudaStream_t stream)
+{
+    KV_TRY(to->k.reserve(n * width));
+    KV_TRY(to->v.reserve(n * width));
+    KV_TRY(gpu_copy_across(to->k.p, from.k.p, n * width * sizeof(float), stream));
+    return gpu_copy_across(to->v.p, from.v.p, n * width * sizeof(float), stream);
+}
+
+kv_status copy_cache(gpu_cache *to, const gpu_cache &from, size_t width, cudaStream_t stream)
+{
+    std::unique_ptr<gpu_policy> policy = from.policy->clone();
+    to->layers.resize(from.layers.size());
+    for (size_t l = 0; l < from.layers.size(); l++)
+        KV_TRY(copy_rows(&to->layers[l], from.layers[l], (size_t)from.policy->rows(), width, stream));
+    KV_TRY(gpu_stream_finish(stream));
+    to->policy = std::move(policy);
+    to->seen = from.seen;
+    return KV_OK;
+}
+
+kv_status mismatch(const char *what, long long theirs, long long ours)
+{
+    return kv_fail(KV_ERR_MISMATCH, "the state has %s %lld, this session %lld; export it from a session of "
+                   "the same model and policy", what, theirs, ours);
+}
+
+kv_status check_head(const kv_session *s, const kv_state_head &h)
+{
+    const kv_state_head ours = describe(s, -1, KV_STATE_KV, 0);
+    if (!(h.what & KV_STATE_KV))
+        return kv_fail(KV_ERR_MISMATCH, "the state lacks K and V; export it with KV_STATE_KV");
+    if (h.key_form != ours.key_form) return mismatch("key form", h.key_form, ours.key_form);
+    if (h.layer0 != 0) return mismatch("first layer", h.layer0, 0);
+    if (h.n_layers != ours.n_layers) return mismatch("layers", h.n_layers, ours.n_layers);
+    if (h.n_kv_heads != ours.n_kv_heads) return mismatch("KV heads", h.n_kv_heads, ours.n_kv_heads);
+    if (h.head_dim != ours.head_dim) return mismatch("head size", h.head_dim, ours.head_dim);
+    if (h.record_bytes != ours.record_bytes) return mismatch("record bytes", h.record_bytes, ours.record_bytes);
+    return KV_OK;
+}
+
+/* All runs must hold the same tokens at the same positions; entries receives those of the first. */
+kv_status common_entries(const kv_state_head &h, void *blob, std::vector<gpu_entry> *entries)
+{
+    size_t offset = sizeof h;
+    kv_state_view first = {};
+    for (int64_t i = 0; i < (int64_t)h.n_layers * h.n_kv_heads; i++) {
+        const kv_state_view v = kv_state_place(&h, blob, &offset, -1);
+        if (i == 0) first = v;
+        const size_t n = (size_t)v.run->n;
+        if (v.run->n != first.run->n || memcmp(v.og, first.og, n * sizeof *v.og) != 0 ||
+            memcmp(v.pos, first.pos, n * sizeof *v.pos) != 0)
+            return kv_fail(KV_ERR_MISMATCH, "the state holds other tokens in layer %d, head %d than in layer 0, "
+                           "head 0; with this policy they agree", v.run->layer, v.run->head);
+    }
+    for (int32_t i = 0; i < first.run->n; i++) entries->push_back({first.og[i], first.pos[i], 0});
+    return KV_OK;
+}
+} // namespace
+
+kv_status gpu_cache_make_room(kv_session *s)
+{
+    const size_t rows = (size_t)s->cache.policy->rows(), width = row_floats(s);
+    for (gpu_store &store : s->cache.layers) {
+        const size_t used = store.v.n / width; /* any of its rows may be in use */
+        if (rows > used) KV_TRY(grow_store(&store, rows, used, width, s->stream.s));
+    }
+    return KV_OK;
+}
+
+void gpu_cache_reset(gpu_cache *cache)
+{
+    cache->policy->reset();
+    cache->seen = 0;
+}
+
+kv_status gpu_state_export(kv_session *s, int32_t layer, uint32_t what, void *dst, size_t cap, size_t *need)
+{
+    const kv_config &c = s->model.cfg;
+    if (layer < -1 || layer >= c.n_layers || (what & ~(uint32_t)(KV_STATE_SCORE | KV_STATE_KV)))
+        return kv_fail(KV_ERR_USAGE, "export_state: layer %d, what %#x; layers go from 0 to %d, or -1 for "
+                       "all", layer, what, c.n_layers - 1);
+    std::vector<gpu_entry> entries;
+    s->cache.policy->list(&entries);
+    const kv_state_head h = describe(s, layer, what, (int64_t)entries.size());
+    *need = (size_t)h.total_bytes;
+    if (!dst) return KV_OK;
+    if (cap < *need)
+        return kv_fail(KV_ERR_USAGE, "export_state: %zu bytes given, %zu needed; ask with dst = NULL first",
+                       cap, *need);
+    memset(dst, 0, *need); /* padding is compared too */
+    memcpy(dst, &h, sizeof h);
+    KV_TRY(upload_rows(s, entries));
+    size_t offset = sizeof h;
+    for (int32_t i = 0; i < h.n_layers * h.n_kv_heads; i++) {
+        kv_state_view v = kv_state_place(&h, dst, &offset, (int64_t)entries.size());
+        v.run->layer = h.layer0 + i / h.n_kv_heads;
+        v.run->head = i % h.n_kv_heads;
+        v.run->n = (int32_t)entries.size();
+        for (size_t e = 0; e < entries.size(); e++) {
+            v.og[e] = entries[e].og;
+            v.pos[e] = entries[e].pos;
+        }
+        if (v.records)
+            KV_TRY(copy_records(s, v.run->layer, v.run->head, v.run->n, v.records, nullptr));
+    }
+    return gpu_stream_finish(s->stream.s);
+}
+
+kv_status gpu_state_import(kv_session *s, const void *src, size_t size)
+{
+    KV_TRY(kv_state_check(src, size));
+    void *const blob = const_cast<void *>(src); /* kv_state_place serves writers too */
+    kv_state_head h;
+    memcpy(&h, src, sizeof h);
+    KV_TRY(check_head(s, h));
+    std::vector<gpu_entry> entries;
+    KV_TRY(common_entries(h, blob, &entries));
+    KV_TRY(s->cache.policy->adopt(h.seen, &entries));
+    s->cache.seen = h.seen;
+    s->broken = true; /* until all of it is there */
+    KV_TRY(gpu_cache_make_room(s));
+    KV_TRY(upload_rows(s, entries));
+    size_t offset = sizeof h;
+    for (int32_t i = 0; i < h.n_layers * h.n_kv_heads; i++) {
+        const kv_state_view v = kv_state_place(&h, blob, &offset, -1);
+        KV_TRY(copy_records(s, v.run->layer, v.run->head, v.run->n, nullptr, v.records));
+    }
+    KV_TRY(gpu_stream_finish(s->stream.s));
+    s->broken = false;
+    return KV_OK;
+}
+
+kv_status gpu_cache_save(kv_session *s, gpu_cache *to)
+{
+    return copy_cache(to, s->cache, row_floats(s), s->stream.s);
+}
+
+kv_status gpu_cache_load(kv_session *s, const gpu_cache &from)
+{
+    s->broken = true;
+    KV_TRY(copy_cache(&s->cache, from, row_floats(s), s->stream.s));
+    s->broken = false;
+    return KV_OK;
+}

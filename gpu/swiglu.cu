@@ -1,0 +1,23 @@
+/* swiglu.cu - the gate of the feed-forward block, one thread per value. */
+#include "gpu/ops.cuh"
+
+enum { THREADS = 128 };
+
+/* grid (n / THREADS, m). gate_up rows are g | u. */
+__global__ void gpu_k_swiglu(const float *gate_up, int32_t n, float *h)
+{
+    const int32_t i = (int32_t)(blockIdx.x * THREADS + threadIdx.x);
+    if (i >= n) return;
+    const float *const g = gate_up + (int64_t)blockIdx.y * 2 * n;
+    h[(int64_t)blockIdx.y * n + i] = kv_mul(kv_silu(g[i]), g[n + i]);
+}
+
+kv_status gpu_swiglu(const float *gate_up, int32_t m, int32_t n, float *h, cudaStream_t stream)
+{
+    for (int32_t r = 0; r < m; r += GPU_GRID_ROWS) {
+        const dim3 grid(gpu_blocks(n, THREADS), (unsigned)gpu_min(m - r, GPU_GRID_ROWS));
+        KV_TRY(GPU_LAUNCH_NOSYNC(gpu_k_swiglu, grid, dim3(THREADS), stream, gate_up + (int64_t)r * 2 * n,
+                                 n, h + (int64_t)r * n));
+    }
+    return KV_OK;
+}
