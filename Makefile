@@ -25,7 +25,7 @@ GCC_ONLY := $(shell $(CC) --version 2>/dev/null | grep -qi clang || echo -fstack
 GXX_ONLY := $(shell $(CXX) --version 2>/dev/null | grep -qi clang || echo -fstack-reuse=none)
 EXACT    := -ffp-contract=off -fno-strict-aliasing -fwrapv
 BASE     := $(if $(filter x86_64,$(ARCH)),-march=x86-64)
-WARN     := -Wall -Wextra -Wshadow -Wpointer-arith -Wdouble-promotion -Wvla -Werror
+WARN     := -Wall -Wextra -Wshadow -Wpointer-arith -Wdouble-promotion -Wvla $(if $(GCC_ONLY),-Wno-format-truncation) -Werror
 CWARN    := $(WARN) -Wstrict-prototypes -Wmissing-prototypes
 SANFLAGS := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all -g)
 CFLAGS_ALL   := -std=c11 $(OPT) $(EXACT) $(GCC_ONLY) $(BASE) $(CWARN) $(SANFLAGS) -fPIC -pthread -g1 \
@@ -37,6 +37,10 @@ LIBS         := -lsqlite3 -lzstd -lxxhash -ljansson -lcrypto -lm -ldl
 
 AVX2   := -mavx2 -mfma
 AVX512 := -mavx512f -mfma
+ifneq ($(AVX512_AS_AVX2),)
+AVX512 := $(AVX2) -DREF_AVX512_AS_AVX2
+CFLAGS += -DREF_AVX512_AS_AVX2
+endif
 
 .SUFFIXES:
 .SECONDARY:
@@ -135,6 +139,16 @@ $(O)/difftest/migrate.o: $(GEN)/sql_migrations.h
 $(O)/difftest/db_query.o: $(GEN)/sql_queries.h
 $(O)/difftest/db_machine.o: $(GEN)/build_info.h
 
+# ---- generated sources: corpus text -------------------------------------------------------------
+# A C string literal, one line of the book each; no trigraph can arise.
+$(BUILD)/gen/book_text.h: corpus/text/book.txt
+	@mkdir -p $(@D)
+	$(call say,GEN,$@)
+	$(Q){ echo 'static const char book_text[] ='; \
+	    sed 's/[\\"]/\\&/g; s/??/?\\?/g; s/^/    "/; s/$$/\\n"/' $<; echo '    ;'; } >$@.new && mv $@.new $@
+
+$(O)/corpus/book.o: $(BUILD)/gen/book_text.h
+
 # ---- archives and programs --------------------------------------------------------------------
 LIBCOMMON   := $(BUILD)/libkvcommon.a
 LIBREF      := $(BUILD)/libkvref.a
@@ -195,12 +209,34 @@ cuda-absent:
 gpu-evidence: ## test the CUDA kernels on this machine's GPU and write down the result
 	$(Q)tools/gpu-evidence; st=$$?; [ $$st -eq 77 ] || exit $$st
 
+# ---- the program ----------------------------------------------------------------------------------
+# Shared objects export their entry only. OpenBLAS is the Debian package libopenblas-dev.
+$(BLAS_OBJ): CFLAGS_ALL += -O3 -fvisibility=hidden
+LINK_SIDE = $(Q)mkdir -p $(@D) && $(CC) -shared $(if $(SAN),,-Wl,-z,defs) -Wl,--exclude-libs,ALL -o $@ \
+            $(filter %.o,$^) $(filter %.a,$^) $(LDFLAGS_ALL)
+$(BUILD)/sides/blas.so: $(BLAS_OBJ) $(LIBCOMMON)
+	$(call say,LINK,$@)
+	$(LINK_SIDE) -lopenblas $(LIBS)
+
+$(O)/difftest/main.o $(O)/difftest/cmd_info.o: $(GEN)/build_info.h
+$(BUILD)/kvdiff: $(O)/difftest/main.o $(ALL_LIBS)
+	$(call say,LINK,$@)
+	$(Q)$(CC) -o $@ $< -Wl,--start-group $(ALL_LIBS) -Wl,--end-group $(LDFLAGS_ALL) $(LIBS)
+
+# Sides that a test expects to be refused: tests/sides/NAME.c becomes tests/sides/NAME.so.
+TEST_SIDES := $(patsubst tests/sides/%.c,$(BUILD)/tests/sides/%.so,$(wildcard tests/sides/*.c))
+$(BUILD)/tests/sides/%.so: $(O)/tests/sides/%.o
+	$(call say,LINK,$@)
+	$(LINK_SIDE)
+test-build test-asan-build: $(TEST_SIDES) $(BUILD)/sides/blas.so
+
 # ---- tests --------------------------------------------------------------------------------------
 # Programs: tests/unit/test_*.c and tests/emu/test_*.cpp (other files there are linked into each), and
-# tests/fuzz/fuzz_*.c with their driver. Scripts print TAP themselves. T=pattern takes a part.
+# tests/fuzz/fuzz_*.c with their driver. Scripts print TAP themselves. T='word word' takes those whose
+# path contains one of the words.
 T    ?=
 JOBS ?= $(shell nproc 2>/dev/null || echo 1)
-picked = $(if $(T),$(foreach p,$(1),$(if $(findstring $(T),$(p)),$(p))),$(1))
+picked = $(if $(T),$(sort $(foreach t,$(T),$(foreach p,$(1),$(if $(findstring $(t),$(p)),$(p))))),$(1))
 
 UNIT_TEST  := $(wildcard tests/unit/test_*.c)
 EMU_TEST   := $(wildcard tests/emu/test_*.cpp)
@@ -209,8 +245,10 @@ UNIT_AID   := $(patsubst %.c,$(O)/%.o,$(filter-out $(UNIT_TEST),$(UNIT_SRC)))
 EMU_AID    := $(patsubst %.cpp,$(O)/emu/%.o,$(filter-out $(EMU_TEST),$(wildcard tests/emu/*.cpp)))
 UNIT_BIN   := $(UNIT_TEST:%.c=$(BUILD)/%)
 EMU_BIN    := $(EMU_TEST:%.cpp=$(BUILD)/%)
+FUZZ_AID   := $(O)/tests/fuzz/driver.o $(O)/tests/unit/gguf_build.o
 FUZZ_BIN   := $(FUZZ_TEST:%.c=$(BUILD)/%)
-SCRIPTS    := $(sort $(wildcard tests/cli/*.sh tests/cli/*.py tests/ptx/*.sh tests/canary/*.sh tests/layers/*.sh))
+SCRIPTS    := $(sort $(wildcard tests/cli/*.sh tests/cli/*.py tests/ptx/*.sh \
+              tests/canary/*.sh tests/layers/*.py))
 # Shared objects that tests load: rules that make them append to TEST_EXTRA.
 TEST_EXTRA +=
 TEST_LIBS  ?= $(ALL_LIBS)
@@ -220,7 +258,7 @@ LINK_TEST   = $(Q)mkdir -p $(@D) && $(CC) -o $@ $(filter %.o,$^) -Wl,--start-gro
 $(UNIT_BIN): $(BUILD)/tests/unit/%: $(O)/tests/unit/%.o $(UNIT_AID) $(TEST_LIBS)
 	$(call say,LINK,$@)
 	$(LINK_TEST) -lcmocka $(LIBS)
-$(FUZZ_BIN): $(BUILD)/tests/fuzz/%: $(O)/tests/fuzz/%.o $(O)/tests/fuzz/driver.o $(TEST_LIBS)
+$(FUZZ_BIN): $(BUILD)/tests/fuzz/%: $(O)/tests/fuzz/%.o $(FUZZ_AID) $(TEST_LIBS)
 	$(call say,LINK,$@)
 	$(LINK_TEST) $(LIBS)
 $(EMU_BIN): $(BUILD)/tests/emu/%: $(O)/emu/tests/emu/%.o $(EMU_AID) $(EMU_OBJ) $(LIBCOMMON)
@@ -231,7 +269,7 @@ $(EMU_BIN): $(BUILD)/tests/emu/%: $(O)/emu/tests/emu/%.o $(EMU_AID) $(EMU_OBJ) $
 TESTS      := $(call picked,$(UNIT_BIN) $(EMU_BIN) $(FUZZ_BIN) $(SCRIPTS))
 TSAN_UNIT  := $(filter %/test_pool %/test_writer %/test_progress,$(UNIT_BIN))
 RUN_TESTS   = tests/run -j $(JOBS)
-export CC CXX CFLAGS_ALL GCC_ONLY KVDIFF_SHARED
+export CC CXX CFLAGS_ALL CXXFLAGS_ALL KVDIFF_SHARED
 
 .PHONY: all test test-build test-unit test-list test-asan-build test-tsan-build
 all: $(BUILD)/kvdiff $(SIDES) ## the program and the sides that it loads
@@ -263,8 +301,35 @@ else
 	    @$(BUILD)/tsan $(call under,tsan,$(TSAN_UNIT))
 endif
 
+# ---- proof: golden values, bits, the matrix, the bench --------------------------------------------
+# Long checks with a target of their own; `make test` runs a short form of each.
+GOLDEN_BIN := $(BUILD)/tests/golden/policies $(BUILD)/tests/golden/smollm2
+BITS_BIN   := $(BUILD)/tests/bits/bits
+BENCH_BIN  := $(BUILD)/tests/bench/bench
+
+$(GOLDEN_BIN): $(BUILD)/tests/golden/%: $(O)/tests/golden/%.o $(O)/tests/golden/golden.o $(ALL_LIBS)
+	$(call say,LINK,$@)
+	$(LINK_TEST) $(LIBS)
+$(BITS_BIN): $(O)/tests/bits/bits.o $(LIBREF) $(LIBCOMMON)
+	$(call say,LINK,$@)
+	$(LINK_TEST) $(LIBS)
+$(BENCH_BIN): $(patsubst %.c,$(O)/%.o,$(wildcard tests/bench/*.c)) $(ALL_LIBS)
+	$(call say,LINK,$@)
+	$(LINK_TEST) -lopenblas $(LIBS)
+
+.PHONY: golden bits emu-matrix bench test-teeth
+golden: all $(GOLDEN_BIN) ## the reference against independent double-precision programs (needs KVDIFF_SHARED)
+	$(Q)tests/run -j 1 -t 1800 -v @$(BUILD) $(wildcard tests/golden/*.sh) $(filter %/test_tokenizer_golden,$(UNIT_BIN))
+golden: $(filter %/test_tokenizer_golden,$(UNIT_BIN))
+bits: ## one hash from 36 builds: compilers, optimisation levels, vector widths, threads
+	$(Q)tests/bits/matrix full
+emu-matrix: all ## emu against ref, 0 ulp: policies, steps, schedule seeds; resumes where it stopped
+	$(Q)tests/matrix/emu-matrix
+bench: all $(BENCH_BIN) ## speed as ratios against OpenBLAS and the machine's own limits
+	$(Q)$(BENCH_BIN)
+
 # ---- the house ----------------------------------------------------------------------------------
-.PHONY: help run deps models clean
+.PHONY: help run deps models clean print-flags
 help: ## this list
 	@sed -n '2,6s/^# \{0,1\}//p' Makefile
 	@echo
@@ -278,6 +343,8 @@ run: ## install what is missing, build, and compare two sides on real text
 	$(Q)$(MAKE) --no-print-directory -j$(JOBS) all
 	$(Q)tools/fetch-model || echo "make run: without SmolLM2; the generated model runs alone"
 	$(Q)tools/run-default
+print-flags: # for scripts that are started by hand
+	@printf "export CC='%s' CXX='%s' CFLAGS_ALL='%s' CXXFLAGS_ALL='%s'\n" '$(CC)' '$(CXX)' '$(CFLAGS_ALL)' '$(CXXFLAGS_ALL)'
 clean: ## remove the build folder
 	rm -rf $(BUILD)
 

@@ -58,14 +58,21 @@ static void find_isa(char *dst, size_t size)
 {
     dst[0] = '\0';
 #if defined(__x86_64__)
-#    define HAVE(name)                    \
-        if (__builtin_cpu_supports(name)) \
-            snprintf(dst + strlen(dst), size - strlen(dst), "%s%s", dst[0] ? " " : "", name);
-    HAVE("sse4.2")
-    HAVE("avx")
-    HAVE("fma") HAVE("avx2") HAVE("avx512f") HAVE("avx512bw") HAVE("avx512vl") HAVE("avx512dq")
-        HAVE("avx512vnni") HAVE("avx512bf16")
-#    undef HAVE
+#    define ISA(name)                               \
+        {                                           \
+            name, __builtin_cpu_supports(name) != 0 \
+        }
+    const struct {
+        const char *name;
+        int has;
+    } all[] = {
+        ISA("sse4.2"),   ISA("avx"),      ISA("fma"),      ISA("avx2"),       ISA("avx512f"),
+        ISA("avx512bw"), ISA("avx512vl"), ISA("avx512dq"), ISA("avx512vnni"), ISA("avx512bf16"),
+    };
+#    undef ISA
+    for (int i = 0; i < DT_COUNT(all); i++)
+        if (all[i].has)
+            snprintf(dst + strlen(dst), size - strlen(dst), "%s%s", dst[0] ? " " : "", all[i].name);
 #elif defined(__aarch64__)
     snprintf(dst, size, "neon");
 #endif

@@ -234,7 +234,6 @@ __global__ void gpu_k_attention_combine(gpu_attention_args a, float *workspace, 
 
 /* ---- host side ---- */
 
-/* Tokens that are worked on at once: bounds the workspace to about 64 MiB, or to one token. */
 enum { WORKSPACE_FLOATS = 1 << 24 };
 
 static int32_t chunks_of(const gpu_attention_args &a, int32_t m)
@@ -244,6 +243,7 @@ static int32_t chunks_of(const gpu_attention_args &a, int32_t m)
 
 static int32_t tokens_at_once(const gpu_attention_args &a)
 {
+    if (a.at_once) return gpu_min(a.at_once, a.m);
     const int64_t per_token = (int64_t)a.heads * chunks_of(a, a.m) * (RECORD_HEAD + a.head_dim);
     const int64_t n = WORKSPACE_FLOATS / per_token;
     return n < 1 ? 1 : n < a.m ? (int32_t)n : a.m;
@@ -289,6 +289,7 @@ kv_status gpu_attention(const gpu_attention_args &a, float *workspace, cudaStrea
         part.out += (int64_t)t * a.heads * a.head_dim;
         part.first += t;
         part.m = gpu_min(a.m - t, at_once);
+        part.at_once = at_once;
         KV_TRY(attend(part, workspace, stream));
     }
     return KV_OK;

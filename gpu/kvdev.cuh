@@ -40,7 +40,7 @@
         ((kernel)<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__),                     \
          gpu_status(cudaGetLastError(), #kernel, __FILE__, __LINE__))
 #    define GPU_LAUNCH_NOSYNC(kernel, grid, block, stream, ...)                                    \
-        GPU_LAUNCH(kernel, grid, block, 0, stream, __VA_ARGS__)
+        GPU_LAUNCH(kernel, grid, block, 0, stream, ##__VA_ARGS__)
 #else
 #    define GPU_UNROLL
 #    define GPU_SHARED(T, name, n)                                                                 \
@@ -52,12 +52,12 @@
         gpu_status(simt::launch(                                                                   \
                        simt::Kernel{#kernel, (const void *)(kernel)}, (grid), (block),             \
                        (shared_bytes), barrier_free, (stream),                                     \
-                       [](const auto &...gpu_arg) { (kernel)(gpu_arg...); }, __VA_ARGS__),         \
+                       [](const auto &...gpu_arg) { (kernel)(gpu_arg...); }, ##__VA_ARGS__),         \
                    #kernel, __FILE__, __LINE__)
 #    define GPU_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                             \
-        GPU_LAUNCH_SIMT(kernel, grid, block, shared_bytes, false, stream, __VA_ARGS__)
+        GPU_LAUNCH_SIMT(kernel, grid, block, shared_bytes, false, stream, ##__VA_ARGS__)
 #    define GPU_LAUNCH_NOSYNC(kernel, grid, block, stream, ...)                                    \
-        GPU_LAUNCH_SIMT(kernel, grid, block, 0, true, stream, __VA_ARGS__)
+        GPU_LAUNCH_SIMT(kernel, grid, block, 0, true, stream, ##__VA_ARGS__)
 #endif
 
 /* ---- host side ----------------------------------------------------------------------------- */

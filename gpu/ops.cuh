@@ -102,6 +102,7 @@ struct gpu_attention_args {
     int64_t first;          /* view index of token 0: it sees entries 0 .. first */
     int32_t m;              /* tokens; token x sees entries 0 .. first + x */
     int32_t heads, kv_heads, head_dim; /* head_dim a multiple of 4 */
+    int32_t at_once;        /* tokens worked on together; 0: as many as 64 MiB of workspace allow */
     float scale;
     float *out;             /* [m][heads * head_dim] */
 };

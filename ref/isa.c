@@ -26,7 +26,12 @@ static int choices(choice c[TABLES])
     __builtin_cpu_init();
     const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #    if REF_BITS == 32
-    c[n++] = (choice){&REF(kernels_avx512), avx2 && __builtin_cpu_supports("avx512f")};
+#        if defined(REF_AVX512_AS_AVX2)
+    const int avx512 = avx2;
+#        else
+    const int avx512 = avx2 && __builtin_cpu_supports("avx512f");
+#        endif
+    c[n++] = (choice){&REF(kernels_avx512), avx512};
 #    endif
     c[n++] = (choice){&REF(kernels_avx2), avx2};
 #endif

@@ -15,7 +15,7 @@
 #    define UNROLL _Pragma("GCC unroll 16")
 #endif
 
-#if defined(REF_ISA_avx512) && REF_BITS == 32 /* ---- one zmm ------------------------------------ */
+#if defined(REF_ISA_avx512) && REF_BITS == 32 && !defined(REF_AVX512_AS_AVX2) /* ---- one zmm ------------------------------------ */
 #    include <immintrin.h>
 typedef __m512 v16;
 INLINE v16 v_zero(void) { return _mm512_setzero_ps(); }
@@ -52,7 +52,7 @@ INLINE v16 v_exp(v16 x)
     return v_mul(v_mul(p, s1), s2);
 }
 
-#elif defined(REF_ISA_avx2) && REF_BITS == 32 /* ---- two ymm -------------------------------------- */
+#elif (defined(REF_ISA_avx2) || defined(REF_ISA_avx512)) && REF_BITS == 32 /* ---- two ymm -------------------------------------- */
 #    include <immintrin.h>
 typedef struct v16 {
     __m256 l, h;

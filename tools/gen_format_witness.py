@@ -24,15 +24,15 @@ TYPES = {
 }
 
 
-def finite_half(rng):
-    """Bits of a finite fp16: any sign, subnormals and both extremes included."""
-    return rng.choice([rng.randrange(0x7C00), rng.randrange(0x0400), 0x0001, 0x7BFF, 0x0000]) \
-        | rng.choice([0, 0x8000])
+def finite_half(rng, ordinary):
+    """Bits of a finite fp16 of any sign; unless ordinary, subnormals and both extremes as well."""
+    odd = [rng.randrange(0x7C00), rng.randrange(0x0400), 0x0001, 0x7BFF, 0x0000]
+    return (rng.randrange(0x2000, 0x4000) if ordinary else rng.choice(odd)) | rng.choice([0, 0x8000])
 
 
 def scalar_block(name, rng):
     if name == "F16":
-        return finite_half(rng).to_bytes(2, "little")
+        return finite_half(rng, False).to_bytes(2, "little")
     exponent = rng.choice([rng.randrange(255), 0])  # 255 would be infinity or NaN
     bits = rng.getrandbits(1) << 31 | exponent << 23 | rng.getrandbits(23)
     return (bits >> 16).to_bytes(2, "little") if name == "BF16" else bits.to_bytes(4, "little")
@@ -41,13 +41,13 @@ def scalar_block(name, rng):
 def blocks(name, count, scales, rng):
     size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]][1]
     data = bytearray()
-    for _ in range(count):
+    for i in range(count):
         if not scales:
             data += scalar_block(name, rng)
             continue
         block = bytearray(rng.getrandbits(8) for _ in range(size))
         for at in scales:
-            block[at:at + 2] = finite_half(rng).to_bytes(2, "little")
+            block[at:at + 2] = finite_half(rng, i % 2 == 0).to_bytes(2, "little")
         data += block
     return bytes(data)
 

@@ -26,7 +26,8 @@ INLINE float exp_series(float x)
     y = y * r + 0.5f;
     y = y * r + 1.0f;
     y = y * r + 1.0f;
-    const float e = y * kv_bits2f((kv_f2bits(t) - 0x4B400000 + 127) * (1 << 23));
+    const uint32_t k = (uint32_t)kv_f2bits(t) - 0x4B400000u;
+    const float e = y * kv_bits2f((int32_t)((k + 127) << 23));
     return x < -87.0f ? 0.0f : e;
 }
 

@@ -100,6 +100,9 @@ cudaError_t launch_body(const Kernel &kernel, dim3 grid, dim3 block, size_t dyna
     l.grid = grid;
     l.block = block;
     l.dynamic_bytes = dynamic_bytes;
+    /* Raising the dynamic part's limit opens all that a block has; else both share the default. */
+    l.shared_limit = dynamic_shared_limit(kernel.address) > SHARED_DEFAULT ? (size_t)SHARED_LIMIT
+                                                                           : (size_t)SHARED_DEFAULT;
     l.barrier_free = barrier_free;
     l.seed = stream->seed ? kv_splitmix64(stream->seed + ++stream->launches) | 1 : 0;
     l.body = body;

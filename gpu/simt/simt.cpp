@@ -365,10 +365,10 @@ void *shared_array(const void *site, size_t bytes, size_t alignment)
     const size_t step = alignment < 16 ? 16 : alignment;
     const size_t offset = (w->shared_used + step - 1) / step * step;
     w->static_bytes += bytes;
-    if (w->static_bytes > SHARED_DEFAULT || w->static_bytes + w->launch->dynamic_bytes > SHARED_LIMIT ||
-        w->arrays.size() == 64)
-        fault("too much shared memory: %zu bytes of static arrays and %zu dynamic", w->static_bytes,
-              w->launch->dynamic_bytes);
+    const size_t all = w->static_bytes + w->launch->dynamic_bytes;
+    if (w->static_bytes > SHARED_DEFAULT || all > w->launch->shared_limit || w->arrays.size() == 64)
+        fault("too much shared memory: %zu bytes of static arrays and %zu dynamic; %zu are allowed",
+              w->static_bytes, w->launch->dynamic_bytes, w->launch->shared_limit);
     memset(w->shared + offset, 0xff, bytes);
     memset(w->shared + offset + bytes, RED_BYTE, RED_ZONE);
     w->shared_used = offset + bytes + RED_ZONE;

@@ -17,7 +17,7 @@
  * How it works: a block runs on one OS thread; its CUDA threads are fibres that run until they reach a
  * barrier or a warp operation and then switch to the next fibre that can run. Barrier-free kernels
  * (GPU_LAUNCH_NOSYNC) run as a plain loop over threads, which costs no switches. Blocks of a launch may be
- * spread over several OS threads. docs/simt.md has the rules for kernel authors. */
+ * spread over several OS threads. docs/gpu.md has the rules for kernel authors. */
 #ifndef GPU_SIMT_SIMT_H
 #define GPU_SIMT_SIMT_H
 

@@ -17,6 +17,7 @@ struct Launch {
     Kernel kernel;
     dim3 grid, block;
     size_t dynamic_bytes;
+    size_t shared_limit; /* static and dynamic together */
     bool barrier_free;
     uint64_t seed; /* 0 = ascending order; else of this launch alone */
     Body body;

@@ -1,0 +1,301 @@
+/* backend.c - the blas side behind the door of common/backend.h. */
+#include "gpu/blas/blas.h"
+
+#include "common/math.h"
+
+#include <cblas.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- opening and closing -------------------------------------------------------------------------- */
+
+static kv_status available(const char *options, char *why, size_t why_size)
+{
+    if (!options || !*options) return KV_OK;
+    snprintf(why, why_size, "option '%s' is unknown; blas has no options", options);
+    return kv_fail(KV_ERR_USAGE, "option '%s' is unknown; blas has no options", options);
+}
+
+static kv_status refuse(const kv_open_args *a)
+{
+    const char *feature = kv_config_beyond_llama(&a->model->cfg);
+    if (feature)
+        return kv_fail(KV_ERR_UNSUPPORTED, "model '%s' needs %s, which the blas side does not have",
+                       a->model->name, feature);
+    if (a->policy->storage != KV_STORE_F32)
+        return kv_fail(KV_ERR_UNSUPPORTED, "the blas side does not have storage '%s'",
+                       kv_storage_name(a->policy->storage));
+    if (a->policy->selection > KV_SEL_SINK)
+        return kv_fail(KV_ERR_UNSUPPORTED, "the blas side cannot replay selection '%s'",
+                       kv_selection_name(a->policy->selection));
+    if (a->threads < 1) return kv_fail(KV_ERR_USAGE, "threads=%d: at least 1", a->threads);
+    return kv_policy_check(a->policy);
+}
+
+static void close_session(kv_session *handle)
+{
+    blas_session *s = (blas_session *)handle;
+    if (!s) return;
+    for (int i = 0; s->scores && i < kv_pool_threads(s->pool); i++)
+        kv_buffer_free(&s->scores[i]);
+    free(s->scores);
+    free(s->lists);
+    kv_buffer_free(&s->work.memory);
+    kv_buffer_free(&s->rotated);
+    kv_buffer_free(&s->logits);
+    kv_buffer_free(&s->rope.memory);
+    blas_index_free(&s->rehearsal);
+    blas_cache_free(&s->cache);
+    blas_weights_release(s->weights);
+    kv_pool_destroy(s->pool);
+    free(s);
+}
+
+static kv_status fill_session(blas_session *s, const kv_open_args *a)
+{
+    char why[KV_MESSAGE_MAX];
+    const kv_config *cfg = &a->model->cfg;
+    KV_TRY(available(a->options, why, sizeof why));
+    KV_TRY(refuse(a));
+    KV_TRY(kv_pool_create(a->threads, &s->pool));
+    s->model = a->model;
+    s->vec = blas_vector_find();
+    s->scores = calloc((size_t)a->threads, sizeof *s->scores);
+    s->lists = calloc((size_t)cfg->n_layers, sizeof *s->lists);
+    if (!s->scores || !s->lists) return kv_fail(KV_ERR_NOMEM, "out of memory");
+    s->scale = cfg->softmax_scale != 0 ? cfg->softmax_scale
+                                       : (float)(1.0 / kv_dsqrt((double)cfg->head_dim));
+    blas_rope_init(&s->rope, cfg);
+    KV_TRY(blas_cache_init(&s->cache, cfg, a->policy));
+    return blas_weights_acquire(a->model, s->pool, &s->weights);
+}
+
+static kv_status open_session(const kv_open_args *a, kv_session **out)
+{
+    *out = NULL;
+    blas_session *s = calloc(1, sizeof *s);
+    if (!s) return kv_fail(KV_ERR_NOMEM, "out of memory");
+    const kv_status st = fill_session(s, a);
+    if (st != KV_OK) {
+        close_session((kv_session *)s);
+        return st;
+    }
+    *out = (kv_session *)s;
+    return KV_OK;
+}
+
+static const char *last_error(const kv_session *s)
+{
+    return s ? ((const blas_session *)s)->error : kv_message();
+}
+
+static kv_status reset(kv_session *handle)
+{
+    blas_session *s = (blas_session *)handle;
+    blas_cache_reset(&s->cache);
+    s->seen = 0;
+    s->broken = 0;
+    return KV_OK;
+}
+
+/* ---- what a step may ask for ------------------------------------------------------------------------- */
+
+/* Floats of a row of a tap point; -1: no such point. */
+static int64_t tap_width(const kv_config *cfg, int point)
+{
+    const int64_t d_model = cfg->d_model, ffn_dim = cfg->ffn_dim, D = cfg->head_dim;
+    const int64_t Hq = cfg->n_heads, H = cfg->n_kv_heads;
+    switch (point) {
+#define X(name, layerwise, width, what)                                                            \
+    case KV_TAP_##name:                                                                            \
+        return width;
+        KV_TAP_LIST(X)
+#undef X
+    default:
+        return -1;
+    }
+}
+
+static kv_status check_taps(const kv_config *cfg, const kv_step *step)
+{
+    for (int32_t i = 0; i < step->n_taps; i++) {
+        const kv_tap *t = &step->taps[i];
+        if (tap_width(cfg, t->point) != t->width || !t->dst || t->row < 0 || t->row >= step->n ||
+            t->layer < 0 || t->layer >= cfg->n_layers)
+            return kv_fail(KV_ERR_USAGE, "tap %d: point %d, layer %d, row %d, width %d does not exist in this "
+                                         "step", i, t->point, t->layer, t->row, t->width);
+    }
+    return KV_OK;
+}
+
+static kv_status check_step(const blas_session *s, const kv_step *step)
+{
+    const int32_t V = s->model->cfg.vocab_size;
+    if (s->broken)
+        return kv_fail(KV_ERR_STATE, "an earlier step failed half-way; reset or restore the session first");
+    if (step->flags & KV_STEP_RECOMPUTE)
+        return kv_fail(KV_ERR_UNSUPPORTED, "the blas side does not recompute rows against a cache");
+    if (step->n < 1) return kv_fail(KV_ERR_USAGE, "a step of %d tokens; at least 1", step->n);
+    for (int32_t i = 0; i < step->n; i++)
+        if (step->tokens[i] < 0 || step->tokens[i] >= V)
+            return kv_fail(KV_ERR_USAGE, "token %d of the step is %d, outside the vocabulary of %d", i,
+                           step->tokens[i], V);
+    const int32_t rows = step->rows == KV_ROWS_ALL ? step->n : step->rows == KV_ROWS_LAST;
+    for (int32_t r = 0; step->nll && r < rows; r++)
+        if (!step->targets || step->targets[r] < 0 || step->targets[r] >= V)
+            return kv_fail(KV_ERR_USAGE, "row %d of the step has no target in the vocabulary of %d", r, V);
+    return check_taps(&s->model->cfg, step);
+}
+
+/* Goes through a layer's decisions on a copy of its index, so that a list which cannot be obeyed is refused
+ * before anything has changed. */
+static kv_status rehearse(blas_session *s, int32_t layer, int32_t n)
+{
+    const blas_cache *c = &s->cache;
+    blas_index *ix = &s->rehearsal;
+    blas_list list = s->lists[layer];
+    KV_TRY(blas_index_reserve(ix, c->layers[layer].index.n + n));
+    blas_index_copy(ix, &c->layers[layer].index);
+    for (int64_t at = 0, m; at < n; at += m) {
+        m = blas_piece(&c->policy, n - at);
+        KV_TRY(blas_list_before(c, ix, &list, s->seen + at));
+        blas_remove_dead(c, ix, NULL);
+        const int64_t base = blas_base(c, ix, s->seen + at);
+        KV_TRY(blas_list_after(c, ix, &list, s->seen + at, m, base));
+        blas_remove_dead(c, ix, NULL);
+    }
+    if (list.done == list.n) return KV_OK;
+    return kv_fail(KV_ERR_USAGE, "the list of decisions cannot be obeyed: layer %d has %zu more than the step",
+                   layer, list.n - list.done);
+}
+
+static kv_status take_list(blas_session *s, const kv_events *follow, int32_t n)
+{
+    KV_TRY(blas_lists_cut(&s->cache, follow, s->lists));
+    for (int32_t l = 0; l < s->cache.n_layers; l++)
+        KV_TRY(rehearse(s, l, n));
+    return KV_OK;
+}
+
+/* ---- the step --------------------------------------------------------------------------------------------- */
+
+static int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
+
+static kv_status reserve_work(blas_session *s, int64_t m)
+{
+    blas_work *w = &s->work;
+    if (m <= w->m) return KV_OK;
+    const kv_config *cfg = &s->model->cfg;
+    const int64_t d = cfg->d_model, qw = (int64_t)cfg->n_heads * cfg->head_dim;
+    const struct {
+        float **p;
+        int64_t n;
+    } parts[] = {
+        {&w->x, m * d}, {&w->xn, m * d}, {&w->qkv, m * s->weights->layers[0].qkv.n},
+        {&w->att, m * qw}, {&w->gate_up, 2 * m * cfg->ffn_dim}, {&w->act, m * cfg->ffn_dim},
+    };
+    int64_t total = 0;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        total += padded(parts[i].n);
+    w->m = 0;
+    KV_TRY(kv_buffer_reserve(&w->memory, (size_t)total * sizeof(float)));
+    float *next = w->memory.p;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        *parts[i].p = next;
+        next += padded(parts[i].n);
+    }
+    w->m = m;
+    return KV_OK;
+}
+
+static kv_status run_pieces(blas_session *s, const kv_step *step)
+{
+    for (int64_t at = 0, m; at < step->n; at += m) {
+        m = blas_piece(&s->cache.policy, step->n - at);
+        KV_TRY(reserve_work(s, m));
+        const blas_piece_info p = {step, at, m, s->seen};
+        KV_TRY(blas_forward(s, &p));
+        s->seen += m;
+    }
+    return KV_OK;
+}
+
+static kv_status append_events(const kv_events *from, kv_events *to)
+{
+    for (size_t i = 0; i < from->n; i++)
+        if (kv_events_push(to, from->v[i]) != KV_OK)
+            return kv_fail(KV_ERR_NOMEM, "out of memory for the decisions of a step");
+    return KV_OK;
+}
+
+/* The step's decisions: the given ones, or for `full` its only possible ones, in *own. */
+static kv_status decisions(blas_session *s, const kv_step *step, kv_events *own, const kv_events **out)
+{
+    *out = step->follow;
+    if (step->follow) return KV_OK;
+    if (s->cache.policy.selection != KV_SEL_FULL)
+        return kv_fail(KV_ERR_USAGE, "the blas side has no policy of its own: a step under '%s' needs the "
+                                     "decisions of another side", kv_selection_name(s->cache.policy.selection));
+    *out = own;
+    return blas_full_events(&s->cache, s->seen, step->n, own);
+}
+
+static kv_status run_step(blas_session *s, const kv_step *step, kv_events *own)
+{
+    const kv_events *list;
+    KV_TRY(check_step(s, step));
+    KV_TRY(decisions(s, step, own, &list));
+    KV_TRY(take_list(s, list, step->n));
+    openblas_set_num_threads(1); /* work is shared out by the session's pool, see forward.c */
+    s->broken = 1;
+    KV_TRY(run_pieces(s, step));
+    if (step->events) KV_TRY(append_events(list, step->events));
+    s->broken = 0;
+    return KV_OK;
+}
+
+static kv_status step_session(kv_session *handle, const kv_step *step)
+{
+    blas_session *s = (blas_session *)handle;
+    kv_events own = {0};
+    const kv_status st = run_step(s, step, &own);
+    free(own.v);
+    return blas_keep_error(s, st);
+}
+
+/* ---- tables and the door ------------------------------------------------------------------------------------- */
+
+static kv_status table(kv_session *handle, kv_table which, int64_t first, int64_t n, float *dst)
+{
+    const blas_session *s = (const blas_session *)handle;
+    float cos[KV_MAX_HEAD_DIM / 2], sin[KV_MAX_HEAD_DIM / 2];
+    for (int64_t x = 0; x < n; x++) {
+        blas_rope_at(&s->rope, first + x, cos, sin);
+        memcpy(dst + x * s->rope.pairs, which == KV_TABLE_ROPE_COS ? cos : sin,
+               (size_t)s->rope.pairs * sizeof *dst);
+    }
+    return KV_OK;
+}
+
+static const kv_backend side = {
+    .abi = KV_BACKEND_ABI,
+    .caps = KV_CAP_DETERMINISTIC | KV_CAP_FOLLOW | KV_CAP_NEEDS_FOLLOW | KV_CAP_TAPS,
+    .contract = KV_CONTRACT_BOUNDED,
+    .name = "blas",
+    .available = available,
+    .open = open_session,
+    .close = close_session,
+    .last_error = last_error,
+    .reset = reset,
+    .step = step_session,
+    .export_state = blas_export_state,
+    .import_state = blas_import_state,
+    .snapshot = blas_snapshot,
+    .restore = blas_restore,
+    .snapshot_free = blas_snapshot_free,
+    .table = table,
+};
+
+__attribute__((visibility("default"))) const kv_backend *kv_side_entry(uint32_t abi);
+const kv_backend *kv_side_entry(uint32_t abi) { return abi == KV_BACKEND_ABI ? &side : NULL; }

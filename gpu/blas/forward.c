@@ -1,0 +1,301 @@
+/* forward.c - the Llama block for one piece of a step. Work is cut into tasks of a size that does not
+ * depend on the number of threads, and every task calls a single-threaded OpenBLAS, so the bits do not
+ * depend on it either. */
+#include "gpu/blas/blas.h"
+
+#include <cblas.h>
+#include <math.h>
+#include <string.h>
+
+enum { LOOP_ROWS = 16, HEAD_ROWS = 64, MIN_TILES = 4, TILE_COLS = 384 };
+
+static int64_t blocks(int64_t n, int64_t size) { return (n + size - 1) / size; }
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+void blas_tap(const blas_piece_info *p, int point, int32_t layer, const float *rows, int64_t width,
+              int64_t stride)
+{
+    for (int32_t i = 0; i < p->step->n_taps; i++) {
+        const kv_tap *t = &p->step->taps[i];
+        const int64_t x = t->row - p->row0;
+        if (t->point == point && (layer < 0 || t->layer == layer) && x >= 0 && x < p->m)
+            memcpy(t->dst, rows + x * stride, (size_t)width * sizeof *rows);
+    }
+}
+
+/* ---- matrix products ---------------------------------------------------------------------------- */
+
+/* y[m][w->n] = x[m][w->k] * transpose of w */
+typedef struct product {
+    const float *x;
+    const blas_matrix *w;
+    float *y;
+    int64_t m, cols; /* columns of a task */
+} product;
+
+static void product_task(void *arg, int64_t task, int worker)
+{
+    (void)worker;
+    const product *p = arg;
+    const int64_t K = p->w->k, first = task * p->cols, n = least(p->cols, p->w->n - first);
+    const float *w = p->w->w + first * K;
+    if (p->m == 1)
+        cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)n, (int)K, 1, w, (int)K, p->x, 1, 0, p->y + first, 1);
+    else
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)p->m, (int)n, (int)K, 1, p->x, (int)K, w,
+                    (int)K, 0, p->y + first, (int)p->w->n);
+}
+
+static void multiply(const blas_session *s, const float *x, int64_t m, const blas_matrix *w, float *y)
+{
+    const int64_t wide = blocks(w->n, TILE_COLS), tiles = wide > MIN_TILES ? wide : MIN_TILES;
+    product p = {x, w, y, m, blocks(blocks(w->n, tiles), 8) * 8};
+    kv_pool_run(s->pool, blocks(w->n, p.cols), product_task, &p);
+}
+
+/* ---- loops over rows ------------------------------------------------------------------------------- */
+
+typedef struct row_job {
+    const blas_session *s;
+    const float *x, *gain;
+    float *y;
+    int64_t m, width;
+} row_job;
+
+static void norm_task(void *arg, int64_t task, int worker)
+{
+    (void)worker;
+    const row_job *j = arg;
+    for (int64_t r = task * LOOP_ROWS; r < least((task + 1) * LOOP_ROWS, j->m); r++)
+        j->s->vec->rmsnorm(j->x + r * j->width, j->gain, j->width, j->s->model->cfg.norm_eps,
+                           j->y + r * j->width);
+}
+
+static void add_task(void *arg, int64_t task, int worker)
+{
+    (void)worker;
+    const row_job *j = arg;
+    const int64_t r = task * LOOP_ROWS;
+    j->s->vec->add(j->y + r * j->width, j->x + r * j->width, least(LOOP_ROWS, j->m - r) * j->width);
+}
+
+static void swiglu_task(void *arg, int64_t task, int worker)
+{
+    (void)worker;
+    const row_job *j = arg;
+    for (int64_t r = task * LOOP_ROWS; r < least((task + 1) * LOOP_ROWS, j->m); r++) {
+        const float *gate = j->x + 2 * r * j->width;
+        j->s->vec->swiglu(gate, gate + j->width, j->width, j->y + r * j->width);
+    }
+}
+
+static void over_rows(const blas_session *s, kv_pool_fn *fn, row_job *j)
+{
+    kv_pool_run(s->pool, blocks(j->m, LOOP_ROWS), fn, j);
+}
+
+static void norm(const blas_session *s, const float *x, const float *gain, int64_t m, float *y)
+{
+    row_job j = {s, x, gain, y, m, s->model->cfg.d_model};
+    over_rows(s, norm_task, &j);
+}
+
+static void add_residual(const blas_session *s, const float *y, int64_t m, float *x)
+{
+    row_job j = {s, y, NULL, x, m, s->model->cfg.d_model};
+    over_rows(s, add_task, &j);
+}
+
+/* ---- keys and values ---------------------------------------------------------------------------------- */
+
+/* Rows of one layer that have to be rotated: the piece's own, and all stored ones where keys are raw. */
+typedef struct place_job {
+    blas_session *s;
+    blas_layer *layer;
+    float *rotated; /* [H][n + m][D], or NULL: keys are stored rotated */
+    int64_t n, m, base;
+    int64_t first;  /* row of the view that task 0 begins with */
+} place_job;
+
+/* Own token x: queries rotated in place, key and value stored behind the entries. */
+static void place_own(const place_job *j, int64_t x)
+{
+    blas_session *s = j->s;
+    const int64_t Hq = s->model->cfg.n_heads, H = s->cache.n_kv_heads, D = s->cache.head_dim;
+    float *q = s->work.qkv + x * s->weights->layers[0].qkv.n;
+    const float *k = q + Hq * D, *v = k + H * D;
+    const size_t row_bytes = (size_t)D * sizeof(float);
+    for (int64_t h = 0; h < Hq; h++)
+        blas_rotate(&s->rope, j->base + x, q + h * D, D, q + h * D);
+    for (int64_t h = 0; h < H; h++) {
+        float *key = blas_keys(&s->cache, j->layer, h) + (j->n + x) * D;
+        if (j->rotated)
+            memcpy(key, k + h * D, row_bytes);
+        else
+            blas_rotate(&s->rope, j->base + x, k + h * D, D, key);
+        memcpy(blas_values(&s->cache, j->layer, h) + (j->n + x) * D, v + h * D, row_bytes);
+    }
+}
+
+static void place_task(void *arg, int64_t task, int worker)
+{
+    (void)worker;
+    const place_job *j = arg;
+    const int64_t D = j->s->cache.head_dim, all = j->n + j->m, begin = j->first + task * LOOP_ROWS;
+    for (int64_t i = begin; i < least(begin + LOOP_ROWS, all); i++) {
+        if (i >= j->n) place_own(j, i - j->n);
+        for (int64_t h = 0; j->rotated && h < j->s->cache.n_kv_heads; h++)
+            blas_rotate(&j->s->rope, i, blas_keys(&j->s->cache, j->layer, h) + i * D, D,
+                        j->rotated + (h * all + i) * D);
+    }
+}
+
+/* Fills a with what attention reads. */
+static kv_status place(blas_session *s, int32_t layer, const blas_piece_info *p, int64_t base,
+                       blas_attention *a)
+{
+    blas_cache *c = &s->cache;
+    blas_layer *l = &c->layers[layer];
+    const int raw = blas_key_form(&c->policy) == KV_KEY_RAW;
+    const int64_t n = l->index.n, m = p->m, D = c->head_dim;
+    KV_TRY(blas_layer_reserve(c, l, m));
+    KV_TRY(raw ? blas_rope_cover(&s->rope, 0, n + m) : blas_rope_cover(&s->rope, base, m));
+    if (raw)
+        KV_TRY(kv_buffer_reserve(&s->rotated, (size_t)(c->n_kv_heads * (n + m) * D) * sizeof(float)));
+    place_job j = {s, l, raw ? s->rotated.p : NULL, n, m, base, raw ? 0 : n};
+    kv_pool_run(s->pool, blocks(n + m - j.first, LOOP_ROWS), place_task, &j);
+    *a = (blas_attention){.s = s, .n = n, .m = m, .value_stride = l->cap * D,
+                          .values = blas_values(c, l, 0), .key_stride = raw ? (n + m) * D : l->cap * D,
+                          .keys = raw ? j.rotated : blas_keys(c, l, 0)};
+    return KV_OK;
+}
+
+static void tap_projections(const blas_session *s, const blas_piece_info *p, int32_t layer,
+                            const blas_attention *a)
+{
+    const int64_t H = s->cache.n_kv_heads, D = s->cache.head_dim, qw = s->model->cfg.n_heads * D;
+    const int64_t stride = s->weights->layers[layer].qkv.n;
+    blas_tap(p, KV_TAP_Q, layer, s->work.qkv, qw, stride);
+    blas_tap(p, KV_TAP_V, layer, s->work.qkv + qw + H * D, H * D, stride);
+    for (int32_t i = 0; i < p->step->n_taps; i++) {
+        const kv_tap *t = &p->step->taps[i];
+        const int64_t x = t->row - p->row0;
+        if (t->point != KV_TAP_K || t->layer != layer || x < 0 || x >= p->m) continue;
+        for (int64_t h = 0; h < H; h++)
+            memcpy(t->dst + h * D, a->keys + h * a->key_stride + (a->n + x) * D, (size_t)D * sizeof(float));
+    }
+}
+
+/* ---- the block --------------------------------------------------------------------------------------- */
+
+static kv_status attention_block(blas_session *s, int32_t layer, const blas_piece_info *p)
+{
+    const blas_layer_weights *lw = &s->weights->layers[layer];
+    const blas_work *w = &s->work;
+    const int64_t d = s->model->cfg.d_model;
+    blas_layer *l = &s->cache.layers[layer];
+    blas_list *list = &s->lists[layer];
+    blas_attention a;
+    KV_TRY(blas_list_before(&s->cache, &l->index, list, p->first));
+    blas_remove_dead(&s->cache, &l->index, l);
+    const int64_t base = blas_base(&s->cache, &l->index, p->first);
+
+    norm(s, w->x, lw->attn_norm, p->m, w->xn);
+    blas_tap(p, KV_TAP_ATTN_NORM, layer, w->xn, d, d);
+    multiply(s, w->xn, p->m, &lw->qkv, w->qkv);
+    KV_TRY(place(s, layer, p, base, &a));
+    tap_projections(s, p, layer, &a);
+    KV_TRY(blas_attend(s, &a));
+    blas_tap(p, KV_TAP_ATTN, layer, w->att, lw->o.k, lw->o.k);
+    multiply(s, w->att, p->m, &lw->o, w->xn);
+    add_residual(s, w->xn, p->m, w->x);
+    blas_tap(p, KV_TAP_ATTN_RESID, layer, w->x, d, d);
+
+    KV_TRY(blas_list_after(&s->cache, &l->index, list, p->first, p->m, base));
+    blas_remove_dead(&s->cache, &l->index, l);
+    return KV_OK;
+}
+
+static void ffn_block(blas_session *s, int32_t layer, const blas_piece_info *p)
+{
+    const blas_layer_weights *lw = &s->weights->layers[layer];
+    const blas_work *w = &s->work;
+    const int64_t d = s->model->cfg.d_model, ffn = s->model->cfg.ffn_dim;
+    norm(s, w->x, lw->ffn_norm, p->m, w->xn);
+    blas_tap(p, KV_TAP_FFN_NORM, layer, w->xn, d, d);
+    multiply(s, w->xn, p->m, &lw->gate_up, w->gate_up);
+    row_job j = {s, w->gate_up, NULL, w->act, p->m, ffn};
+    over_rows(s, swiglu_task, &j);
+    blas_tap(p, KV_TAP_FFN_ACT, layer, w->act, ffn, ffn);
+    multiply(s, w->act, p->m, &lw->down, w->xn);
+    add_residual(s, w->xn, p->m, w->x);
+    blas_tap(p, KV_TAP_RESID, layer, w->x, d, d);
+}
+
+/* ---- logits -------------------------------------------------------------------------------------------- */
+
+typedef struct nll_job {
+    const float *logits;
+    const int32_t *targets;
+    float *nll;
+    int64_t vocab;
+} nll_job;
+
+static void nll_task(void *arg, int64_t r, int worker)
+{
+    (void)worker;
+    const nll_job *j = arg;
+    const float *x = j->logits + r * j->vocab;
+    float max = x[0];
+    for (int64_t v = 1; v < j->vocab; v++)
+        max = x[v] > max ? x[v] : max;
+    double sum = 0;
+    for (int64_t v = 0; v < j->vocab; v++)
+        sum += (double)expf(x[v] - max);
+    j->nll[r] = (float)(log(sum) - ((double)x[j->targets[r]] - (double)max));
+}
+
+/* Rows from .. from + n - 1 of the normalised stream become results out .. of the step. */
+static kv_status head_rows(blas_session *s, const kv_step *step, int64_t from, int64_t n, int64_t out)
+{
+    const int64_t V = s->model->cfg.vocab_size;
+    float *logits = step->logits ? step->logits + out * V : NULL;
+    if (!logits) {
+        KV_TRY(kv_buffer_reserve(&s->logits, (size_t)(n * V) * sizeof(float)));
+        logits = s->logits.p;
+    }
+    multiply(s, s->work.xn + from * s->model->cfg.d_model, n, &s->weights->head, logits);
+    if (step->nll) {
+        nll_job j = {logits, step->targets + out, step->nll + out, V};
+        kv_pool_run(s->pool, n, nll_task, &j);
+    }
+    return KV_OK;
+}
+
+static kv_status head(blas_session *s, const blas_piece_info *p)
+{
+    const kv_step *step = p->step;
+    const int64_t d = s->model->cfg.d_model;
+    norm(s, s->work.x, s->weights->output_norm, p->m, s->work.xn);
+    blas_tap(p, KV_TAP_FINAL_NORM, -1, s->work.xn, d, d);
+    if (step->rows == KV_ROWS_NONE || (!step->logits && !step->nll)) return KV_OK;
+    if (step->rows == KV_ROWS_LAST)
+        return p->row0 + p->m == step->n ? head_rows(s, step, p->m - 1, 1, 0) : KV_OK;
+    for (int64_t x = 0; x < p->m; x += HEAD_ROWS)
+        KV_TRY(head_rows(s, step, x, least(HEAD_ROWS, p->m - x), p->row0 + x));
+    return KV_OK;
+}
+
+kv_status blas_forward(blas_session *s, const blas_piece_info *p)
+{
+    const kv_tensor *embedding = kv_model_tensor(s->model, KV_ROLE_TOKEN_EMBD, 0);
+    const int64_t d = s->model->cfg.d_model;
+    for (int64_t x = 0; x < p->m; x++)
+        kv_tensor_rows_f32(embedding, p->step->tokens[p->row0 + x], 1, s->work.x + x * d);
+    blas_tap(p, KV_TAP_EMBED, -1, s->work.x, d, d);
+    for (int32_t l = 0; l < s->model->cfg.n_layers; l++) {
+        KV_TRY(attention_block(s, l, p));
+        ffn_block(s, l, p);
+    }
+    return head(s, p);
+}

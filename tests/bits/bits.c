@@ -1,0 +1,105 @@
+/* bits.c - one hash over everything that the reference computes for a fixed set of streams: logits, canonical
+ * NLL, decisions, and the exported cache. `make bits` demands the same hash from every compiler,
+ * optimisation level, instruction set and number of threads.
+ *
+ *     bits MODEL TOKENS STEP ISA THREADS     prints "HASH  MODEL ISA THREADS", or "unsupported ..." */
+#include "common/hash.h"
+#include "common/mem.h"
+#include "common/state.h"
+#include "ref/backend.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Every policy and mode; caps small enough to wrap several times. */
+static const char *const policies[] = {"full", "sliding:cap=100,pos=rerotate", "sliding:cap=100,pos=absolute",
+                                       "sliding:cap=100,pos=saturate", "sink:cap=61,sinks=4"};
+/* For a handful of tokens. */
+static const char *const short_policies[] = {"full", "sliding:cap=4,pos=rerotate", "sliding:cap=4,pos=absolute",
+                                             "sliding:cap=4,pos=saturate", "sink:cap=3,sinks=1"};
+
+static int fail(const char *what)
+{
+    fprintf(stderr, "bits: %s\n", what);
+    return 2;
+}
+
+static kv_status feed(const kv_backend *side, kv_session *s, const int32_t *tokens, int32_t n, int32_t step,
+                      int32_t vocab, kv_sha256_ctx *h)
+{
+    float *logits = malloc((size_t)step * (size_t)vocab * sizeof *logits), *nll = malloc((size_t)step * sizeof *nll);
+    kv_events events = {0};
+    kv_status st = logits && nll ? KV_OK : kv_fail(KV_ERR_NOMEM, "out of memory");
+    for (int32_t at = 0; at < n && st == KV_OK; at += step) {
+        const int32_t m = n - at < step ? n - at : step;
+        const kv_step args = {.tokens = tokens + at, .n = m, .rows = KV_ROWS_ALL, .logits = logits,
+                              .targets = tokens + at + 1, .nll = nll, .events = &events};
+        st = side->step(s, &args);
+        kv_sha256_add(h, logits, (size_t)m * (size_t)vocab * sizeof *logits);
+        kv_sha256_add(h, nll, (size_t)m * sizeof *nll);
+    }
+    kv_sha256_add(h, events.v, events.n * sizeof *events.v);
+    free(logits);
+    free(nll);
+    free(events.v);
+    return st;
+}
+
+static kv_status add_state(const kv_backend *side, kv_session *s, kv_sha256_ctx *h)
+{
+    size_t size;
+    kv_buffer b = {0};
+    KV_TRY(side->export_state(s, -1, KV_STATE_KV | KV_STATE_SCORE, NULL, 0, &size));
+    KV_TRY(kv_buffer_reserve(&b, size));
+    const kv_status st = side->export_state(s, -1, KV_STATE_KV | KV_STATE_SCORE, b.p, b.bytes, &size);
+    kv_sha256_add(h, b.p, size);
+    kv_buffer_free(&b);
+    return st;
+}
+
+static kv_status add_policy(const kv_model *m, const char *spec, const char *options, int threads,
+                            const int32_t *tokens, int32_t n, int32_t step, kv_sha256_ctx *h)
+{
+    const kv_backend *side = ref_backend();
+    kv_policy p;
+    kv_session *s;
+    KV_TRY(kv_policy_parse(spec, &p));
+    const kv_open_args a = {.model = m, .policy = &p, .options = options, .threads = threads, .max_step = step};
+    KV_TRY(side->open(&a, &s));
+    kv_status st = feed(side, s, tokens, n, step, m->cfg.vocab_size, h);
+    if (st == KV_OK) st = add_state(side, s, h);
+    side->close(s);
+    return st;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 6) return fail("usage: bits MODEL TOKENS STEP ISA THREADS");
+    const int32_t n = atoi(argv[2]), step = atoi(argv[3]), threads = atoi(argv[5]);
+    char options[64], why[256], hex[65];
+    snprintf(options, sizeof options, "isa=%s", argv[4]);
+    if (ref_backend()->available(options, why, sizeof why) != KV_OK) {
+        printf("unsupported  %s\n", why);
+        return 0;
+    }
+    kv_model *m;
+    if (kv_model_open(argv[1], NULL, &m, NULL) != KV_OK) return fail(kv_message());
+    int32_t *tokens = malloc(((size_t)n + 1) * sizeof *tokens);
+    if (!tokens) return fail("out of memory");
+    for (int32_t i = 0; i <= n; i++) /* any fixed sequence will do */
+        tokens[i] = (int32_t)((uint32_t)i * 2654435761u % (uint32_t)m->cfg.vocab_size);
+    kv_sha256_ctx h;
+    uint8_t sha[32];
+    kv_sha256_begin(&h);
+    kv_status st = KV_OK;
+    for (size_t i = 0; i < sizeof policies / sizeof *policies && st == KV_OK; i++)
+        st = add_policy(m, n < 200 ? short_policies[i] : policies[i], options, threads, tokens, n, step, &h);
+    kv_sha256_end(&h, sha);
+    kv_hex32(sha, hex);
+    free(tokens);
+    kv_model_close(m);
+    if (st != KV_OK) return fail(kv_message());
+    printf("%.32s  %s %s %d\n", hex, argv[1], argv[4], threads);
+    return 0;
+}

@@ -1,0 +1,3 @@
+#!/bin/sh
+# The tiny model's policies on the double-precision reference.
+exec "$BUILD/tests/golden/policies" ref64
