@@ -39,7 +39,7 @@ AVX2   := -mavx2 -mfma
 AVX512 := -mavx512f -mfma
 ifneq ($(AVX512_AS_AVX2),)
 AVX512 := $(AVX2) -DREF_AVX512_AS_AVX2
-CFLAGS += -DREF_AVX512_AS_AVX2
+CFLAGS_ALL += -DREF_AVX512_AS_AVX2
 endif
 
 .SUFFIXES:
@@ -223,11 +223,12 @@ $(BUILD)/kvdiff: $(O)/difftest/main.o $(ALL_LIBS)
 	$(call say,LINK,$@)
 	$(Q)$(CC) -o $@ $< -Wl,--start-group $(ALL_LIBS) -Wl,--end-group $(LDFLAGS_ALL) $(LIBS)
 
-# Sides that a test expects to be refused: tests/sides/NAME.c becomes tests/sides/NAME.so.
+# Sides of tests, most of which must be refused: tests/sides/NAME.c becomes tests/sides/NAME.so.
 TEST_SIDES := $(patsubst tests/sides/%.c,$(BUILD)/tests/sides/%.so,$(wildcard tests/sides/*.c))
 $(BUILD)/tests/sides/%.so: $(O)/tests/sides/%.o
+	@mkdir -p $(@D)
 	$(call say,LINK,$@)
-	$(LINK_SIDE)
+	$(Q)$(CC) -shared -o $@ $< $(LDFLAGS_ALL)
 test-build test-asan-build: $(TEST_SIDES) $(BUILD)/sides/blas.so
 
 # ---- tests --------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@
  *             8  key: SHA-256 over what the stream depends on
  *            40  SHA-256 over the ids as little-endian u32
  *            72  u64 dropped bytes, little endian
- *            80  u64 XXH64 of bytes 0 to 79
+ *            80  u64 XXH64 of the frame, seeded with the XXH64 of bytes 0 to 79
  *            88  one zstd frame: the ids, little-endian u32
  *
  * A file that is not exactly this, for this key, counts as missing and is replaced. */
@@ -38,6 +38,11 @@ static uint64_t get_le(const uint8_t *p, int bytes)
     for (int i = 0; i < bytes; i++)
         x |= (uint64_t)p[i] << 8 * i;
     return x;
+}
+
+static uint64_t sum_of(const uint8_t *p, size_t size)
+{
+    return kv_xxh64(p + HEADER, size - HEADER, kv_xxh64(p, AT_SUM, 0));
 }
 
 void corpus_token_sha(const int32_t *ids, int64_t n, uint8_t out[32])
@@ -80,12 +85,12 @@ static kv_status no_memory(void)
 /* ---- reading ------------------------------------------------------------------------------------
  */
 
-/* Number of ids in a file whose header is intact and meant for the key; -1 otherwise. */
-static int64_t check_header(const uint8_t *p, size_t size, const uint8_t key[32],
-                            int64_t max_tokens)
+/* Number of ids in a file that is intact and meant for the key; -1 otherwise. */
+static int64_t check_file(const uint8_t *p, size_t size, const uint8_t key[32],
+                          int64_t max_tokens)
 {
     if (size < HEADER || memcmp(p, magic, AT_KEY) != 0 || memcmp(p + AT_KEY, key, 32) != 0 ||
-        get_le(p + AT_SUM, 8) != kv_xxh64(p, AT_SUM, 0))
+        get_le(p + AT_SUM, 8) != sum_of(p, size))
         return -1;
     const unsigned long long bytes = ZSTD_getFrameContentSize(p + HEADER, size - HEADER);
     if (bytes == ZSTD_CONTENTSIZE_ERROR || bytes == ZSTD_CONTENTSIZE_UNKNOWN || bytes == 0 ||
@@ -126,7 +131,7 @@ kv_status corpus_cache_read(const char *dir, const uint8_t key[32], int64_t max_
         return KV_OK;
     }
     const uint8_t *p = (const uint8_t *)file.p;
-    const int64_t n = check_header(p, file.n, key, max_tokens);
+    const int64_t n = check_file(p, file.n, key, max_tokens);
     const kv_status room = n > 0 ? kv_tokens_reserve(tokens, n) : KV_OK;
     if (n > 0 && room == KV_OK && unpack(p, file.n, n, tokens)) {
         *dropped = get_le(p + AT_DROPPED, 8);
@@ -163,7 +168,7 @@ static kv_status pack(const uint8_t key[32], const kv_tokens *tokens, uint64_t d
     memcpy(p + AT_KEY, key, 32);
     corpus_token_sha(tokens->v, tokens->n, p + AT_SHA);
     put_le(p + AT_DROPPED, 8, dropped);
-    put_le(p + AT_SUM, 8, kv_xxh64(p, AT_SUM, 0));
+    put_le(p + AT_SUM, 8, sum_of(p, HEADER + packed));
     *out = p;
     *out_size = HEADER + packed;
     return KV_OK;

@@ -94,14 +94,13 @@ static int is_space(char c)
     return c == ' ' || c == '\n';
 }
 
-/* Whether a word ends before token i. */
+/* Whether a word ends before token i; it does at both ends of the list. */
 static int between_words(const kv_tokenizer *tok, const kv_tokens *t, int64_t i)
 {
     size_t n;
-    if (i == 0) return 1;
+    if (i == 0 || i == t->n) return 1;
     const char *p = kv_tokenizer_piece(tok, t->v[i - 1], &n);
     if (n > 0 && is_space(p[n - 1])) return 1;
-    if (i >= t->n) return 0;
     p = kv_tokenizer_piece(tok, t->v[i], &n);
     return n > 0 && is_space(p[0]);
 }

@@ -42,8 +42,9 @@ static int read_digits(const char **s, int most, int64_t *v)
 {
     int n = 0;
     for (; **s >= '0' && **s <= '9'; ++*s, n++) {
-        if (n == most || *v > INT64_MAX / 10 - 1) return -1;
-        *v = *v * 10 + (**s - '0');
+        const int digit = **s - '0';
+        if (n == most || *v > (INT64_MAX - digit) / 10) return -1;
+        *v = *v * 10 + digit;
     }
     return n;
 }
@@ -57,7 +58,7 @@ static int suffix_shift(char c)
 static int read_number(const corpus_param *p, const char *s, int64_t *out)
 {
     int64_t v = 0;
-    if (read_digits(&s, 18, &v) <= 0) return 0;
+    if (read_digits(&s, 40, &v) <= 0) return 0;
     int missing = p->decimals;
     if (*s == '.' && p->decimals > 0) {
         s++;

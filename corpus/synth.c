@@ -204,7 +204,8 @@ static uint32_t characters(const char *p, size_t n)
 static void put_word(writer *w, const char *p, size_t n)
 {
     const uint32_t width = characters(p, n);
-    if (w->column > 0 && w->column + 1 + width > COLUMNS) {
+    const uint32_t most = w->quoted ? COLUMNS - 1 : COLUMNS; /* room for a mark at the end */
+    if (w->column > 0 && w->column + 1 + width > most) {
         put(w, "\n", 1);
         w->column = 0;
     } else if (w->column > 0) {

@@ -73,9 +73,16 @@ void dt_nearest_offer(dt_nearest *best, const char *text, size_t n, const char *
 
 typedef struct option_check {
     const struct argp *argp;
-    const char *command; /* "kvdiff run" */
+    const char *title; /* "kvdiff run" */
     int help;            /* --help was met */
 } option_check;
+
+/* "run": messages begin with "kvdiff: " already. */
+static const char *command(const option_check *c)
+{
+    const char *blank = strrchr(c->title, ' ');
+    return blank ? blank + 1 : c->title;
+}
 
 static error_t unknown_option(const option_check *c, const char *arg, size_t n)
 {
@@ -83,8 +90,8 @@ static error_t unknown_option(const option_check *c, const char *arg, size_t n)
     for (const struct argp_option *o = c->argp->options; o && (o->name || o->key); o++)
         if (o->name && n > 2) dt_nearest_offer(&best, arg + 2, n - 2, o->name);
     if (best.name)
-        return dt_usage("%s: unknown option '%.*s'; did you mean --%s?", c->command, (int)n, arg, best.name);
-    return dt_usage("%s: unknown option '%.*s'; `%s --help` lists them", c->command, (int)n, arg, c->command);
+        return dt_usage("%s: unknown option '%.*s'; did you mean --%s?", command(c), (int)n, arg, best.name);
+    return dt_usage("%s: unknown option '%.*s'; `%s --help` lists them", command(c), (int)n, arg, c->title);
 }
 
 /* Checks one "--name[=value]"; *takes_next is set when its value is the next argument. */
@@ -96,7 +103,7 @@ static error_t check_long(const option_check *c, const char *arg, int *takes_nex
         if (o->name && strlen(o->name) == n - 2 && strncmp(o->name, arg + 2, n - 2) == 0) found = o;
     if (!found) return unknown_option(c, arg, n);
     if (!found->arg && arg[n] == '=')
-        return dt_usage("%s: --%s takes no value; write it alone", c->command, found->name);
+        return dt_usage("%s: --%s takes no value; write it alone", command(c), found->name);
     *takes_next = found->arg && arg[n] != '=' && !(found->flags & OPTION_ARG_OPTIONAL);
     return 0;
 }
@@ -132,8 +139,8 @@ static error_t check_options(option_check *c, int argc, char **argv)
                                             : check_short(c, argv[i], &takes_next);
         if (e) return e;
         if (takes_next && i + 1 == argc)
-            return dt_usage("%s: %s needs a value behind it; `%s --help` says which", c->command, argv[i],
-                            c->command);
+            return dt_usage("%s: %s needs a value behind it; `%s --help` says which", command(c), argv[i],
+                            c->title);
         i += takes_next;
     }
     return 0;
@@ -146,6 +153,7 @@ int dt_argp(const struct argp *argp, int argc, char **argv, void *input, int *do
     kv_message_clear();
     error_t e = check_options(&check, argc, argv);
     if (!e && check.help) {
+        setenv("ARGP_HELP_FMT", "no-dup-args-note", 0);
         argp_help(argp, stdout, ARGP_HELP_PRE_DOC | ARGP_HELP_USAGE | ARGP_HELP_LONG | ARGP_HELP_POST_DOC,
                   argv[0]);
         return DT_EXIT_PASS;
@@ -156,7 +164,7 @@ int dt_argp(const struct argp *argp, int argc, char **argv, void *input, int *do
         return DT_EXIT_PASS;
     }
     if (e == ENOMEM) return dt_report_failure(kv_fail(KV_ERR_NOMEM, "out of memory"));
-    if (!*kv_message()) dt_usage("%s: more arguments than it takes; `%s --help` shows them", argv[0], argv[0]);
+    if (!*kv_message()) dt_usage("%s: more arguments than it takes; `%s --help` shows them", command(&check), argv[0]);
     dt_report_failure(KV_ERR_USAGE);
     return DT_EXIT_USAGE;
 }

@@ -29,8 +29,8 @@ static void write_record(const ref_cache *c, ref_layer *l, int64_t head, int64_t
     real *k = ref_layer_k(c, l, head) + slot / REF_PANEL * D * REF_PANEL + slot % REF_PANEL;
     real *v = ref_layer_v(c, l, head) + slot * c->dv;
     for (int64_t d = 0; d < D; d++) {
-        k[d * REF_PANEL] = src[d];
-        v[d] = src[D + d];
+        k[d * REF_PANEL] = (real)src[d];
+        v[d] = (real)src[D + d];
     }
 }
 

@@ -375,7 +375,7 @@ void test_bounded_policies_keep_their_memory(void **)
         before.push_back(s.s->table.cos.n);
         before.push_back(s.s->work.attention.n);
         before.push_back(s.s->work.view_keys.n);
-        feed(&s, 2000, 8);
+        feed(&s, 400, 8);
         for (const gpu_store &l : s.s->cache.layers) after.push_back(l.k.n + l.v.n);
         after.push_back(s.s->table.cos.n);
         after.push_back(s.s->work.attention.n);

@@ -3,10 +3,23 @@
 
 #include "common/progress.h"
 
-#include <fcntl.h>
+#include <poll.h>
 #include <pty.h>
 #include <time.h>
 #include <unistd.h>
+
+/* Everything that arrives until nothing has come for a fifth of a second. */
+static void read_all(int fd, char *text, size_t size)
+{
+    size_t used = 0;
+    struct pollfd wait = {.fd = fd, .events = POLLIN};
+    while (used + 1 < size && poll(&wait, 1, 200) > 0) {
+        const ssize_t n = read(fd, text + used, size - 1 - used);
+        if (n <= 0) break;
+        used += (size_t)n;
+    }
+    text[used] = '\0';
+}
 
 /* Runs a whole progress with stderr at fd and gives back what was written to it. */
 static void show(int stderr_fd, int read_fd, int64_t total, int mode, char *text, size_t size)
@@ -26,9 +39,7 @@ static void show(int stderr_fd, int read_fd, int64_t total, int mode, char *text
     close(saved);
     assert_int_equal(p.done, 100);
     assert_int_equal(p.shown, 0);
-    fcntl(read_fd, F_SETFL, O_NONBLOCK);
-    const ssize_t n = read(read_fd, text, size - 1);
-    text[n > 0 ? n : 0] = '\0';
+    read_all(read_fd, text, size);
 }
 
 static void a_terminal_sees_one_line_that_is_removed(void **state)

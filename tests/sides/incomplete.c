@@ -1,0 +1,10 @@
+/* A side without `step`. */
+#include "tests/sides/stub.h"
+
+static kv_backend side = {STUB_TABLE};
+const kv_backend *kv_side_entry(uint32_t abi)
+{
+    (void)abi;
+    side.step = NULL;
+    return &side;
+}
