@@ -329,6 +329,22 @@ emu-matrix: all ## emu against ref, 0 ulp: policies, steps, schedule seeds; resu
 bench: all $(BENCH_BIN) ## speed as ratios against OpenBLAS and the machine's own limits
 	$(Q)$(BENCH_BIN)
 
+.PHONY: test-teeth fuzz exhaustive math-exhaustive
+test-teeth: ## plant one bug per group in a copy of the tree: every check must go red
+	$(Q)tests/teeth/run $(T)
+
+# Longer hunts. FUZZ_SECONDS is per target.
+FUZZ_SECONDS ?= 300
+fuzz: $(FUZZ_BIN) ## search for crashing inputs with libFuzzer, FUZZ_SECONDS=300 per target; needs clang
+	$(Q)BUILD=$(BUILD) tests/fuzz/hunt $(FUZZ_SECONDS) $(call picked,$(FUZZ_TEST))
+
+$(BUILD)/tests/math_exhaustive: tests/math_exhaustive.c common/math.h common/numfmt.h $(LIBCOMMON)
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) $(CFLAGS_ALL) -O3 -o $@ $< $(LIBCOMMON) $(LDFLAGS_ALL) $(LIBS)
+exhaustive math-exhaustive: $(BUILD)/tests/math_exhaustive ## every float through math.h and numfmt.h, against correct rounding
+	$(Q)$<
+
 # ---- the house ----------------------------------------------------------------------------------
 .PHONY: help run deps models clean print-flags
 help: ## this list

@@ -121,17 +121,25 @@ static open_fn *find_kind(const char *spec, size_t n)
     return NULL;
 }
 
+kv_status corpus_check_line(const char *name)
+{
+    char shown[256];
+    for (const char *p = name; *p; p++)
+        if ((uint8_t)*p < 0x20 || *p == 0x7f)
+            return kv_fail(KV_ERR_USAGE, "corpus '%s': control characters in a name; rename it",
+                           kv_printable(name, strlen(name), shown, sizeof shown));
+    return KV_OK;
+}
+
 /* A word that is no kind may be meant as one, or as a path. */
 static kv_status not_found(const char *spec)
 {
-    char shown[128];
-    kv_printable(spec, strlen(spec), shown, sizeof shown);
     if (errno == ENOENT && !strchr(spec, '/'))
         return kv_fail(KV_ERR_USAGE,
                        "corpus '%s' is unknown: no file or folder has that name, and the kinds are "
                        "book, synth:bytes=N,seed=S and passkey:len=L,depth=A/B,seeds=K",
-                       shown);
-    return kv_fail(KV_ERR_IO, "corpus '%s': %s; check the path", shown, strerror(errno));
+                       spec);
+    return kv_fail(KV_ERR_IO, "corpus '%s': %s; check the path", spec, strerror(errno));
 }
 
 static kv_status open_into(corpus *c, const char *spec)
@@ -148,6 +156,7 @@ kv_status corpus_open(const char *spec, corpus **out)
 {
     if (!*spec)
         return kv_fail(KV_ERR_USAGE, "corpus '' is empty; name a file, a folder, or 'book'");
+    KV_TRY(corpus_check_line(spec));
     corpus *c = calloc(1, sizeof *c);
     if (!c) return no_memory();
     c->info.seed = -1;

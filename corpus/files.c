@@ -111,6 +111,7 @@ static kv_status add_file(corpus *c, const char *path, const corpus_entry *entry
     kv_status st;
     char *stem = stem_of(path);
     if (!stem) return kv_fail(KV_ERR_NOMEM, "%s: out of memory", path);
+    KV_TRY_GOTO(st, corpus_check_line(path), done);
     KV_TRY_GOTO(st, corpus_read_file(path, CORPUS_TEXT_MAX, &text), done);
     KV_TRY_GOTO(st, corpus_add(c, stem, entry ? entry->title : NULL, &item), done);
     item->path = strdup(path);

@@ -57,6 +57,9 @@ kv_status corpus_set_name(corpus *c, const char *name);
 /* Replaces in place what a key cannot carry by '_'. */
 void corpus_make_safe(char *name);
 
+/* ERR_USAGE when a name would break the one line of a message. */
+kv_status corpus_check_line(const char *name);
+
 /* Fills n_bytes, n_words and text_sha of an item. ERR_FORMAT: empty, or invalid UTF-8. */
 kv_status corpus_describe(corpus_item *item, const char *where, const char *text, size_t n);
 

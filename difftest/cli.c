@@ -1,6 +1,6 @@
-/* cli.c - what the commands share: exit codes, messages, and argp kept to the house rules. argp by itself
- * prints two lines for a mistake, exits with 64 and accepts any prefix silently; here a mistake is one line
- * with the nearest option, and exit 2. */
+/* cli.c - what the commands share: exit codes, messages, and argp kept to the house rules. argp by
+ * itself prints two lines for a mistake, exits with 64 and accepts any prefix silently; here a
+ * mistake is one line with the nearest option, and exit 2. */
 #include "difftest/cli.h"
 
 #include "difftest/cli_output.h"
@@ -35,10 +35,10 @@ const char *dt_db_path(const char *option)
     return env && *env ? env : "results.db";
 }
 
-/* ---- nearest name ------------------------------------------------------------------------------------ */
+/* ---- nearest name --------------------------------------------------------------------------- */
 
-/* Insertions, deletions, replacements and swaps of neighbours that turn a into b (optimal string alignment
- * distance). Names longer than the table count as far away. */
+/* Insertions, deletions, replacements and swaps of neighbours that turn a into b (optimal string
+ * alignment distance). Names longer than the table count as far away. */
 static int edit_distance(const char *a, size_t n, const char *b)
 {
     enum { MAX = 32 };
@@ -54,7 +54,8 @@ static int edit_distance(const char *a, size_t n, const char *b)
             int best = d[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
             if (d[i - 1][j] + 1 < best) best = d[i - 1][j] + 1;
             if (d[i][j - 1] + 1 < best) best = d[i][j - 1] + 1;
-            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] && d[i - 2][j - 2] + 1 < best)
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] &&
+                d[i - 2][j - 2] + 1 < best)
                 best = d[i - 2][j - 2] + 1;
             d[i][j] = best;
         }
@@ -69,12 +70,12 @@ void dt_nearest_offer(dt_nearest *best, const char *text, size_t n, const char *
     best->distance = far;
 }
 
-/* ---- options --------------------------------------------------------------------------------------------- */
+/* ---- options -------------------------------------------------------------------------------- */
 
 typedef struct option_check {
     const struct argp *argp;
     const char *title; /* "kvdiff run" */
-    int help;            /* --help was met */
+    int help;          /* --help was met */
 } option_check;
 
 /* "run": messages begin with "kvdiff: " already. */
@@ -90,8 +91,10 @@ static error_t unknown_option(const option_check *c, const char *arg, size_t n)
     for (const struct argp_option *o = c->argp->options; o && (o->name || o->key); o++)
         if (o->name && n > 2) dt_nearest_offer(&best, arg + 2, n - 2, o->name);
     if (best.name)
-        return dt_usage("%s: unknown option '%.*s'; did you mean --%s?", command(c), (int)n, arg, best.name);
-    return dt_usage("%s: unknown option '%.*s'; `%s --help` lists them", command(c), (int)n, arg, c->title);
+        return dt_usage("%s: unknown option '%.*s'; did you mean --%s?", command(c), (int)n, arg,
+                        best.name);
+    return dt_usage("%s: unknown option '%.*s'; `%s --help` lists them", command(c), (int)n, arg,
+                    c->title);
 }
 
 /* Checks one "--name[=value]"; *takes_next is set when its value is the next argument. */
@@ -139,8 +142,8 @@ static error_t check_options(option_check *c, int argc, char **argv)
                                             : check_short(c, argv[i], &takes_next);
         if (e) return e;
         if (takes_next && i + 1 == argc)
-            return dt_usage("%s: %s needs a value behind it; `%s --help` says which", command(c), argv[i],
-                            c->title);
+            return dt_usage("%s: %s needs a value behind it; `%s --help` says which", command(c),
+                            argv[i], c->title);
         i += takes_next;
     }
     return 0;
@@ -154,22 +157,27 @@ int dt_argp(const struct argp *argp, int argc, char **argv, void *input, int *do
     error_t e = check_options(&check, argc, argv);
     if (!e && check.help) {
         setenv("ARGP_HELP_FMT", "no-dup-args-note", 0);
-        argp_help(argp, stdout, ARGP_HELP_PRE_DOC | ARGP_HELP_USAGE | ARGP_HELP_LONG | ARGP_HELP_POST_DOC,
+        argp_help(argp, stdout,
+                  ARGP_HELP_PRE_DOC | ARGP_HELP_USAGE | ARGP_HELP_LONG | ARGP_HELP_POST_DOC,
                   argv[0]);
         return DT_EXIT_PASS;
     }
-    if (!e) e = argp_parse(argp, (unsigned)argc, argv, ARGP_NO_EXIT | ARGP_NO_ERRS | ARGP_NO_HELP, NULL, input);
+    if (!e)
+        e = argp_parse(argp, (unsigned)argc, argv, ARGP_NO_EXIT | ARGP_NO_ERRS | ARGP_NO_HELP, NULL,
+                       input);
     if (!e) {
         *done = 0;
         return DT_EXIT_PASS;
     }
     if (e == ENOMEM) return dt_report_failure(kv_fail(KV_ERR_NOMEM, "out of memory"));
-    if (!*kv_message()) dt_usage("%s: more arguments than it takes; `%s --help` shows them", command(&check), argv[0]);
+    if (!*kv_message())
+        dt_usage("%s: more arguments than it takes; `%s --help` shows them", command(&check),
+                 argv[0]);
     dt_report_failure(KV_ERR_USAGE);
     return DT_EXIT_USAGE;
 }
 
-/* ---- output ------------------------------------------------------------------------------------------------- */
+/* ---- output --------------------------------------------------------------------------------- */
 
 error_t dt_output_parse(const char *text, int *json)
 {
@@ -180,7 +188,9 @@ error_t dt_output_parse(const char *text, int *json)
 
 int dt_print_json(json_t *root)
 {
-    char *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17)) : NULL;
+    char *text =
+        root ? json_dumps(root, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17))
+             : NULL;
     json_decref(root);
     if (!text) return dt_report_failure(kv_fail(KV_ERR_NOMEM, "out of memory for the output"));
     puts(text);

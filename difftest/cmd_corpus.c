@@ -1,4 +1,5 @@
-/* cmd_corpus.c - `kvdiff corpus`: the documents of a corpus, and how a model's tokenizer sees them. */
+/* cmd_corpus.c - `kvdiff corpus`: the documents of a corpus, and how a model's tokenizer sees them.
+ */
 #include "difftest/cli.h"
 #include "difftest/cli_output.h"
 #include "difftest/table.h"
@@ -16,7 +17,7 @@ typedef struct request {
     int json;
 } request;
 
-/* ---- the command line -------------------------------------------------------------------------------- */
+/* ---- the command line ----------------------------------------------------------------------- */
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
@@ -32,7 +33,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         r->spec = arg;
         return 0;
     case ARGP_KEY_NO_ARGS:
-        return dt_usage("which corpus? give book, synth:bytes=N,seed=S, passkey:..., a file or a folder");
+        return dt_usage(
+            "which corpus? give book, synth:bytes=N,seed=S, passkey:..., a file or a folder");
     default:
         return ARGP_ERR_UNKNOWN;
     }
@@ -44,12 +46,17 @@ static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, NULL, 0},
 };
 
-static const struct argp parser = {options, parse, "SPEC",
-                                   "Lists the documents of a corpus with bytes, words and fingerprints; with "
-                                   "--model, their tokens and the bytes that have none.",
-                                   NULL, NULL, NULL};
+static const struct argp parser = {
+    options,
+    parse,
+    "SPEC",
+    "Lists the documents of a corpus with bytes, words and fingerprints; with "
+    "--model, their tokens and the bytes that have none.",
+    NULL,
+    NULL,
+    NULL};
 
-/* ---- rows ---------------------------------------------------------------------------------------------- */
+/* ---- rows ----------------------------------------------------------------------------------- */
 
 /* Where rows go: a table or an array. */
 typedef struct output {
@@ -106,7 +113,7 @@ static kv_status add_rows(corpus *c, const kv_tokenizer *tok, const output *out)
     return KV_OK;
 }
 
-/* ---- the two formats ------------------------------------------------------------------------------------- */
+/* ---- the two formats ------------------------------------------------------------------------ */
 
 static int print_text(corpus *c, const request *r, const kv_tokenizer *tok)
 {
@@ -123,8 +130,8 @@ static int print_text(corpus *c, const request *r, const kv_tokenizer *tok)
         dt_table_column(out.table, "dropped", DT_RIGHT);
     }
     dt_table_column(out.table, "sha256", DT_LEFT);
-    printf("corpus     %s (%s), %d document%s\nsha256     %s\n", info->name, info->generator, info->n_docs,
-           info->n_docs == 1 ? "" : "s", hex);
+    printf("corpus     %s (%s), %d document%s\nsha256     %s\n", info->name, info->generator,
+           info->n_docs, info->n_docs == 1 ? "" : "s", hex);
     if (tok) printf("tokenizer  %s of %s\n", kv_tokenizer_kind(tok), r->model);
     printf("\n");
     kv_status st = add_rows(c, tok, &out);
@@ -144,15 +151,16 @@ static int print_json(corpus *c, const kv_tokenizer *tok)
         json_decref(out.array);
         return dt_report_failure(st);
     }
-    return dt_print_json(json_pack("{s:s, s:s, s:s, s:o}", "name", info->name, "generator", info->generator,
-                                   "sha256", hex, "documents", out.array));
+    return dt_print_json(json_pack("{s:s, s:s, s:s, s:o}", "name", info->name, "generator",
+                                   info->generator, "sha256", hex, "documents", out.array));
 }
 
 static kv_status open_tokenizer(const char *name, kv_model **m, kv_tokenizer **tok)
 {
     KV_TRY(kv_model_open(name, NULL, m, tok));
     if (*tok) return KV_OK;
-    return kv_fail(KV_ERR_UNSUPPORTED, "model '%s' has no tokenizer; use nano, smollm2 or a file with one", name);
+    return kv_fail(KV_ERR_UNSUPPORTED,
+                   "model '%s' has no tokenizer; use nano, smollm2 or a file with one", name);
 }
 
 int dt_cmd_corpus(int argc, char **argv)
@@ -166,8 +174,9 @@ int dt_cmd_corpus(int argc, char **argv)
     kv_tokenizer *tok = NULL;
     kv_status st = corpus_open(r.spec, &c);
     if (st == KV_OK && r.model) st = open_tokenizer(r.model, &m, &tok);
-    const int result = st != KV_OK ? dt_report_failure(st) : r.json ? print_json(c, tok)
-                                                                    : print_text(c, &r, tok);
+    const int result = st != KV_OK ? dt_report_failure(st)
+                       : r.json    ? print_json(c, tok)
+                                   : print_text(c, &r, tok);
     corpus_close(c);
     kv_tokenizer_free(tok);
     kv_model_close(m);

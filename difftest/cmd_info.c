@@ -1,5 +1,5 @@
-/* cmd_info.c - `kvdiff info`: this machine, this build, and which sides can run here, with the reason of
- * those that cannot. */
+/* cmd_info.c - `kvdiff info`: this machine, this build, and which sides can run here, with the
+ * reason of those that cannot. */
 #include "difftest/cli.h"
 #include "difftest/cli_output.h"
 #include "difftest/metrics.h"
@@ -36,11 +36,11 @@ static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, NULL, 0},
 };
 
-static const struct argp parser = {options, parse, NULL,
-                                   "Describes this machine, this build and the sides that can run here.", NULL,
-                                   NULL, NULL};
+static const struct argp parser = {
+    options, parse, NULL, "Describes this machine, this build and the sides that can run here.",
+    NULL,    NULL,  NULL};
 
-/* ---- the machine and the build ------------------------------------------------------------------------- */
+/* ---- the machine and the build -------------------------------------------------------------- */
 
 /* The processor's name as the kernel gives it; the architecture's name where it gives none. */
 static void processor(char *dst, size_t size)
@@ -66,19 +66,19 @@ static json_t *machine_json(void)
     char cpu[128];
     uname(&u);
     processor(cpu, sizeof cpu);
-    return json_pack("{s:s, s:s, s:s, s:i, s:i, s:s}", "system", u.sysname, "kernel", u.release, "cpu", cpu, "cores",
-                     (int)sysconf(_SC_NPROCESSORS_ONLN), "usable_cores", kv_cpu_count(), "metrics_isa",
-                     dt_metrics_isa());
+    return json_pack("{s:s, s:s, s:s, s:i, s:i, s:s}", "system", u.sysname, "kernel", u.release,
+                     "cpu", cpu, "cores", (int)sysconf(_SC_NPROCESSORS_ONLN), "usable_cores",
+                     kv_cpu_count(), "metrics_isa", dt_metrics_isa());
 }
 
 static json_t *build_json(void)
 {
-    return json_pack("{s:s, s:b, s:s, s:s, s:s, s:s, s:i}", "commit", BUILD_COMMIT, "changed", BUILD_DIRTY,
-                     "compiler", BUILD_CC, "flags", BUILD_CFLAGS, "nvcc", BUILD_NVCC, "openblas", BUILD_OPENBLAS,
-                     "abi", (int)KV_BACKEND_ABI);
+    return json_pack("{s:s, s:b, s:s, s:s, s:s, s:s, s:i}", "commit", BUILD_COMMIT, "changed",
+                     BUILD_DIRTY, "compiler", BUILD_CC, "flags", BUILD_CFLAGS, "nvcc", BUILD_NVCC,
+                     "openblas", BUILD_OPENBLAS, "abi", (int)KV_BACKEND_ABI);
 }
 
-/* ---- sides ------------------------------------------------------------------------------------------------ */
+/* ---- sides ---------------------------------------------------------------------------------- */
 
 static json_t *caps_json(uint32_t caps)
 {
@@ -86,8 +86,10 @@ static json_t *caps_json(uint32_t caps)
         uint32_t bit;
         const char *name;
     } names[] = {
-        {KV_CAP_DETERMINISTIC, "deterministic"}, {KV_CAP_FOLLOW, "follow"},
-        {KV_CAP_NEEDS_FOLLOW, "needs-follow"},   {KV_CAP_TAPS, "taps"},
+        {KV_CAP_DETERMINISTIC, "deterministic"},
+        {KV_CAP_FOLLOW, "follow"},
+        {KV_CAP_NEEDS_FOLLOW, "needs-follow"},
+        {KV_CAP_TAPS, "taps"},
         {KV_CAP_DIGEST, "digest"},
     };
     json_t *list = json_array();
@@ -102,7 +104,8 @@ static const char *contract_name(int32_t contract)
     return names[contract];
 }
 
-/* name, runs, reason (null when it runs), and what the side says of itself when it could be loaded. */
+/* name, runs, reason (null when it runs), and what the side says of itself when it could be loaded.
+ */
 static json_t *side_json(const char *name)
 {
     dt_side side;
@@ -135,9 +138,11 @@ static json_t *models_json(void)
     for (size_t i = 0; i < n; i++) {
         const char *dir = getenv("KVDIFF_MODELS");
         char path[PATH_BYTES];
-        snprintf(path, sizeof path, "%s/%s", dir && *dir ? dir : "models", e[i].file ? e[i].file : "");
+        snprintf(path, sizeof path, "%s/%s", dir && *dir ? dir : "models",
+                 e[i].file ? e[i].file : "");
         json_array_append_new(list, json_pack("{s:s, s:b, s:s}", "name", e[i].name, "here",
-                                              !e[i].file || access(path, R_OK) == 0, "about", e[i].about));
+                                              !e[i].file || access(path, R_OK) == 0, "about",
+                                              e[i].about));
     }
     return list;
 }
@@ -146,12 +151,12 @@ static json_t *everything(void)
 {
     char folder[PATH_BYTES];
     if (dt_side_folder(folder, sizeof folder) != KV_OK) folder[0] = '\0';
-    return json_pack("{s:o, s:o, s:s, s:s, s:o, s:o}", "machine", machine_json(), "build", build_json(),
-                     "sides_folder", folder, "database", dt_db_path(NULL), "sides", sides_json(), "models",
-                     models_json());
+    return json_pack("{s:o, s:o, s:s, s:s, s:o, s:o}", "machine", machine_json(), "build",
+                     build_json(), "sides_folder", folder, "database", dt_db_path(NULL), "sides",
+                     sides_json(), "models", models_json());
 }
 
-/* ---- text: the same figures, for reading ------------------------------------------------------------------- */
+/* ---- text: the same figures, for reading ---------------------------------------------------- */
 
 static const char *text_of(const json_t *o, const char *key)
 {
@@ -188,16 +193,16 @@ static int print_text(json_t *root)
            (int)json_integer_value(json_object_get(m, "usable_cores")),
            (int)json_integer_value(json_object_get(m, "cores")));
     printf("system    %s %s\n", text_of(m, "system"), text_of(m, "kernel"));
-    printf("build     commit %.12s%s, ABI %u, metrics on %s\n", text_of(b, "commit"), dirty ? " with changes" : "",
-           KV_BACKEND_ABI, text_of(m, "metrics_isa"));
+    printf("build     commit %.12s%s, ABI %u, metrics on %s\n", text_of(b, "commit"),
+           dirty ? " with changes" : "", KV_BACKEND_ABI, text_of(m, "metrics_isa"));
     printf("compiler  %s\n", text_of(b, "compiler"));
     printf("database  %s\n", text_of(root, "database"));
     printf("\nsides in %s\n", text_of(root, "sides_folder"));
     print_sides(json_object_get(root, "sides"));
     printf("\nmodels\n");
     json_array_foreach(json_object_get(root, "models"), i, o)
-        printf("  %-8s %s%s\n", text_of(o, "name"), json_is_true(json_object_get(o, "here")) ? "" : "not here: ",
-               text_of(o, "about"));
+        printf("  %-8s %s%s\n", text_of(o, "name"),
+               json_is_true(json_object_get(o, "here")) ? "" : "not here: ", text_of(o, "about"));
     json_decref(root);
     return dt_close_output();
 }

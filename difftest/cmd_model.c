@@ -18,7 +18,7 @@ typedef struct request {
     int json, check, tensors;
 } request;
 
-/* ---- the command line -------------------------------------------------------------------------------- */
+/* ---- the command line ----------------------------------------------------------------------- */
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
@@ -52,12 +52,17 @@ static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, NULL, 0},
 };
 
-static const struct argp parser = {options, parse, "[NAME|FILE]",
-                                   "Describes a model: its shape, its tensors by type, its tokenizer and its "
-                                   "fingerprints. Without an argument: the models that have a name.",
-                                   NULL, NULL, NULL};
+static const struct argp parser = {
+    options,
+    parse,
+    "[NAME|FILE]",
+    "Describes a model: its shape, its tensors by type, its tokenizer and its "
+    "fingerprints. Without an argument: the models that have a name.",
+    NULL,
+    NULL,
+    NULL};
 
-/* ---- tensors ----------------------------------------------------------------------------------------------- */
+/* ---- tensors -------------------------------------------------------------------------------- */
 
 static const char *const role_names[KV_ROLE_COUNT] = {
 #define X(role, name) [KV_ROLE_##role] = name,
@@ -110,8 +115,10 @@ static kv_status check_tensor(void *arg, const char *name, const kv_tensor *t)
         kv_tensor_rows_f32(t, r, 1, row->p);
         for (int64_t c = 0; c < t->cols; c++)
             if (!kv_is_finite(w[c]))
-                return kv_fail(KV_ERR_FORMAT, "tensor '%s', row %" PRId64 ", column %" PRId64
-                                              ": NaN or infinity; the file is damaged", name, r, c);
+                return kv_fail(KV_ERR_FORMAT,
+                               "tensor '%s', row %" PRId64 ", column %" PRId64
+                               ": NaN or infinity; the file is damaged",
+                               name, r, c);
     }
     return KV_OK;
 }
@@ -125,7 +132,7 @@ static kv_status check_weights(const kv_model *m)
     return st;
 }
 
-/* ---- text ---------------------------------------------------------------------------------------------------- */
+/* ---- text ----------------------------------------------------------------------------------- */
 
 static kv_status tensor_row(void *arg, const char *name, const kv_tensor *t)
 {
@@ -160,7 +167,8 @@ static void print_config(const kv_config *c)
 {
     printf("layers       %d of width %d; feed-forward %d\n", c->n_layers, c->d_model, c->ffn_dim);
     printf("heads        %d query, %d KV, of %d\n", c->n_heads, c->n_kv_heads, c->head_dim);
-    printf("vocabulary   %d%s\n", c->vocab_size, c->tied_head ? ", head tied to the embedding" : "");
+    printf("vocabulary   %d%s\n", c->vocab_size,
+           c->tied_head ? ", head tied to the embedding" : "");
     printf("RoPE         %d dims, theta %g, %s pairs\n", c->rope_dims, c->rope_theta,
            c->rope_pairing == KV_ROPE_HALF ? "half" : "adjacent");
     if (c->max_pos)
@@ -176,11 +184,12 @@ static void print_types(const kv_model *m)
 {
     type_sum sums[KV_DTYPE_COUNT] = {{0}};
     each_tensor(m, add_type, sums);
-    printf("weights      %" PRId64 " in %" PRId64 " bytes\n", kv_model_weights(m), kv_model_bytes(m));
+    printf("weights      %" PRId64 " in %" PRId64 " bytes\n", kv_model_weights(m),
+           kv_model_bytes(m));
     for (int i = 0; i < KV_DTYPE_COUNT; i++)
         if (sums[i].tensors)
-            printf("  %-10s %" PRId64 " tensors, %" PRId64 " weights, %" PRId64 " bytes\n", kv_dtype_name(i),
-                   sums[i].tensors, sums[i].weights, sums[i].bytes);
+            printf("  %-10s %" PRId64 " tensors, %" PRId64 " weights, %" PRId64 " bytes\n",
+                   kv_dtype_name(i), sums[i].tensors, sums[i].weights, sums[i].bytes);
 }
 
 static int print_text(const request *r, const kv_model *m, const kv_tokenizer *tok)
@@ -192,8 +201,8 @@ static int print_text(const request *r, const kv_model *m, const kv_tokenizer *t
     print_types(m);
     if (tok) {
         kv_hex32(kv_tokenizer_fingerprint(tok), hex);
-        printf("tokenizer    %s, %d tokens\n  sha256     %s\n", kv_tokenizer_kind(tok), kv_tokenizer_vocab(tok),
-               hex);
+        printf("tokenizer    %s, %d tokens\n  sha256     %s\n", kv_tokenizer_kind(tok),
+               kv_tokenizer_vocab(tok), hex);
     } else {
         printf("tokenizer    none\n");
     }
@@ -206,22 +215,24 @@ static int print_text(const request *r, const kv_model *m, const kv_tokenizer *t
     return dt_close_output();
 }
 
-/* ---- JSON ----------------------------------------------------------------------------------------------------- */
+/* ---- JSON ----------------------------------------------------------------------------------- */
 
 static kv_status tensor_json(void *arg, const char *name, const kv_tensor *t)
 {
-    json_array_append_new(arg, json_pack("{s:s, s:s, s:I, s:I, s:I}", "name", name, "type",
-                                         kv_dtype_name(t->dtype), "rows", (json_int_t)t->rows, "columns",
-                                         (json_int_t)t->cols, "bytes", (json_int_t)t->n_bytes));
+    json_array_append_new(arg,
+                          json_pack("{s:s, s:s, s:I, s:I, s:I}", "name", name, "type",
+                                    kv_dtype_name(t->dtype), "rows", (json_int_t)t->rows, "columns",
+                                    (json_int_t)t->cols, "bytes", (json_int_t)t->n_bytes));
     return KV_OK;
 }
 
 static json_t *config_json(const kv_config *c)
 {
-    return json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:i, s:f, s:s, s:i, s:I}", "layers", c->n_layers,
-                     "d_model", c->d_model, "ffn_dim", c->ffn_dim, "heads", c->n_heads, "kv_heads",
-                     c->n_kv_heads, "head_dim", c->head_dim, "vocab", c->vocab_size, "tied_head", c->tied_head,
-                     "rope_dims", c->rope_dims, "rope_theta", c->rope_theta, "rope_pairing",
+    return json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:i, s:f, s:s, s:i, s:I}", "layers",
+                     c->n_layers, "d_model", c->d_model, "ffn_dim", c->ffn_dim, "heads", c->n_heads,
+                     "kv_heads", c->n_kv_heads, "head_dim", c->head_dim, "vocab", c->vocab_size,
+                     "tied_head", c->tied_head, "rope_dims", c->rope_dims, "rope_theta",
+                     c->rope_theta, "rope_pairing",
                      c->rope_pairing == KV_ROPE_HALF ? "half" : "adjacent", "context", c->max_pos,
                      "kv_bytes_per_token", (json_int_t)token_bytes(c));
 }
@@ -234,8 +245,9 @@ static json_t *types_json(const kv_model *m)
     for (int i = 0; i < KV_DTYPE_COUNT; i++)
         if (sums[i].tensors)
             json_object_set_new(types, kv_dtype_name(i),
-                                json_pack("{s:I, s:I, s:I}", "tensors", (json_int_t)sums[i].tensors, "weights",
-                                          (json_int_t)sums[i].weights, "bytes", (json_int_t)sums[i].bytes));
+                                json_pack("{s:I, s:I, s:I}", "tensors", (json_int_t)sums[i].tensors,
+                                          "weights", (json_int_t)sums[i].weights, "bytes",
+                                          (json_int_t)sums[i].bytes));
     return types;
 }
 
@@ -243,9 +255,10 @@ static int print_json(const request *r, const kv_model *m, const kv_tokenizer *t
 {
     char hex[65];
     kv_hex32(m->sha256, hex);
-    json_t *root = json_pack("{s:s, s:s, s:o, s:I, s:I, s:o}", "name", m->name, "sha256", hex, "config",
-                             config_json(&m->cfg), "weights", (json_int_t)kv_model_weights(m), "bytes",
-                             (json_int_t)kv_model_bytes(m), "types", types_json(m));
+    json_t *root =
+        json_pack("{s:s, s:s, s:o, s:I, s:I, s:o}", "name", m->name, "sha256", hex, "config",
+                  config_json(&m->cfg), "weights", (json_int_t)kv_model_weights(m), "bytes",
+                  (json_int_t)kv_model_bytes(m), "types", types_json(m));
     json_t *tokenizer = json_null();
     if (tok) {
         kv_hex32(kv_tokenizer_fingerprint(tok), hex);
@@ -262,7 +275,7 @@ static int print_json(const request *r, const kv_model *m, const kv_tokenizer *t
     return dt_print_json(root);
 }
 
-/* ---- the catalogue ---------------------------------------------------------------------------------------------- */
+/* ---- the catalogue -------------------------------------------------------------------------- */
 
 static int list_models(int json)
 {
@@ -271,8 +284,8 @@ static int list_models(int json)
     json_t *root = json ? json_array() : NULL;
     for (size_t i = 0; i < n; i++) {
         if (json)
-            json_array_append_new(root, json_pack("{s:s, s:s?, s:s}", "name", e[i].name, "file", e[i].file,
-                                                  "about", e[i].about));
+            json_array_append_new(root, json_pack("{s:s, s:s?, s:s}", "name", e[i].name, "file",
+                                                  e[i].file, "about", e[i].about));
         else
             printf("%-8s %s\n", e[i].name, e[i].about);
     }
@@ -290,8 +303,9 @@ int dt_cmd_model(int argc, char **argv)
     kv_tokenizer *tok = NULL;
     kv_status st = kv_model_open(r.name, NULL, &m, &tok);
     if (st == KV_OK && r.check) st = check_weights(m);
-    const int result = st != KV_OK ? dt_report_failure(st) : r.json ? print_json(&r, m, tok)
-                                                                    : print_text(&r, m, tok);
+    const int result = st != KV_OK ? dt_report_failure(st)
+                       : r.json    ? print_json(&r, m, tok)
+                                   : print_text(&r, m, tok);
     kv_tokenizer_free(tok);
     kv_model_close(m);
     return result;

@@ -1,4 +1,5 @@
-/* cmd_policy.c - `kvdiff policy`: which cache policies there are, and what one of them means in numbers. */
+/* cmd_policy.c - `kvdiff policy`: which cache policies there are, and what one of them means in
+ * numbers. */
 #include "difftest/cli.h"
 #include "difftest/cli_output.h"
 
@@ -18,7 +19,7 @@ typedef struct request {
     int32_t q;
 } request;
 
-/* ---- the command line -------------------------------------------------------------------------------- */
+/* ---- the command line ----------------------------------------------------------------------- */
 
 static error_t number(const char *name, const char *text, int64_t max, int64_t *out)
 {
@@ -55,18 +56,23 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp_option options[] = {
-    {"tokens", OPT_TOKENS, "N", 0, "length of the stream that positions are computed for (default 4096)", 0},
+    {"tokens", OPT_TOKENS, "N", 0,
+     "length of the stream that positions are computed for (default 4096)", 0},
     {"q", 'q', "N", 0, "tokens per step (default 64)", 0},
     DT_FORMAT_OPTION(OPT_FORMAT),
     {NULL, 0, NULL, 0, NULL, 0},
 };
 
-static const struct argp parser = {
-    options, parse, "[SPEC]",
-    "Lists the cache policies with their parameters, or explains one, such as sink:cap=1020,sinks=4.", NULL,
-    NULL, NULL};
+static const struct argp parser = {options,
+                                   parse,
+                                   "[SPEC]",
+                                   "Lists the cache policies with their parameters, or explains "
+                                   "one, such as sink:cap=1020,sinks=4.",
+                                   NULL,
+                                   NULL,
+                                   NULL};
 
-/* ---- one parameter --------------------------------------------------------------------------------------- */
+/* ---- one parameter -------------------------------------------------------------------------- */
 
 static json_t *word_or_number(const kv_policy_param *d, int32_t v)
 {
@@ -75,7 +81,8 @@ static json_t *word_or_number(const kv_policy_param *d, int32_t v)
 
 static json_t *describe_param(const kv_policy_param *d)
 {
-    json_t *o = json_pack("{s:s, s:s, s:b}", "name", d->name, "about", d->about, "required", d->required);
+    json_t *o =
+        json_pack("{s:s, s:s, s:b}", "name", d->name, "about", d->about, "required", d->required);
     if (!d->required) json_object_set_new(o, "default", word_or_number(d, d->def));
     if (!d->words) {
         json_object_set_new(o, "min", json_integer(d->min));
@@ -103,7 +110,7 @@ static void print_param(const kv_policy_param *d)
         printf(" (default %d)\n", d->def);
 }
 
-/* ---- all of them ------------------------------------------------------------------------------------------- */
+/* ---- all of them ---------------------------------------------------------------------------- */
 
 static json_t *list_json(void)
 {
@@ -141,7 +148,7 @@ static int list_text(void)
     return dt_close_output();
 }
 
-/* ---- one of them -------------------------------------------------------------------------------------------- */
+/* ---- one of them ---------------------------------------------------------------------------- */
 
 /* Most entries of a layer and KV head after a step; INT64_MAX = grows with the stream. */
 static int64_t kept(const kv_policy *p)
@@ -180,9 +187,9 @@ static int explain(const request *r)
     if (r->json)
         return dt_print_json(json_pack(
             "{s:s, s:s, s:s, s:o, s:b, s:I, s:i, s:I, s:I}", "policy", text, "selection",
-            kv_selection_name(p.selection), "storage", kv_storage_name(p.storage), "parameters", params,
-            "bounded", most != INT64_MAX, "tokens", (json_int_t)r->tokens, "q", r->q, "entries",
-            (json_int_t)entries, "max_position", (json_int_t)position));
+            kv_selection_name(p.selection), "storage", kv_storage_name(p.storage), "parameters",
+            params, "bounded", most != INT64_MAX, "tokens", (json_int_t)r->tokens, "q", r->q,
+            "entries", (json_int_t)entries, "max_position", (json_int_t)position));
     json_decref(params);
     printf("policy        %s\nselection     %s: %s\n", text, kv_selection_name(p.selection),
            kv_selection_about(p.selection));
@@ -194,8 +201,8 @@ static int explain(const request *r)
             printf("  %-11s %d\n", d[i].name, v);
     }
     printf("storage       %s: %s\n", kv_storage_name(p.storage), kv_storage_about(p.storage));
-    printf("entries kept  %" PRId64 " per layer and KV head after %" PRId64 " tokens%s\n", entries, r->tokens,
-           most == INT64_MAX ? "; grows with the stream" : "");
+    printf("entries kept  %" PRId64 " per layer and KV head after %" PRId64 " tokens%s\n", entries,
+           r->tokens, most == INT64_MAX ? "; grows with the stream" : "");
     printf("max position  %" PRId64 " at %d tokens per step\n", position, r->q);
     return dt_close_output();
 }

@@ -91,9 +91,15 @@ const char *dt_contract_name(int32_t contract);
 
 /* ---- cases (db_write.c) --------------------------------------------------------------------- */
 
+typedef struct dt_rows_sql {
+    sqlite3_stmt *one, *many;
+    int columns; /* of a row, without case_id */
+} dt_rows_sql;
+
 typedef struct dt_case_sql {
     dt_db *db;
-    sqlite3_stmt *kase, *tok, *hash, *event, *retrieval, *touch;
+    dt_rows_sql tok, hash, event;
+    sqlite3_stmt *kase, *retrieval, *touch;
 } dt_case_sql;
 
 kv_status dt_case_sql_open(dt_db *db, dt_case_sql *out);

@@ -1,8 +1,12 @@
 /* db_write.c - one finished case into the database, in one transaction. */
 #include "difftest/db_private.h"
 
+#include <math.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
+
+enum { BUNDLE = 16 }; /* rows of one statement */
 
 static const char *const case_status_names[] = {
     [DT_CASE_PASS] = "PASS",
@@ -77,35 +81,61 @@ const char *dt_case_status_name(dt_case_status s)
 static const char kase_sql[] =
     "INSERT INTO kase(case_id" KASE_COLUMNS(COLUMN) ") VALUES(NULL" KASE_COLUMNS(MARK) ")";
 
-static const char tok_sql[] = "INSERT INTO tok(case_id, pos, tok, nll_ref, nll_got, kl, "
-                              "margin_ref, max_ulp, flags, n_resident)"
-                              " VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
-static const char hash_sql[] =
-    "INSERT INTO tok_hash(case_id, pos, layer, h_ref, h_got) VALUES(?, ?, ?, ?, ?)";
-static const char event_sql[] =
-    "INSERT INTO event(case_id, seq, side, pos, layer, head, kind, slot, og, margin, margin_bits)"
-    " VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+/* Without case_id, which is the first column of each. */
+static const char tok_columns[] =
+    "pos, tok, nll_ref, nll_got, kl, margin_ref, max_ulp, flags, n_resident";
+static const char hash_columns[] = "pos, layer, h_ref, h_got";
+static const char event_columns[] =
+    "seq, side, pos, layer, head, kind, slot, og, margin, margin_bits";
 static const char retrieval_sql[] =
     "INSERT INTO retrieval(case_id, ctx_len, depth_ppm, insert_pos, digits, expected, ans_ref,"
     " ans_got, ok_ref, ok_got, digits_ref, digits_got, nll_ref, nll_got, needle_resident_ref,"
     " needle_resident_got) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 static const char touch_sql[] = "UPDATE run SET updated_at = ? WHERE run_id = ?";
 
+/* INSERT of n rows; parameter 1 is the case, the columns of the rows follow one after the other. */
+static kv_status prepare_rows(const dt_db *db, const char *table, const char *columns, int n,
+                              dt_rows_sql *rows, sqlite3_stmt **out)
+{
+    char sql[1024];
+    size_t used =
+        (size_t)snprintf(sql, sizeof sql, "INSERT INTO %s(case_id, %s) VALUES", table, columns);
+    rows->columns = 1;
+    for (const char *p = columns; (p = strchr(p, ',')); p++)
+        rows->columns++;
+    for (int i = 0; i < n; i++) {
+        used += (size_t)snprintf(sql + used, sizeof sql - used, "%s(?1", i ? "," : " ");
+        for (int c = 0; c < rows->columns; c++)
+            used += (size_t)snprintf(sql + used, sizeof sql - used, ",?");
+        used += (size_t)snprintf(sql + used, sizeof sql - used, ")");
+    }
+    return dt_sql_prepare(db, sql, out);
+}
+
+static kv_status rows_open(const dt_db *db, const char *table, const char *columns,
+                           dt_rows_sql *out)
+{
+    KV_TRY(prepare_rows(db, table, columns, 1, out, &out->one));
+    return prepare_rows(db, table, columns, BUNDLE, out, &out->many);
+}
+
 kv_status dt_case_sql_open(dt_db *db, dt_case_sql *out)
 {
     memset(out, 0, sizeof *out);
     out->db = db;
     KV_TRY(dt_sql_prepare(db, kase_sql, &out->kase));
-    KV_TRY(dt_sql_prepare(db, tok_sql, &out->tok));
-    KV_TRY(dt_sql_prepare(db, hash_sql, &out->hash));
-    KV_TRY(dt_sql_prepare(db, event_sql, &out->event));
+    KV_TRY(rows_open(db, "tok", tok_columns, &out->tok));
+    KV_TRY(rows_open(db, "tok_hash", hash_columns, &out->hash));
+    KV_TRY(rows_open(db, "event", event_columns, &out->event));
     KV_TRY(dt_sql_prepare(db, retrieval_sql, &out->retrieval));
     return dt_sql_prepare(db, touch_sql, &out->touch);
 }
 
 void dt_case_sql_close(dt_case_sql *s)
 {
-    sqlite3_stmt *const all[] = {s->kase, s->tok, s->hash, s->event, s->retrieval, s->touch};
+    sqlite3_stmt *const all[] = {s->kase,       s->tok.one,   s->tok.many,
+                                 s->hash.one,   s->hash.many, s->event.one,
+                                 s->event.many, s->retrieval, s->touch};
     for (int i = 0; i < DT_COUNT(all); i++)
         sqlite3_finalize(all[i]);
     memset(s, 0, sizeof *s);
@@ -139,65 +169,70 @@ static kv_status write_kase(const dt_case_sql *s, const dt_case *c)
     return run_bound(s->db, s->kase, v, DT_COUNT(v), "writing a case");
 }
 
-/* The three writers of many rows bind directly: dt_value would be half of their time. */
+/* Tables with many rows. Values are bound directly: dt_value would be half of the time. */
 
 static int or_null(sqlite3_stmt *stmt, int at, int known, int64_t value)
 {
     return known ? sqlite3_bind_int64(stmt, at, value) : sqlite3_bind_null(stmt, at);
 }
 
-static kv_status write_rows(const dt_case_sql *s, const dt_case *c, int64_t case_id)
+/* Binds row i of a case from parameter `at` on. */
+typedef int bind_row(sqlite3_stmt *stmt, int at, const dt_case *c, int64_t i);
+
+static int bind_tok(sqlite3_stmt *stmt, int at, const dt_case *c, int64_t i)
 {
+    const dt_tok_row *r = &c->rows[i];
     const int device = c->kernel_set_id != 0;
-    int bad = sqlite3_bind_int64(s->tok, 1, case_id);
-    for (int64_t i = 0; i < c->n_rows; i++) {
-        const dt_tok_row *r = &c->rows[i];
-        bad |= sqlite3_bind_int64(s->tok, 2, r->pos);
-        bad |= sqlite3_bind_int64(s->tok, 3, r->tok);
-        bad |= sqlite3_bind_double(s->tok, 4, r->nll_ref);
-        bad |= device ? sqlite3_bind_double(s->tok, 5, r->nll_got) : sqlite3_bind_null(s->tok, 5);
-        bad |= device ? sqlite3_bind_double(s->tok, 6, r->kl) : sqlite3_bind_null(s->tok, 6);
-        bad |= sqlite3_bind_double(s->tok, 7, (double)r->margin_ref);
-        bad |= or_null(s->tok, 8, device, r->max_ulp);
-        bad |= sqlite3_bind_int64(s->tok, 9, (int64_t)r->flags);
-        bad |= sqlite3_bind_int64(s->tok, 10, r->n_resident);
-        KV_TRY(step_once(s->db, s->tok, bad, "writing token rows"));
-    }
-    return KV_OK;
+    const double nan = (double)NAN; /* bound as NULL */
+    int bad = sqlite3_bind_int64(stmt, at, r->pos);
+    bad |= sqlite3_bind_int64(stmt, at + 1, r->tok);
+    bad |= sqlite3_bind_double(stmt, at + 2, r->nll_ref);
+    bad |= sqlite3_bind_double(stmt, at + 3, device ? r->nll_got : nan);
+    bad |= sqlite3_bind_double(stmt, at + 4, device ? r->kl : nan);
+    bad |= sqlite3_bind_double(stmt, at + 5, (double)r->margin_ref);
+    bad |= or_null(stmt, at + 6, device, r->max_ulp);
+    bad |= sqlite3_bind_int64(stmt, at + 7, (int64_t)r->flags);
+    return bad | sqlite3_bind_int64(stmt, at + 8, r->n_resident);
 }
 
-static kv_status write_hashes(const dt_case_sql *s, const dt_case *c, int64_t case_id)
+static int bind_hash(sqlite3_stmt *stmt, int at, const dt_case *c, int64_t i)
 {
-    int bad = sqlite3_bind_int64(s->hash, 1, case_id);
-    for (int64_t i = 0; i < c->n_hashes; i++) {
-        const dt_hash_row *h = &c->hashes[i];
-        bad |= sqlite3_bind_int64(s->hash, 2, h->pos);
-        bad |= sqlite3_bind_int64(s->hash, 3, h->layer);
-        bad |= sqlite3_bind_int64(s->hash, 4, (int64_t)h->h_ref);
-        bad |= or_null(s->hash, 5, c->kernel_set_id != 0, (int64_t)h->h_got);
-        KV_TRY(step_once(s->db, s->hash, bad, "writing digests"));
-    }
-    return KV_OK;
+    const dt_hash_row *h = &c->hashes[i];
+    int bad = sqlite3_bind_int64(stmt, at, h->pos);
+    bad |= sqlite3_bind_int64(stmt, at + 1, h->layer);
+    bad |= sqlite3_bind_int64(stmt, at + 2, (int64_t)h->h_ref);
+    return bad | or_null(stmt, at + 3, c->kernel_set_id != 0, (int64_t)h->h_got);
 }
 
-static kv_status write_events(const dt_case_sql *s, const dt_case *c, int64_t case_id)
+static int bind_event(sqlite3_stmt *stmt, int at, const dt_case *c, int64_t i)
 {
-    int bad = sqlite3_bind_int64(s->event, 1, case_id);
-    for (int64_t i = 0; i < c->n_events; i++) {
-        const kv_event *e = &c->events[i];
-        uint32_t bits;
-        memcpy(&bits, &e->margin, sizeof bits);
-        bad |= sqlite3_bind_int64(s->event, 2, i);
-        bad |= sqlite3_bind_int64(s->event, 3, i >= c->n_events - c->n_events_got);
-        bad |= sqlite3_bind_int64(s->event, 4, e->token);
-        bad |= sqlite3_bind_int64(s->event, 5, e->layer);
-        bad |= sqlite3_bind_int64(s->event, 6, e->head);
-        bad |= sqlite3_bind_int64(s->event, 7, e->kind);
-        bad |= sqlite3_bind_int64(s->event, 8, e->slot);
-        bad |= sqlite3_bind_int64(s->event, 9, e->og);
-        bad |= sqlite3_bind_double(s->event, 10, (double)e->margin);
-        bad |= sqlite3_bind_int64(s->event, 11, (int64_t)bits);
-        KV_TRY(step_once(s->db, s->event, bad, "writing decisions"));
+    const kv_event *e = &c->events[i];
+    uint32_t bits;
+    memcpy(&bits, &e->margin, sizeof bits);
+    int bad = sqlite3_bind_int64(stmt, at, i);
+    bad |= sqlite3_bind_int64(stmt, at + 1, i >= c->n_events - c->n_events_got);
+    bad |= sqlite3_bind_int64(stmt, at + 2, e->token);
+    bad |= sqlite3_bind_int64(stmt, at + 3, e->layer);
+    bad |= sqlite3_bind_int64(stmt, at + 4, e->head);
+    bad |= sqlite3_bind_int64(stmt, at + 5, e->kind);
+    bad |= sqlite3_bind_int64(stmt, at + 6, e->slot);
+    bad |= sqlite3_bind_int64(stmt, at + 7, e->og);
+    bad |= sqlite3_bind_double(stmt, at + 8, (double)e->margin);
+    return bad | sqlite3_bind_int64(stmt, at + 9, (int64_t)bits);
+}
+
+/* Several rows per statement: starting one costs as much as writing a row. */
+static kv_status write_many(const dt_db *db, const dt_rows_sql *rows, bind_row *bind,
+                            const dt_case *c, int64_t case_id, int64_t n, const char *doing)
+{
+    for (int64_t i = 0; i < n;) {
+        const int k = n - i >= BUNDLE ? BUNDLE : 1;
+        sqlite3_stmt *stmt = k == BUNDLE ? rows->many : rows->one;
+        int bad = sqlite3_bind_int64(stmt, 1, case_id);
+        for (int j = 0; j < k; j++)
+            bad |= bind(stmt, 2 + j * rows->columns, c, i + j);
+        KV_TRY(step_once(db, stmt, bad, doing));
+        i += k;
     }
     return KV_OK;
 }
@@ -230,9 +265,9 @@ static kv_status write_all(const dt_case_sql *s, const dt_case *c)
 {
     KV_TRY(write_kase(s, c));
     const int64_t case_id = sqlite3_last_insert_rowid(s->db->h);
-    KV_TRY(write_rows(s, c, case_id));
-    KV_TRY(write_hashes(s, c, case_id));
-    KV_TRY(write_events(s, c, case_id));
+    KV_TRY(write_many(s->db, &s->tok, bind_tok, c, case_id, c->n_rows, "writing token rows"));
+    KV_TRY(write_many(s->db, &s->hash, bind_hash, c, case_id, c->n_hashes, "writing digests"));
+    KV_TRY(write_many(s->db, &s->event, bind_event, c, case_id, c->n_events, "writing decisions"));
     if (c->retrieval) KV_TRY(write_retrieval(s, c->retrieval, case_id));
     const dt_value v[] = {DT_INT(time(NULL)), DT_INT(c->run_id)};
     return run_bound(s->db, s->touch, v, DT_COUNT(v), "writing a case");

@@ -11,12 +11,12 @@
 #include <string.h>
 
 /* X(name, one line) */
-#define COMMANDS(X)                                                                                \
-    X(run, "stream documents through the reference and devices; store and judge what differs")     \
-    X(query, "ask the results database")                                                           \
-    X(info, "this machine, this build, and which sides can run here")                              \
-    X(model, "describe or check a model")                                                          \
-    X(corpus, "describe the documents of a corpus")                                                \
+#define COMMANDS(X)                                                                            \
+    X(run, "stream documents through the reference and devices; store and judge what differs") \
+    X(query, "ask the results database")                                                       \
+    X(info, "this machine, this build, and which sides can run here")                          \
+    X(model, "describe or check a model")                                                      \
+    X(corpus, "describe the documents of a corpus")                                            \
     X(policy, "list cache policies, or explain one")
 
 typedef struct command {
@@ -39,8 +39,10 @@ static int print_help(void)
     for (int i = 0; i < N_COMMANDS; i++)
         printf("  %-8s %s\n", commands[i].name, commands[i].about);
     printf("\n  kvdiff help COMMAND   its options       kvdiff --version\n\n"
-           "Exit codes: 0 every check passed, 1 a device broke its contract, 2 the command line is wrong,\n"
-           "3 something it points at is, 4 nothing was checked, 5 inconclusive, 6 a fault of the tester,\n"
+           "Exit codes: 0 every check passed, 1 a device broke its contract, 2 the command line is "
+           "wrong,\n"
+           "3 something it points at is, 4 nothing was checked, 5 inconclusive, 6 a fault of the "
+           "tester,\n"
            "77 skipped, 130 interrupted.\n");
     return dt_close_output();
 }

@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-/* ---- choice of instruction set -------------------------------------------------------------------- */
+/* ---- choice of instruction set -------------------------------------------------------------- */
 
 const dt_vec_metrics *dt_vec_metrics_find(const char *name)
 {
@@ -18,9 +18,12 @@ const dt_vec_metrics *dt_vec_metrics_find(const char *name)
     return !name || strcmp(name, dt_vec_metrics_scalar.name) == 0 ? &dt_vec_metrics_scalar : NULL;
 }
 
-const char *dt_metrics_isa(void) { return dt_vec_metrics_find(NULL)->name; }
+const char *dt_metrics_isa(void)
+{
+    return dt_vec_metrics_find(NULL)->name;
+}
 
-/* ---- one row ---------------------------------------------------------------------------------------- */
+/* ---- one row -------------------------------------------------------------------------------- */
 
 static int64_t ordered(float x)
 {
@@ -141,7 +144,7 @@ void dt_metrics_rows(kv_pool *pool, const float *ref, const float *got, int64_t 
     kv_pool_run(pool, n_rows, run_row, &job);
 }
 
-/* ---- a case ------------------------------------------------------------------------------------------ */
+/* ---- a case --------------------------------------------------------------------------------- */
 
 void dt_acc_init(dt_acc *a)
 {

@@ -18,7 +18,7 @@ enum { PATH_BYTES = 4096 };
 
 const char *const dt_side_names[] = {"ref", "ref64", "blas", "emu", "cuda", NULL};
 
-/* ---- where ------------------------------------------------------------------------------------------ */
+/* ---- where ---------------------------------------------------------------------------------- */
 
 kv_status dt_side_folder(char *dst, size_t size)
 {
@@ -44,8 +44,8 @@ typedef struct side_spec {
     int is_path;
 } side_spec;
 
-/* A path is whatever has a slash or ends in ".so"; its options follow ".so:", because a folder's name may
- * hold a colon. */
+/* A path is whatever has a slash or ends in ".so"; its options follow ".so:", because a folder's
+ * name may hold a colon. */
 static kv_status cut_spec(const char *spec, side_spec *out)
 {
     const char *slash = strrchr(spec, '/'), *so = strstr(slash ? slash : spec, ".so:");
@@ -71,12 +71,15 @@ static kv_status name_side(const char *spec, const side_spec *s, dt_side *out)
     if (s->is_path && n > 3 && strcmp(file + n - 3, ".so") == 0) n -= 3;
     for (const char *c = spec; *c; c++)
         if (*c == '|' || (unsigned char)*c < 0x20)
-            return kv_fail(KV_ERR_USAGE, "device: the name holds '|' or a control character; rename "
-                                         "the file");
+            return kv_fail(KV_ERR_USAGE,
+                           "device: the name holds '|' or a control character; rename "
+                           "the file");
     const char *colon = *s->options ? ":" : "";
-    const int used = snprintf(out->name, sizeof out->name, "%.*s%s%s", (int)n, file, colon, s->options);
+    const int used =
+        snprintf(out->name, sizeof out->name, "%.*s%s%s", (int)n, file, colon, s->options);
     if (used < 0 || (size_t)used >= sizeof out->name)
-        return kv_fail(KV_ERR_USAGE, "device '%.40s...': name and options are longer than %zu bytes", spec,
+        return kv_fail(KV_ERR_USAGE,
+                       "device '%.40s...': name and options are longer than %zu bytes", spec,
                        sizeof out->name - 1);
     memcpy(out->options, s->options, strlen(s->options) + 1);
     return KV_OK;
@@ -93,7 +96,8 @@ static kv_status locate(const char *spec, const side_spec *s, char path[PATH_BYT
 {
     if (s->is_path) {
         /* dlopen would search the system's folders for a bare file name. */
-        snprintf(path, PATH_BYTES, "%.*s%.*s", strchr(s->base, '/') ? 0 : 2, "./", PATH_BYTES - 3, s->base);
+        snprintf(path, PATH_BYTES, "%.*s%.*s", strchr(s->base, '/') ? 0 : 2, "./", PATH_BYTES - 3,
+                 s->base);
         if (access(path, F_OK) == 0) return KV_OK;
         return kv_fail(KV_ERR_IO, "device '%s': cannot open '%s': %s; check the path", spec, path,
                        strerror(errno));
@@ -103,19 +107,25 @@ static kv_status locate(const char *spec, const side_spec *s, char path[PATH_BYT
     snprintf(path, PATH_BYTES, "%s/%.255s.so", folder, s->base);
     if (access(path, F_OK) == 0) return KV_OK;
     if (!is_shipped(s->base))
-        return kv_fail(KV_ERR_USAGE, "device '%s' is unknown; use ref, ref64, blas, emu, cuda:exact or the "
-                                     "path of a .so", spec);
+        return kv_fail(KV_ERR_USAGE,
+                       "device '%s' is unknown; use ref, ref64, blas, emu, cuda:exact or the "
+                       "path of a .so",
+                       spec);
     if (strcmp(s->base, "cuda") == 0)
-        return kv_fail(KV_ERR_IO, "device '%s': '%s' was not built, because nvcc was not found; build where "
-                                  "CUDA is installed, or use emu", spec, path);
-    return kv_fail(KV_ERR_IO, "device '%s': '%s' is not there; run `make`, or point KVDIFF_SIDES at the "
-                              "folder that holds it", spec, path);
+        return kv_fail(KV_ERR_IO,
+                       "device '%s': '%s' was not built, because nvcc was not found; build where "
+                       "CUDA is installed, or use emu",
+                       spec, path);
+    return kv_fail(KV_ERR_IO,
+                   "device '%s': '%s' is not there; run `make`, or point KVDIFF_SIDES at the "
+                   "folder that holds it",
+                   spec, path);
 }
 
-/* ---- the file ---------------------------------------------------------------------------------------- */
+/* ---- the file ------------------------------------------------------------------------------- */
 
-/* Whether all segments lie inside the file: the loader maps what the header says, and touching pages
- * behind the end of a truncated file kills the process. */
+/* Whether all segments lie inside the file: the loader maps what the header says, and touching
+ * pages behind the end of a truncated file kills the process. */
 static int is_complete_elf(const uint8_t *bytes, size_t size)
 {
     Elf64_Ehdr h;
@@ -149,11 +159,14 @@ static kv_status check_file(const char *spec, const char *path, uint8_t sha[32])
     if (complete) kv_sha256(map, size, sha);
     if (map != MAP_FAILED) munmap(map, size);
     if (complete) return KV_OK;
-    return kv_fail(KV_ERR_MISMATCH, "device '%s': '%s' is not a complete 64-bit shared object; build it with "
-                                    "-shared -fPIC", spec, path);
+    return kv_fail(KV_ERR_MISMATCH,
+                   "device '%s': '%s' is not a complete 64-bit shared object; build it with "
+                   "-shared -fPIC",
+                   spec, path);
 }
 
-/* First missing entry of a table, or NULL. Only `digest` may be absent, and only without its capability. */
+/* First missing entry of a table, or NULL. Only `digest` may be absent, and only without its
+ * capability. */
 static const char *missing_entry(const kv_backend *b)
 {
     const struct {
@@ -161,9 +174,19 @@ static const char *missing_entry(const kv_backend *b)
         int present;
     } entries[] = {
 #define ENTRY(e) {#e, b->e != NULL}
-        ENTRY(name), ENTRY(available), ENTRY(open), ENTRY(close), ENTRY(last_error), ENTRY(reset),
-        ENTRY(step), ENTRY(export_state), ENTRY(import_state), ENTRY(snapshot), ENTRY(restore),
-        ENTRY(snapshot_free), ENTRY(table),
+        ENTRY(name),
+        ENTRY(available),
+        ENTRY(open),
+        ENTRY(close),
+        ENTRY(last_error),
+        ENTRY(reset),
+        ENTRY(step),
+        ENTRY(export_state),
+        ENTRY(import_state),
+        ENTRY(snapshot),
+        ENTRY(restore),
+        ENTRY(snapshot_free),
+        ENTRY(table),
 #undef ENTRY
         {"digest", b->digest || !(b->caps & KV_CAP_DIGEST)},
     };
@@ -175,17 +198,24 @@ static const char *missing_entry(const kv_backend *b)
 static kv_status check_table(const char *spec, const kv_backend *b)
 {
     if (!b)
-        return kv_fail(KV_ERR_MISMATCH, "device '%s' does not speak ABI %u of common/backend.h; build it "
-                                        "against this version", spec, KV_BACKEND_ABI);
+        return kv_fail(KV_ERR_MISMATCH,
+                       "device '%s' does not speak ABI %u of common/backend.h; build it "
+                       "against this version",
+                       spec, KV_BACKEND_ABI);
     if (b->abi != KV_BACKEND_ABI)
-        return kv_fail(KV_ERR_MISMATCH, "device '%s' speaks ABI %u, not %u; build it against this version "
-                                        "of common/backend.h", spec, b->abi, KV_BACKEND_ABI);
+        return kv_fail(KV_ERR_MISMATCH,
+                       "device '%s' speaks ABI %u, not %u; build it against this version "
+                       "of common/backend.h",
+                       spec, b->abi, KV_BACKEND_ABI);
     const char *missing = missing_entry(b);
     if (missing)
-        return kv_fail(KV_ERR_MISMATCH, "device '%s': its table has no %s; docs/backend.md says what a side "
-                                        "must do", spec, missing);
+        return kv_fail(KV_ERR_MISMATCH,
+                       "device '%s': its table has no %s; docs/backend.md says what a side "
+                       "must do",
+                       spec, missing);
     if (b->contract < KV_CONTRACT_BITEXACT || b->contract > KV_CONTRACT_STATISTICAL)
-        return kv_fail(KV_ERR_MISMATCH, "device '%s': contract %d is none of kv_contract", spec, b->contract);
+        return kv_fail(KV_ERR_MISMATCH, "device '%s': contract %d is none of kv_contract", spec,
+                       b->contract);
     return KV_OK;
 }
 
@@ -213,14 +243,16 @@ static kv_status load_file(const char *spec, const char *path, dt_side *out)
     kv_side_entry_fn *entry;
     void *symbol = dlsym(out->handle, KV_SIDE_ENTRY);
     if (!symbol)
-        return kv_fail(KV_ERR_MISMATCH, "device '%s': '%s' exports no %s, so it is not a side "
-                                        "(docs/backend.md)", spec, path, KV_SIDE_ENTRY);
+        return kv_fail(KV_ERR_MISMATCH,
+                       "device '%s': '%s' exports no %s, so it is not a side "
+                       "(docs/backend.md)",
+                       spec, path, KV_SIDE_ENTRY);
     memcpy(&entry, &symbol, sizeof entry);
     out->backend = entry(KV_BACKEND_ABI);
     return check_table(spec, out->backend);
 }
 
-/* ---- the door ------------------------------------------------------------------------------------------ */
+/* ---- the door ------------------------------------------------------------------------------- */
 
 kv_status dt_side_load(const char *spec, dt_side *out)
 {
@@ -246,8 +278,11 @@ kv_status dt_side_open(const char *spec, dt_side *out)
     why[sizeof why - 1] = '\0';
     for (char *c = why; *c; c++)
         if (*c == '\n') *c = ' ';
-    return kv_fail(st == KV_ERR_USAGE ? KV_ERR_USAGE : KV_ERR_DEVICE, "device '%s' cannot run here: %s", spec,
-                   *why ? why : "it gives no reason");
+    return kv_fail(st == KV_ERR_USAGE ? KV_ERR_USAGE : KV_ERR_DEVICE,
+                   "device '%s' cannot run here: %s", spec, *why ? why : "it gives no reason");
 }
 
-void dt_side_close(dt_side *s) { memset(s, 0, sizeof *s); }
+void dt_side_close(dt_side *s)
+{
+    memset(s, 0, sizeof *s);
+}

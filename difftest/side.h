@@ -1,9 +1,8 @@
 /* side.h - finds a side by its spelling on the command line and loads it.
  *
  *   ref | ref64                    linked in
- *   NAME[:options]                 NAME.so in the sides folder ($KVDIFF_SIDES, else "sides" next to the
- *                                  program): blas, emu:seed=3, cuda:exact
- *   PATH/FILE.so[:options]         anybody's
+ *   NAME[:options]                 NAME.so in the sides folder ($KVDIFF_SIDES, else "sides" next to
+ * the program): blas, emu:seed=3, cuda:exact PATH/FILE.so[:options]         anybody's
  *
  * A shared object stays loaded until the process ends: it may have started threads. */
 #ifndef KV_DIFFTEST_SIDE_H
@@ -20,9 +19,9 @@ typedef struct dt_side {
     void *handle;       /* of dlopen; NULL: linked in */
 } dt_side;
 
-/* ERR_USAGE: unknown name or option. ERR_IO: no such file. ERR_MISMATCH: not a side, another ABI, an
- * incomplete table, a library that changes the floating-point state. ERR_DEVICE: it cannot run on this
- * machine, with its reason. One line each. */
+/* ERR_USAGE: unknown name or option. ERR_IO: no such file. ERR_MISMATCH: not a side, another ABI,
+ * an incomplete table, a library that changes the floating-point state. ERR_DEVICE: it cannot run
+ * on this machine, with its reason. One line each. */
 kv_status dt_side_open(const char *spec, dt_side *out);
 void dt_side_close(dt_side *s); /* accepts a zeroed one */
 

@@ -99,7 +99,7 @@ static void case_row(dt_table *t, sqlite3_stmt *s)
     dt_table_int(t, n);
     number(t, s, NLL_REF, "%.4f", dt_perplexity(nll, n));
     number(t, s, NLL_GOT, "%.4f", dt_perplexity(sqlite3_column_double(s, NLL_GOT), n));
-    number(t, s, WORDS, "%.2f", words > 0 ? dt_perplexity(nll, words) : (double)NAN);
+    number(t, s, WORDS, "%.6g", words > 0 ? dt_perplexity(nll, words) : (double)NAN);
     number(t, s, KL, "%.2e", sqlite3_column_double(s, KL) / d);
     integer(t, s, MAX_ULP);
     number(t, s, TOP1, "%.4f", (double)sqlite3_column_int64(s, TOP1) / d);

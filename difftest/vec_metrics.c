@@ -1,11 +1,11 @@
-/* vec_metrics.c - passes over logit rows. Compiled once per instruction set (VM_ISA_scalar, VM_ISA_avx2);
- * the tables give the same bits.
+/* vec_metrics.c - passes over logit rows. Compiled once per instruction set (VM_ISA_scalar,
+ * VM_ISA_avx2); the tables give the same bits.
  *
- * docs/numerics.md wants sums in ascending order inside blocks of 4,096 values. One such chain is a string
- * of dependent additions, so four blocks run side by side, one per lane. A tile is 4 consecutive values of
- * 4 blocks, transposed on loading; its four vectors go through the exponential together, which hides the
- * latency of the long dependent polynomial. A lane without a value (the last blocks of a row) holds FILL,
- * whose exp is +0, which changes no sum. */
+ * docs/numerics.md wants sums in ascending order inside blocks of 4,096 values. One such chain is a
+ * string of dependent additions, so four blocks run side by side, one per lane. A tile is 4
+ * consecutive values of 4 blocks, transposed on loading; its four vectors go through the
+ * exponential together, which hides the latency of the long dependent polynomial. A lane without a
+ * value (the last blocks of a row) holds FILL, whose exp is +0, which changes no sum. */
 #include "difftest/vec_metrics.h"
 
 #include "common/math.h"
@@ -25,7 +25,7 @@ enum { LANES = 4, GROUP = LANES * DT_VOCAB_BLOCK, CHUNK = 64 };
 
 #define FILL (-1e300)
 
-#if defined(VM_ISA_avx2) /* ---- one ymm per value of the tile ------------------------------------- */
+#if defined(VM_ISA_avx2) /* ---- one ymm per value of the tile \ -------------------------------------------------------- */
 #    include <immintrin.h>
 #    define TABLE      dt_vec_metrics_avx2
 #    define TABLE_NAME "avx2"
@@ -33,13 +33,25 @@ typedef __m256d lanes;
 typedef struct tile {
     __m256d a, b, c, d; /* value i, i + 1, i + 2, i + 3 of each block */
 } tile;
-#    define EACH(f, x, y) ((tile){f(x.a, y.a), f(x.b, y.b), f(x.c, y.c), f(x.d, y.d)})
+#    define EACH(f, x, y)  ((tile){f(x.a, y.a), f(x.b, y.b), f(x.c, y.c), f(x.d, y.d)})
 #    define EACH1(f, x, y) ((tile){f(x.a, y), f(x.b, y), f(x.c, y), f(x.d, y)})
 
-INLINE lanes lanes_zero(void) { return _mm256_setzero_pd(); }
-INLINE void lanes_store(double *p, lanes v) { _mm256_storeu_pd(p, v); }
-INLINE tile tile_sub(tile x, tile y) { return EACH(_mm256_sub_pd, x, y); }
-INLINE tile tile_mul(tile x, tile y) { return EACH(_mm256_mul_pd, x, y); }
+INLINE lanes lanes_zero(void)
+{
+    return _mm256_setzero_pd();
+}
+INLINE void lanes_store(double *p, lanes v)
+{
+    _mm256_storeu_pd(p, v);
+}
+INLINE tile tile_sub(tile x, tile y)
+{
+    return EACH(_mm256_sub_pd, x, y);
+}
+INLINE tile tile_mul(tile x, tile y)
+{
+    return EACH(_mm256_mul_pd, x, y);
+}
 INLINE tile tile_sub1(tile x, double y)
 {
     const __m256d v = _mm256_set1_pd(y);
@@ -78,8 +90,8 @@ INLINE tile fma_by(tile x, double c, tile y)
                   _mm256_fmadd_pd(x.c, v, y.c), _mm256_fmadd_pd(x.d, v, y.d)};
 }
 
-/* 2^k from t = 1.5 * 2^52 + k, or 0 where x < -708. Only the low 12 bits of k survive the shift to the
- * exponent, so the bits of t serve as they are. */
+/* 2^k from t = 1.5 * 2^52 + k, or 0 where x < -708. Only the low 12 bits of k survive the shift to
+ * the exponent, so the bits of t serve as they are. */
 INLINE __m256d scale_of(__m256d t, __m256d x)
 {
     const __m256i k = _mm256_slli_epi64(_mm256_castpd_si256(t), 52);
@@ -88,8 +100,8 @@ INLINE __m256d scale_of(__m256d t, __m256d x)
     return _mm256_andnot_pd(underflow, _mm256_castsi256_pd(bits));
 }
 
-/* kv_dexp, operation by operation. Arguments below -708 are lifted to it, so that 0 is multiplied by
- * something finite. */
+/* kv_dexp, operation by operation. Arguments below -708 are lifted to it, so that 0 is multiplied
+ * by something finite. */
 INLINE tile tile_exp(tile x)
 {
     const __m256d least = _mm256_set1_pd(-708.0), magic = _mm256_set1_pd(6755399441055744.0);
@@ -121,7 +133,8 @@ INLINE tile tile_load(const float *p)
     __m128 r0 = _mm_loadu_ps(p), r1 = _mm_loadu_ps(p + DT_VOCAB_BLOCK),
            r2 = _mm_loadu_ps(p + 2 * DT_VOCAB_BLOCK), r3 = _mm_loadu_ps(p + 3 * DT_VOCAB_BLOCK);
     _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
-    return (tile){_mm256_cvtps_pd(r0), _mm256_cvtps_pd(r1), _mm256_cvtps_pd(r2), _mm256_cvtps_pd(r3)};
+    return (tile){_mm256_cvtps_pd(r0), _mm256_cvtps_pd(r1), _mm256_cvtps_pd(r2),
+                  _mm256_cvtps_pd(r3)};
 }
 
 INLINE tile tile_from(double v[4][LANES])
@@ -129,7 +142,7 @@ INLINE tile tile_from(double v[4][LANES])
     return (tile){_mm256_loadu_pd(v[0]), _mm256_loadu_pd(v[1]), _mm256_loadu_pd(v[2]),
                   _mm256_loadu_pd(v[3])};
 }
-#else /* ---- plain C: the written definition ------------------------------------------------------ */
+#else /* ---- plain C: the written definition \ ------------------------------------------------------ */
 #    define TABLE      dt_vec_metrics_scalar
 #    define TABLE_NAME "scalar"
 typedef struct lanes {
@@ -138,21 +151,48 @@ typedef struct lanes {
 typedef struct tile {
     double v[4][LANES]; /* value i, i + 1, i + 2, i + 3 of each block */
 } tile;
-#    define EACH(expr)                                                                             \
-        tile o;                                                                                    \
-        for (int j = 0; j < 4; j++)                                                                \
-            for (int b = 0; b < LANES; b++)                                                        \
-                o.v[j][b] = (expr);                                                                \
+#    define EACH(expr)                      \
+        tile o;                             \
+        for (int j = 0; j < 4; j++)         \
+            for (int b = 0; b < LANES; b++) \
+                o.v[j][b] = (expr);         \
         return o
-INLINE lanes lanes_zero(void) { return (lanes){{0}}; }
-INLINE void lanes_store(double *p, lanes a) { memcpy(p, a.v, sizeof a.v); }
-INLINE tile tile_sub(tile x, tile y) { EACH(x.v[j][b] - y.v[j][b]); }
-INLINE tile tile_mul(tile x, tile y) { EACH(x.v[j][b] * y.v[j][b]); }
-INLINE tile tile_sub1(tile x, double y) { EACH(x.v[j][b] - y); }
-INLINE tile tile_abs(tile x) { EACH(__builtin_fabs(x.v[j][b])); }
-INLINE tile tile_exp(tile x) { EACH(kv_dexp(x.v[j][b])); }
-INLINE tile tile_load(const float *p) { EACH((double)p[b * DT_VOCAB_BLOCK + j]); }
-INLINE tile tile_from(double v[4][LANES]) { EACH(v[j][b]); }
+INLINE lanes lanes_zero(void)
+{
+    return (lanes){{0}};
+}
+INLINE void lanes_store(double *p, lanes a)
+{
+    memcpy(p, a.v, sizeof a.v);
+}
+INLINE tile tile_sub(tile x, tile y)
+{
+    EACH(x.v[j][b] - y.v[j][b]);
+}
+INLINE tile tile_mul(tile x, tile y)
+{
+    EACH(x.v[j][b] * y.v[j][b]);
+}
+INLINE tile tile_sub1(tile x, double y)
+{
+    EACH(x.v[j][b] - y);
+}
+INLINE tile tile_abs(tile x)
+{
+    EACH(__builtin_fabs(x.v[j][b]));
+}
+INLINE tile tile_exp(tile x)
+{
+    EACH(kv_dexp(x.v[j][b]));
+}
+INLINE tile tile_load(const float *p)
+{
+    EACH((double)p[b * DT_VOCAB_BLOCK + j]);
+}
+INLINE tile tile_from(double v[4][LANES])
+{
+    EACH(v[j][b]);
+}
 INLINE lanes lanes_add(lanes acc, tile x)
 {
     for (int j = 0; j < 4; j++)
@@ -219,8 +259,8 @@ static double sum_exp(const float *x, int64_t n, double max)
     return total;
 }
 
-INLINE void diverge_group(const dt_softmax *p, const dt_softmax *q, int64_t n, int64_t first, int full,
-                          dt_divergence *out)
+INLINE void diverge_group(const dt_softmax *p, const dt_softmax *q, int64_t n, int64_t first,
+                          int full, dt_divergence *out)
 {
     const int64_t len = group_length(n, first);
     lanes kl = lanes_zero(), sq = kl, largest = kl;
@@ -251,15 +291,19 @@ static void diverge(const dt_softmax *p, const dt_softmax *q, int64_t n, dt_dive
     if (first < n) diverge_group(p, q, n, first, 0, out);
 }
 
-/* ---- the scan ------------------------------------------------------------------------------------ */
+/* ---- the scan ------------------------------------------------------------------------------- */
 
 /* What a pass over one chunk of a row finds. */
 typedef struct chunk_info {
     float max;
-    uint32_t magnitude; /* largest value without sign, as bits; from 0x7f800000 on it is not finite */
+    uint32_t
+        magnitude; /* largest value without sign, as bits; from 0x7f800000 on it is not finite */
 } chunk_info;
 
-INLINE uint32_t umax(uint32_t a, uint32_t b) { return a > b ? a : b; }
+INLINE uint32_t umax(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
+}
 
 /* Order-preserving integer of a float's bits, with +0 and -0 alike. */
 INLINE int32_t ordered(int32_t bits)
@@ -289,7 +333,10 @@ static uint32_t ulp_values(const float *a, const float *b, int64_t n)
 }
 
 #if defined(VM_ISA_avx2)
-INLINE __m256i load_bits(const float *p) { return _mm256_castps_si256(_mm256_loadu_ps(p)); }
+INLINE __m256i load_bits(const float *p)
+{
+    return _mm256_castps_si256(_mm256_loadu_ps(p));
+}
 
 /* 1 when all bits of two complete chunks agree. */
 static int chunk_equal(const float *a, const float *b)
@@ -353,8 +400,14 @@ static int chunk_equal(const float *a, const float *b)
 {
     return memcmp(a, b, CHUNK * sizeof *a) == 0;
 }
-static chunk_info scan_chunk(const float *x) { return scan_values(x, CHUNK); }
-static uint32_t ulp_chunk(const float *a, const float *b) { return ulp_values(a, b, CHUNK); }
+static chunk_info scan_chunk(const float *x)
+{
+    return scan_values(x, CHUNK);
+}
+static uint32_t ulp_chunk(const float *a, const float *b)
+{
+    return ulp_values(a, b, CHUNK);
+}
 #endif
 
 static void top_insert(dt_top *t, float value, int64_t index)

@@ -1,7 +1,7 @@
 /* vec_metrics.h - the three passes over a logit row, one table per instruction set.
  *
- * Every table gives the same bits: lanes are vocabulary blocks of docs/numerics.md, section 6, so each
- * sum is still taken in ascending order. All functions need finite rows except `scan`. */
+ * Every table gives the same bits: lanes are vocabulary blocks of docs/numerics.md, section 6, so
+ * each sum is still taken in ascending order. All functions need finite rows except `scan`. */
 #ifndef KV_DIFFTEST_VEC_METRICS_H
 #define KV_DIFFTEST_VEC_METRICS_H
 
@@ -9,7 +9,8 @@
 
 enum { DT_TOP = 5, DT_VOCAB_BLOCK = 4096 };
 
-/* The largest values of a row, descending; of equal values the one with the lower index comes first. */
+/* The largest values of a row, descending; of equal values the one with the lower index comes
+ * first. */
 typedef struct dt_top {
     int32_t n; /* min(DT_TOP, vocab) */
     int32_t index[DT_TOP];
@@ -18,8 +19,8 @@ typedef struct dt_top {
 
 typedef struct dt_scan {
     dt_top top_a, top_b;
-    uint32_t max_ulp;   /* of finite rows */
-    int differs;        /* any bit */
+    uint32_t max_ulp; /* of finite rows */
+    int differs;      /* any bit */
     int a_finite, b_finite;
 } dt_scan;
 

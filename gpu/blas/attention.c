@@ -1,5 +1,5 @@
-/* attention.c - scores by one product, a softmax per row with a single maximum, outputs by another product.
- * A task is one query head and a block of rows. */
+/* attention.c - scores by one product, a softmax per row with a single maximum, outputs by another
+ * product. A task is one query head and a block of rows. */
 #include "gpu/blas/blas.h"
 
 #include <cblas.h>
@@ -29,18 +29,20 @@ static void attend_task(void *arg, int64_t task, int worker)
     float *scores = s->scores[worker].p, *out = s->work.att + row * Hq * D + head * D;
 
     if (rows == 1)
-        cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)width, (int)D, s->scale, k, (int)D, q, 1, 0, scores, 1);
+        cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)width, (int)D, s->scale, k, (int)D, q, 1, 0,
+                    scores, 1);
     else
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)width, (int)D, s->scale, q,
-                    (int)qkv_width, k, (int)D, 0, scores, (int)width);
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)width, (int)D,
+                    s->scale, q, (int)qkv_width, k, (int)D, 0, scores, (int)width);
     float inverse[ROWS];
     for (int64_t x = 0; x < rows; x++)
         inverse[x] = softmax_row(s, scores + x * width, a->n + row + x + 1, width);
     if (rows == 1)
-        cblas_sgemv(CblasRowMajor, CblasTrans, (int)width, (int)D, 1, v, (int)D, scores, 1, 0, out, 1);
+        cblas_sgemv(CblasRowMajor, CblasTrans, (int)width, (int)D, 1, v, (int)D, scores, 1, 0, out,
+                    1);
     else
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)D, (int)width, 1, scores,
-                    (int)width, v, (int)D, 0, out, (int)(Hq * D));
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)D, (int)width, 1,
+                    scores, (int)width, v, (int)D, 0, out, (int)(Hq * D));
     for (int64_t x = 0; x < rows; x++)
         for (int64_t d = 0; d < D; d++)
             out[x * Hq * D + d] *= inverse[x];

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- opening and closing -------------------------------------------------------------------------- */
+/* ---- opening and closing -------------------------------------------------------------------- */
 
 static kv_status available(const char *options, char *why, size_t why_size)
 {
@@ -99,7 +99,7 @@ static kv_status reset(kv_session *handle)
     return KV_OK;
 }
 
-/* ---- what a step may ask for ------------------------------------------------------------------------- */
+/* ---- what a step may ask for ---------------------------------------------------------------- */
 
 /* Floats of a row of a tap point; -1: no such point. */
 static int64_t tap_width(const kv_config *cfg, int point)
@@ -107,8 +107,8 @@ static int64_t tap_width(const kv_config *cfg, int point)
     const int64_t d_model = cfg->d_model, ffn_dim = cfg->ffn_dim, D = cfg->head_dim;
     const int64_t Hq = cfg->n_heads, H = cfg->n_kv_heads;
     switch (point) {
-#define X(name, layerwise, width, what)                                                            \
-    case KV_TAP_##name:                                                                            \
+#define X(name, layerwise, width, what) \
+    case KV_TAP_##name:                 \
         return width;
         KV_TAP_LIST(X)
 #undef X
@@ -123,8 +123,10 @@ static kv_status check_taps(const kv_config *cfg, const kv_step *step)
         const kv_tap *t = &step->taps[i];
         if (tap_width(cfg, t->point) != t->width || !t->dst || t->row < 0 || t->row >= step->n ||
             t->layer < 0 || t->layer >= cfg->n_layers)
-            return kv_fail(KV_ERR_USAGE, "tap %d: point %d, layer %d, row %d, width %d does not exist in this "
-                                         "step", i, t->point, t->layer, t->row, t->width);
+            return kv_fail(KV_ERR_USAGE,
+                           "tap %d: point %d, layer %d, row %d, width %d does not exist in this "
+                           "step",
+                           i, t->point, t->layer, t->row, t->width);
     }
     return KV_OK;
 }
@@ -133,23 +135,25 @@ static kv_status check_step(const blas_session *s, const kv_step *step)
 {
     const int32_t V = s->model->cfg.vocab_size;
     if (s->broken)
-        return kv_fail(KV_ERR_STATE, "an earlier step failed half-way; reset or restore the session first");
+        return kv_fail(KV_ERR_STATE,
+                       "an earlier step failed half-way; reset or restore the session first");
     if (step->flags & KV_STEP_RECOMPUTE)
         return kv_fail(KV_ERR_UNSUPPORTED, "the blas side does not recompute rows against a cache");
     if (step->n < 1) return kv_fail(KV_ERR_USAGE, "a step of %d tokens; at least 1", step->n);
     for (int32_t i = 0; i < step->n; i++)
         if (step->tokens[i] < 0 || step->tokens[i] >= V)
-            return kv_fail(KV_ERR_USAGE, "token %d of the step is %d, outside the vocabulary of %d", i,
-                           step->tokens[i], V);
+            return kv_fail(KV_ERR_USAGE, "token %d of the step is %d, outside the vocabulary of %d",
+                           i, step->tokens[i], V);
     const int32_t rows = step->rows == KV_ROWS_ALL ? step->n : step->rows == KV_ROWS_LAST;
     for (int32_t r = 0; step->nll && r < rows; r++)
         if (!step->targets || step->targets[r] < 0 || step->targets[r] >= V)
-            return kv_fail(KV_ERR_USAGE, "row %d of the step has no target in the vocabulary of %d", r, V);
+            return kv_fail(KV_ERR_USAGE, "row %d of the step has no target in the vocabulary of %d",
+                           r, V);
     return check_taps(&s->model->cfg, step);
 }
 
-/* Goes through a layer's decisions on a copy of its index, so that a list which cannot be obeyed is refused
- * before anything has changed. */
+/* Goes through a layer's decisions on a copy of its index, so that a list which cannot be obeyed is
+ * refused before anything has changed. */
 static kv_status rehearse(blas_session *s, int32_t layer, int32_t n)
 {
     const blas_cache *c = &s->cache;
@@ -166,7 +170,8 @@ static kv_status rehearse(blas_session *s, int32_t layer, int32_t n)
         blas_remove_dead(c, ix, NULL);
     }
     if (list.done == list.n) return KV_OK;
-    return kv_fail(KV_ERR_USAGE, "the list of decisions cannot be obeyed: layer %d has %zu more than the step",
+    return kv_fail(KV_ERR_USAGE,
+                   "the list of decisions cannot be obeyed: layer %d has %zu more than the step",
                    layer, list.n - list.done);
 }
 
@@ -178,9 +183,12 @@ static kv_status take_list(blas_session *s, const kv_events *follow, int32_t n)
     return KV_OK;
 }
 
-/* ---- the step --------------------------------------------------------------------------------------------- */
+/* ---- the step ------------------------------------------------------------------------------- */
 
-static int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
+static int64_t padded(int64_t n)
+{
+    return (n + 15) / 16 * 16;
+}
 
 static kv_status reserve_work(blas_session *s, int64_t m)
 {
@@ -192,8 +200,12 @@ static kv_status reserve_work(blas_session *s, int64_t m)
         float **p;
         int64_t n;
     } parts[] = {
-        {&w->x, m * d}, {&w->xn, m * d}, {&w->qkv, m * s->weights->layers[0].qkv.n},
-        {&w->att, m * qw}, {&w->gate_up, 2 * m * cfg->ffn_dim}, {&w->act, m * cfg->ffn_dim},
+        {&w->x, m * d},
+        {&w->xn, m * d},
+        {&w->qkv, m * s->weights->layers[0].qkv.n},
+        {&w->att, m * qw},
+        {&w->gate_up, 2 * m * cfg->ffn_dim},
+        {&w->act, m * cfg->ffn_dim},
     };
     int64_t total = 0;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
@@ -230,13 +242,16 @@ static kv_status append_events(const kv_events *from, kv_events *to)
 }
 
 /* The step's decisions: the given ones, or for `full` its only possible ones, in *own. */
-static kv_status decisions(blas_session *s, const kv_step *step, kv_events *own, const kv_events **out)
+static kv_status decisions(blas_session *s, const kv_step *step, kv_events *own,
+                           const kv_events **out)
 {
     *out = step->follow;
     if (step->follow) return KV_OK;
     if (s->cache.policy.selection != KV_SEL_FULL)
-        return kv_fail(KV_ERR_USAGE, "the blas side has no policy of its own: a step under '%s' needs the "
-                                     "decisions of another side", kv_selection_name(s->cache.policy.selection));
+        return kv_fail(KV_ERR_USAGE,
+                       "the blas side has no policy of its own: a step under '%s' needs the "
+                       "decisions of another side",
+                       kv_selection_name(s->cache.policy.selection));
     *out = own;
     return blas_full_events(&s->cache, s->seen, step->n, own);
 }
@@ -264,7 +279,7 @@ static kv_status step_session(kv_session *handle, const kv_step *step)
     return blas_keep_error(s, st);
 }
 
-/* ---- tables and the door ------------------------------------------------------------------------------------- */
+/* ---- tables and the door -------------------------------------------------------------------- */
 
 static kv_status table(kv_session *handle, kv_table which, int64_t first, int64_t n, float *dst)
 {
@@ -298,4 +313,7 @@ static const kv_backend side = {
 };
 
 __attribute__((visibility("default"))) const kv_backend *kv_side_entry(uint32_t abi);
-const kv_backend *kv_side_entry(uint32_t abi) { return abi == KV_BACKEND_ABI ? &side : NULL; }
+const kv_backend *kv_side_entry(uint32_t abi)
+{
+    return abi == KV_BACKEND_ABI ? &side : NULL;
+}

@@ -1,8 +1,8 @@
 /* blas.h - what the files of the blas side share (docs/blas.md).
  *
- * The side is a witness for arithmetic: the same forward pass as the reference, with matrix products and
- * attention by OpenBLAS in its own order, its own exponential and libm. It decides nothing about the
- * cache; it replays the decisions of another side. */
+ * The side is a witness for arithmetic: the same forward pass as the reference, with matrix
+ * products and attention by OpenBLAS in its own order, its own exponential and libm. It decides
+ * nothing about the cache; it replays the decisions of another side. */
 #ifndef KV_BLAS_BLAS_H
 #define KV_BLAS_BLAS_H
 
@@ -11,7 +11,7 @@
 #include "common/pool.h"
 #include "common/state.h"
 
-/* ---- weights.c ------------------------------------------------------------------------------------- */
+/* ---- weights.c ------------------------------------------------------------------------------ */
 
 /* W[n][k], row by row, in fp32. */
 typedef struct blas_matrix {
@@ -23,7 +23,7 @@ typedef struct blas_layer_weights {
     const float *attn_norm, *ffn_norm; /* [d_model]; NULL: norms without gains */
     blas_matrix qkv;                   /* query, key and value rows, one below the other */
     blas_matrix o;
-    blas_matrix gate_up;               /* gate rows, then up rows */
+    blas_matrix gate_up; /* gate rows, then up rows */
     blas_matrix down;
 } blas_layer_weights;
 
@@ -43,7 +43,7 @@ struct blas_weights {
 kv_status blas_weights_acquire(const kv_model *m, kv_pool *pool, const blas_weights **out);
 void blas_weights_release(const blas_weights *w); /* accepts NULL */
 
-/* ---- cache.c: entries in view order, which is ascending original index ------------------------------ */
+/* ---- cache.c: entries in view order, which is ascending original index ---------------------- */
 
 typedef struct blas_index {
     int64_t n, room;
@@ -92,7 +92,7 @@ kv_status blas_index_reserve(blas_index *ix, int64_t room);
 void blas_index_free(blas_index *ix);
 void blas_index_copy(blas_index *to, const blas_index *from); /* to has room */
 
-/* ---- follow.c: decisions of another side -------------------------------------------------------------- */
+/* ---- follow.c: decisions of another side ---------------------------------------------------- */
 
 /* One layer's decisions in a step, and how many of them are done. */
 typedef struct blas_list {
@@ -107,11 +107,11 @@ int64_t blas_piece(const kv_policy *p, int64_t left);
  * [n_layers]. */
 kv_status blas_lists_cut(const blas_cache *c, const kv_events *follow, blas_list *lists);
 
-/* Decisions before and after the forward pass of tokens first .. first + m - 1; evicted entries become
- * dead. base: position of the first token. ERR_USAGE when the list cannot be obeyed. */
+/* Decisions before and after the forward pass of tokens first .. first + m - 1; evicted entries
+ * become dead. base: position of the first token. ERR_USAGE when the list cannot be obeyed. */
 kv_status blas_list_before(const blas_cache *c, blas_index *ix, blas_list *list, int64_t first);
-kv_status blas_list_after(const blas_cache *c, blas_index *ix, blas_list *list, int64_t first, int64_t m,
-                          int64_t base);
+kv_status blas_list_after(const blas_cache *c, blas_index *ix, blas_list *list, int64_t first,
+                          int64_t m, int64_t base);
 
 /* Position of the first token of a piece when ix is what the piece sees. */
 int64_t blas_base(const blas_cache *c, const blas_index *ix, int64_t first);
@@ -119,7 +119,7 @@ int64_t blas_base(const blas_cache *c, const blas_index *ix, int64_t first);
 /* The decisions of `full`, the only policy that needs no list, for a step of n tokens. */
 kv_status blas_full_events(const blas_cache *c, int64_t seen, int64_t n, kv_events *out);
 
-/* ---- vector.c: loops that are not matrix products ------------------------------------------------------- */
+/* ---- vector.c: loops that are not matrix products ------------------------------------------- */
 
 typedef struct blas_vector {
     /* x[i] = exp(x[i] - max); returns their sum. */
@@ -133,7 +133,7 @@ typedef struct blas_vector {
 } blas_vector;
 const blas_vector *blas_vector_find(void);
 
-/* ---- rope.c ------------------------------------------------------------------------------------------------ */
+/* ---- rope.c --------------------------------------------------------------------------------- */
 
 typedef struct blas_rope {
     int64_t pairs; /* rotated dims / 2 */
@@ -153,17 +153,17 @@ kv_status blas_rope_cover(blas_rope *r, int64_t first, int64_t n);
 /* dst[head_dim] = src rotated to position pos, which the table covers; dst may be src. */
 void blas_rotate(const blas_rope *r, int64_t pos, const float *src, int64_t head_dim, float *dst);
 
-/* ---- the session ------------------------------------------------------------------------------------------- */
+/* ---- the session ---------------------------------------------------------------------------- */
 
 /* Working memory of one piece. Rows are tokens. */
 typedef struct blas_work {
     kv_buffer memory;
-    int64_t m;       /* tokens that it has room for */
-    float *x, *xn;   /* [m][d_model] */
-    float *qkv;      /* [m][Hq * D + 2 * H * D] */
-    float *att;      /* [m][Hq * D] */
-    float *gate_up;  /* [m][2 * ffn_dim] */
-    float *act;      /* [m][ffn_dim] */
+    int64_t m;      /* tokens that it has room for */
+    float *x, *xn;  /* [m][d_model] */
+    float *qkv;     /* [m][Hq * D + 2 * H * D] */
+    float *att;     /* [m][Hq * D] */
+    float *gate_up; /* [m][2 * ffn_dim] */
+    float *act;     /* [m][ffn_dim] */
 } blas_work;
 
 typedef struct blas_session {
@@ -173,23 +173,24 @@ typedef struct blas_session {
     kv_pool *pool;
     blas_cache cache;
     blas_rope rope;
-    float scale;         /* of the softmax */
+    float scale; /* of the softmax */
     blas_work work;
-    kv_buffer *scores;   /* [threads] of attention */
-    kv_buffer rotated;   /* [H][entries + m][D] keys as the current layer reads them, when stored raw */
-    kv_buffer logits;    /* rows that the caller wants scored but not returned */
-    blas_list *lists;    /* [n_layers] */
+    kv_buffer *scores; /* [threads] of attention */
+    kv_buffer
+        rotated; /* [H][entries + m][D] keys as the current layer reads them, when stored raw */
+    kv_buffer logits; /* rows that the caller wants scored but not returned */
+    blas_list *lists; /* [n_layers] */
     blas_index rehearsal;
     int64_t seen;
-    int broken;          /* a step failed half-way */
+    int broken; /* a step failed half-way */
     char error[KV_MESSAGE_MAX];
 } blas_session;
 
 /* One piece of a step. */
 typedef struct blas_piece_info {
     const kv_step *step;
-    int64_t row0, m;  /* tokens row0 .. row0 + m - 1 of the step */
-    int64_t first;    /* original index of the first one */
+    int64_t row0, m; /* tokens row0 .. row0 + m - 1 of the step */
+    int64_t first;   /* original index of the first one */
 } blas_piece_info;
 
 /* forward.c: the pass over one piece, admissions and evictions included. */
@@ -199,8 +200,8 @@ kv_status blas_forward(blas_session *s, const blas_piece_info *p);
 void blas_tap(const blas_piece_info *p, int point, int32_t layer, const float *rows, int64_t width,
               int64_t stride);
 
-/* attention.c: attention of one layer. keys: row 0 of KV head 0, heads head_stride apart; n entries, then
- * the piece's own tokens. Queries in work.qkv, result in work.att. */
+/* attention.c: attention of one layer. keys: row 0 of KV head 0, heads head_stride apart; n
+ * entries, then the piece's own tokens. Queries in work.qkv, result in work.att. */
 typedef struct blas_attention {
     const blas_session *s;
     const float *keys, *values;

@@ -1,8 +1,10 @@
-/* cache.c - rows of K and V in view order, so that attention is two matrix products on them as they lie.
+/* cache.c - rows of K and V in view order, so that attention is two matrix products on them as they
+ * lie.
  *
  *   store of one KV head:   | free | entries start .. start + n - 1 | free, own tokens of a step |
  *
- * Eviction closes its gap by moving the shorter side: the sinks forward, or nothing at all for a window. */
+ * Eviction closes its gap by moving the shorter side: the sinks forward, or nothing at all for a
+ * window. */
 #include "gpu/blas/blas.h"
 
 #include <stdlib.h>
@@ -48,7 +50,7 @@ void blas_cache_reset(blas_cache *c)
         c->layers[i].index.n = c->layers[i].start = 0;
 }
 
-/* ---- the index --------------------------------------------------------------------------------------- */
+/* ---- the index ------------------------------------------------------------------------------ */
 
 kv_status blas_index_reserve(blas_index *ix, int64_t room)
 {
@@ -97,10 +99,11 @@ static void index_remove(blas_index *ix, int64_t i, int64_t j)
     ix->n -= j - i;
 }
 
-/* ---- the store ----------------------------------------------------------------------------------------- */
+/* ---- the store ------------------------------------------------------------------------------ */
 
 /* Moves `rows` rows of every head. */
-static void move_rows(const blas_cache *c, const blas_layer *l, int64_t from, int64_t to, int64_t rows)
+static void move_rows(const blas_cache *c, const blas_layer *l, int64_t from, int64_t to,
+                      int64_t rows)
 {
     const size_t bytes = (size_t)(rows * c->head_dim) * sizeof(float);
     for (int64_t h = 0; h < c->n_kv_heads; h++) {

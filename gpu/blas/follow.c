@@ -1,11 +1,14 @@
 /* follow.c - replays the decisions of another side, event by event, after checking that they can be
- * obeyed. Slots are checked against the numbering of docs/policy/: a wrong one shows that the two sides do
- * not mean the same entry. */
+ * obeyed. Slots are checked against the numbering of docs/policy/: a wrong one shows that the two
+ * sides do not mean the same entry. */
 #include "gpu/blas/blas.h"
 
 #include <math.h>
 
-static int evicts_first(const kv_policy *p) { return p->selection == KV_SEL_SLIDING; }
+static int evicts_first(const kv_policy *p)
+{
+    return p->selection == KV_SEL_SLIDING;
+}
 
 int64_t blas_piece(const kv_policy *p, int64_t left)
 {
@@ -21,11 +24,12 @@ int64_t blas_base(const blas_cache *c, const blas_index *ix, int64_t first)
     return original ? first : ix->n;
 }
 
-/* ---- the list ---------------------------------------------------------------------------------------- */
+/* ---- the list ------------------------------------------------------------------------------- */
 
 static kv_status bad(const kv_event *e, const char *what)
 {
-    return kv_fail(KV_ERR_USAGE, "the list of decisions cannot be obeyed: layer %d, token %lld, slot %d: %s",
+    return kv_fail(KV_ERR_USAGE,
+                   "the list of decisions cannot be obeyed: layer %d, token %lld, slot %d: %s",
                    e->layer, (long long)e->og, e->slot, what);
 }
 
@@ -36,7 +40,8 @@ kv_status blas_lists_cut(const blas_cache *c, const kv_events *follow, blas_list
         lists[l] = (blas_list){follow->v + i, 0, 0};
         for (; i < follow->n && follow->v[i].layer == l; i++, lists[l].n++) {
             const kv_event *e = &follow->v[i];
-            if (e->head != -1) return bad(e, "decisions of single heads are not known to the blas side");
+            if (e->head != -1)
+                return bad(e, "decisions of single heads are not known to the blas side");
             if (e->kind != KV_EVENT_ADMIT && e->kind != KV_EVENT_EVICT)
                 return bad(e, "only admissions and evictions are known to the blas side");
         }
@@ -112,14 +117,16 @@ static kv_status check_slot(const blas_cache *c, const kv_event *e, int64_t view
     return e->slot == want ? KV_OK : bad(e, "an admission to a slot that is not the token's");
 }
 
-kv_status blas_list_after(const blas_cache *c, blas_index *ix, blas_list *list, int64_t first, int64_t m,
-                          int64_t base)
+kv_status blas_list_after(const blas_cache *c, blas_index *ix, blas_list *list, int64_t first,
+                          int64_t m, int64_t base)
 {
     for (int64_t x = 0; x < m; x++) {
         const kv_event *e = next(list, KV_EVENT_ADMIT, first + x);
         if (!e || e->og != first + x)
-            return kv_fail(KV_ERR_USAGE, "the list of decisions cannot be obeyed: it does not admit token "
-                                         "%lld next", (long long)(first + x));
+            return kv_fail(KV_ERR_USAGE,
+                           "the list of decisions cannot be obeyed: it does not admit token "
+                           "%lld next",
+                           (long long)(first + x));
         const int64_t holder = c->policy.selection == KV_SEL_SINK ? find_slot(ix, e->slot) : -1;
         if (c->policy.selection != KV_SEL_SINK) KV_TRY(check_slot(c, e, ix->n));
         list->done++;
@@ -133,8 +140,13 @@ kv_status blas_full_events(const blas_cache *c, int64_t seen, int64_t n, kv_even
 {
     for (int32_t l = 0; l < c->n_layers; l++)
         for (int64_t t = seen; t < seen + n; t++) {
-            const kv_event e = {.og = t, .token = t, .layer = l, .head = -1, .kind = KV_EVENT_ADMIT,
-                                .slot = (int32_t)t, .margin = INFINITY};
+            const kv_event e = {.og = t,
+                                .token = t,
+                                .layer = l,
+                                .head = -1,
+                                .kind = KV_EVENT_ADMIT,
+                                .slot = (int32_t)t,
+                                .margin = INFINITY};
             if (kv_events_push(out, e) != KV_OK)
                 return kv_fail(KV_ERR_NOMEM, "out of memory for the decisions of a step");
         }

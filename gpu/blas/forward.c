@@ -1,6 +1,6 @@
-/* forward.c - the Llama block for one piece of a step. Work is cut into tasks of a size that does not
- * depend on the number of threads, and every task calls a single-threaded OpenBLAS, so the bits do not
- * depend on it either. */
+/* forward.c - the Llama block for one piece of a step. Work is cut into tasks of a size that does
+ * not depend on the number of threads, and every task calls a single-threaded OpenBLAS, so the bits
+ * do not depend on it either. */
 #include "gpu/blas/blas.h"
 
 #include <cblas.h>
@@ -9,8 +9,14 @@
 
 enum { LOOP_ROWS = 16, HEAD_ROWS = 64, MIN_TILES = 4, TILE_COLS = 384 };
 
-static int64_t blocks(int64_t n, int64_t size) { return (n + size - 1) / size; }
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t blocks(int64_t n, int64_t size)
+{
+    return (n + size - 1) / size;
+}
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
 
 void blas_tap(const blas_piece_info *p, int point, int32_t layer, const float *rows, int64_t width,
               int64_t stride)
@@ -23,7 +29,7 @@ void blas_tap(const blas_piece_info *p, int point, int32_t layer, const float *r
     }
 }
 
-/* ---- matrix products ---------------------------------------------------------------------------- */
+/* ---- matrix products ------------------------------------------------------------------------ */
 
 /* y[m][w->n] = x[m][w->k] * transpose of w */
 typedef struct product {
@@ -40,20 +46,22 @@ static void product_task(void *arg, int64_t task, int worker)
     const int64_t K = p->w->k, first = task * p->cols, n = least(p->cols, p->w->n - first);
     const float *w = p->w->w + first * K;
     if (p->m == 1)
-        cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)n, (int)K, 1, w, (int)K, p->x, 1, 0, p->y + first, 1);
+        cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)n, (int)K, 1, w, (int)K, p->x, 1, 0,
+                    p->y + first, 1);
     else
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)p->m, (int)n, (int)K, 1, p->x, (int)K, w,
-                    (int)K, 0, p->y + first, (int)p->w->n);
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)p->m, (int)n, (int)K, 1, p->x,
+                    (int)K, w, (int)K, 0, p->y + first, (int)p->w->n);
 }
 
-static void multiply(const blas_session *s, const float *x, int64_t m, const blas_matrix *w, float *y)
+static void multiply(const blas_session *s, const float *x, int64_t m, const blas_matrix *w,
+                     float *y)
 {
     const int64_t wide = blocks(w->n, TILE_COLS), tiles = wide > MIN_TILES ? wide : MIN_TILES;
     product p = {x, w, y, m, blocks(blocks(w->n, tiles), 8) * 8};
     kv_pool_run(s->pool, blocks(w->n, p.cols), product_task, &p);
 }
 
-/* ---- loops over rows ------------------------------------------------------------------------------- */
+/* ---- loops over rows ------------------------------------------------------------------------ */
 
 typedef struct row_job {
     const blas_session *s;
@@ -106,15 +114,16 @@ static void add_residual(const blas_session *s, const float *y, int64_t m, float
     over_rows(s, add_task, &j);
 }
 
-/* ---- keys and values ---------------------------------------------------------------------------------- */
+/* ---- keys and values ------------------------------------------------------------------------ */
 
-/* Rows of one layer that have to be rotated: the piece's own, and all stored ones where keys are raw. */
+/* Rows of one layer that have to be rotated: the piece's own, and all stored ones where keys are
+ * raw. */
 typedef struct place_job {
     blas_session *s;
     blas_layer *layer;
     float *rotated; /* [H][n + m][D], or NULL: keys are stored rotated */
     int64_t n, m, base;
-    int64_t first;  /* row of the view that task 0 begins with */
+    int64_t first; /* row of the view that task 0 begins with */
 } place_job;
 
 /* Own token x: queries rotated in place, key and value stored behind the entries. */
@@ -161,11 +170,16 @@ static kv_status place(blas_session *s, int32_t layer, const blas_piece_info *p,
     KV_TRY(blas_layer_reserve(c, l, m));
     KV_TRY(raw ? blas_rope_cover(&s->rope, 0, n + m) : blas_rope_cover(&s->rope, base, m));
     if (raw)
-        KV_TRY(kv_buffer_reserve(&s->rotated, (size_t)(c->n_kv_heads * (n + m) * D) * sizeof(float)));
+        KV_TRY(
+            kv_buffer_reserve(&s->rotated, (size_t)(c->n_kv_heads * (n + m) * D) * sizeof(float)));
     place_job j = {s, l, raw ? s->rotated.p : NULL, n, m, base, raw ? 0 : n};
     kv_pool_run(s->pool, blocks(n + m - j.first, LOOP_ROWS), place_task, &j);
-    *a = (blas_attention){.s = s, .n = n, .m = m, .value_stride = l->cap * D,
-                          .values = blas_values(c, l, 0), .key_stride = raw ? (n + m) * D : l->cap * D,
+    *a = (blas_attention){.s = s,
+                          .n = n,
+                          .m = m,
+                          .value_stride = l->cap * D,
+                          .values = blas_values(c, l, 0),
+                          .key_stride = raw ? (n + m) * D : l->cap * D,
                           .keys = raw ? j.rotated : blas_keys(c, l, 0)};
     return KV_OK;
 }
@@ -182,11 +196,12 @@ static void tap_projections(const blas_session *s, const blas_piece_info *p, int
         const int64_t x = t->row - p->row0;
         if (t->point != KV_TAP_K || t->layer != layer || x < 0 || x >= p->m) continue;
         for (int64_t h = 0; h < H; h++)
-            memcpy(t->dst + h * D, a->keys + h * a->key_stride + (a->n + x) * D, (size_t)D * sizeof(float));
+            memcpy(t->dst + h * D, a->keys + h * a->key_stride + (a->n + x) * D,
+                   (size_t)D * sizeof(float));
     }
 }
 
-/* ---- the block --------------------------------------------------------------------------------------- */
+/* ---- the block ------------------------------------------------------------------------------ */
 
 static kv_status attention_block(blas_session *s, int32_t layer, const blas_piece_info *p)
 {
@@ -232,7 +247,7 @@ static void ffn_block(blas_session *s, int32_t layer, const blas_piece_info *p)
     blas_tap(p, KV_TAP_RESID, layer, w->x, d, d);
 }
 
-/* ---- logits -------------------------------------------------------------------------------------------- */
+/* ---- logits --------------------------------------------------------------------------------- */
 
 typedef struct nll_job {
     const float *logits;
@@ -256,7 +271,8 @@ static void nll_task(void *arg, int64_t r, int worker)
 }
 
 /* Rows from .. from + n - 1 of the normalised stream become results out .. of the step. */
-static kv_status head_rows(blas_session *s, const kv_step *step, int64_t from, int64_t n, int64_t out)
+static kv_status head_rows(blas_session *s, const kv_step *step, int64_t from, int64_t n,
+                           int64_t out)
 {
     const int64_t V = s->model->cfg.vocab_size;
     float *logits = step->logits ? step->logits + out * V : NULL;

@@ -1,5 +1,6 @@
-/* rope.c - rotary position embedding. The tables must have the bits of docs/numerics.md, section 3, because
- * the tester compares them; the rotation itself is the side's own: two products and a sum. */
+/* rope.c - rotary position embedding. The tables must have the bits of docs/numerics.md, section 3,
+ * because the tester compares them; the rotation itself is the side's own: two products and a sum.
+ */
 #include "gpu/blas/blas.h"
 
 #include "common/math.h"
@@ -40,7 +41,8 @@ kv_status blas_rope_cover(blas_rope *r, int64_t first, int64_t n)
 
 void blas_rotate(const blas_rope *r, int64_t pos, const float *src, int64_t head_dim, float *dst)
 {
-    const float *c = r->cos + (pos - r->first) * r->pairs, *s = r->sin + (pos - r->first) * r->pairs;
+    const float *c = r->cos + (pos - r->first) * r->pairs,
+                *s = r->sin + (pos - r->first) * r->pairs;
     const int64_t step = r->half ? 1 : 2, mate = r->half ? r->pairs : 1;
     for (int64_t i = 0; i < r->pairs; i++) {
         const float a = src[step * i], b = src[step * i + mate];

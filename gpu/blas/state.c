@@ -25,7 +25,7 @@ static int32_t canonical_slot(const kv_policy *p, int64_t og)
     return (int32_t)(p->sink.sinks + (og - p->sink.sinks) % p->sink.cap);
 }
 
-/* ---- export -------------------------------------------------------------------------------------------- */
+/* ---- export --------------------------------------------------------------------------------- */
 
 static kv_state_head make_head(const blas_session *s, int32_t layer, uint32_t what)
 {
@@ -42,12 +42,13 @@ static kv_state_head make_head(const blas_session *s, int32_t layer, uint32_t wh
                        .seen = s->seen,
                        .total_bytes = sizeof h};
     for (int32_t l = 0; l < h.n_layers; l++)
-        h.total_bytes += (uint64_t)c->n_kv_heads * kv_state_run_bytes(&h, c->layers[h.layer0 + l].index.n);
+        h.total_bytes +=
+            (uint64_t)c->n_kv_heads * kv_state_run_bytes(&h, c->layers[h.layer0 + l].index.n);
     return h;
 }
 
-static void export_run(const blas_cache *c, const kv_state_head *h, int32_t layer, int32_t head, void *dst,
-                       size_t *offset)
+static void export_run(const blas_cache *c, const kv_state_head *h, int32_t layer, int32_t head,
+                       void *dst, size_t *offset)
 {
     const blas_layer *l = &c->layers[layer];
     const blas_index *ix = &l->index;
@@ -70,13 +71,14 @@ kv_status blas_export_state(kv_session *handle, int32_t layer, uint32_t what, vo
 {
     blas_session *s = (blas_session *)handle;
     if (layer < -1 || layer >= s->cache.n_layers)
-        return blas_keep_error(s, kv_fail(KV_ERR_USAGE, "layer %d does not exist; the model has %d", layer,
-                                          s->cache.n_layers));
+        return blas_keep_error(s, kv_fail(KV_ERR_USAGE, "layer %d does not exist; the model has %d",
+                                          layer, s->cache.n_layers));
     const kv_state_head h = make_head(s, layer, what);
     *need = h.total_bytes;
     if (!dst) return KV_OK;
     if (cap < h.total_bytes)
-        return blas_keep_error(s, kv_fail(KV_ERR_USAGE, "the state needs %llu bytes, the buffer has %zu",
+        return blas_keep_error(s, kv_fail(KV_ERR_USAGE,
+                                          "the state needs %llu bytes, the buffer has %zu",
                                           (unsigned long long)h.total_bytes, cap));
     memcpy(dst, &h, sizeof h);
     size_t offset = sizeof h;
@@ -86,7 +88,7 @@ kv_status blas_export_state(kv_session *handle, int32_t layer, uint32_t what, vo
     return KV_OK;
 }
 
-/* ---- import ---------------------------------------------------------------------------------------------- */
+/* ---- import --------------------------------------------------------------------------------- */
 
 static kv_status check_head(const blas_session *s, const kv_state_head *h)
 {
@@ -95,18 +97,22 @@ static kv_status check_head(const blas_session *s, const kv_state_head *h)
         h->head_dim == c->head_dim && h->record_bytes == 2 * c->head_dim * (int32_t)sizeof(float) &&
         h->key_form == blas_key_form(&c->policy) && (h->what & KV_STATE_KV))
         return KV_OK;
-    return kv_fail(KV_ERR_MISMATCH, "cache state: of another model or policy, or without K and V; export all "
-                                    "layers from a session of the same model and policy");
+    return kv_fail(KV_ERR_MISMATCH,
+                   "cache state: of another model or policy, or without K and V; export all "
+                   "layers from a session of the same model and policy");
 }
 
-static kv_status check_run(const kv_state_head *h, const kv_state_view *first, const kv_state_view *v)
+static kv_status check_run(const kv_state_head *h, const kv_state_view *first,
+                           const kv_state_view *v)
 {
     const int32_t n = v->run->n;
     for (int32_t i = 0; i < n; i++)
         if (v->og[i] < 0 || v->og[i] >= h->seen || (i > 0 && v->og[i] <= v->og[i - 1]))
-            return kv_fail(KV_ERR_FORMAT, "cache state: layer %d holds tokens out of order", v->run->layer);
+            return kv_fail(KV_ERR_FORMAT, "cache state: layer %d holds tokens out of order",
+                           v->run->layer);
     if (first->run->n != n || memcmp(first->og, v->og, (size_t)n * sizeof *v->og) != 0)
-        return kv_fail(KV_ERR_FORMAT, "cache state: heads of layer %d hold different tokens", v->run->layer);
+        return kv_fail(KV_ERR_FORMAT, "cache state: heads of layer %d hold different tokens",
+                       v->run->layer);
     return KV_OK;
 }
 
@@ -165,7 +171,7 @@ kv_status blas_import_state(kv_session *handle, const void *src, size_t size)
     return blas_keep_error(s, import_bytes(s, (void *)(uintptr_t)src, size));
 }
 
-/* ---- snapshots: an export with its size in front ------------------------------------------------------------ */
+/* ---- snapshots: an export with its size in front -------------------------------------------- */
 
 typedef struct snapshot {
     size_t size;

@@ -1,5 +1,5 @@
-/* vector.c - loops that are not matrix products, written so that compilers vectorise them, once for the
- * baseline instruction set and once for AVX2. */
+/* vector.c - loops that are not matrix products, written so that compilers vectorise them, once for
+ * the baseline instruction set and once for AVX2. */
 #include "gpu/blas/blas.h"
 
 #include "common/math.h"
@@ -104,7 +104,10 @@ INLINE void add_body(float *x, const float *y, int64_t n)
     {                                                                                              \
         return exp_sum_body(x, n, max);                                                            \
     }                                                                                              \
-    attribute static float max_##isa(const float *x, int64_t n) { return max_body(x, n); }         \
+    attribute static float max_##isa(const float *x, int64_t n)                                    \
+    {                                                                                              \
+        return max_body(x, n);                                                                     \
+    }                                                                                              \
     attribute static void swiglu_##isa(const float *g, const float *u, int64_t n, float *h)        \
     {                                                                                              \
         swiglu_body(g, u, n, h);                                                                   \
@@ -114,7 +117,10 @@ INLINE void add_body(float *x, const float *y, int64_t n)
     {                                                                                              \
         rmsnorm_body(x, gain, n, eps, y);                                                          \
     }                                                                                              \
-    attribute static void add_##isa(float *x, const float *y, int64_t n) { add_body(x, y, n); }    \
+    attribute static void add_##isa(float *x, const float *y, int64_t n)                           \
+    {                                                                                              \
+        add_body(x, y, n);                                                                         \
+    }                                                                                              \
     static const blas_vector table_##isa = {exp_sum_##isa, max_##isa, swiglu_##isa, rmsnorm_##isa, \
                                             add_##isa};
 

@@ -35,8 +35,8 @@ static blas_matrix stack(plan *p, const kv_model *m, int32_t layer, const kv_rol
     blas_matrix out = {NULL, 0, 0};
     p->floats = (p->floats + FLOATS_PER_LINE - 1) / FLOATS_PER_LINE * FLOATS_PER_LINE;
     for (int i = 0; i < n; i++) {
-        const kv_tensor *t = roles[i] == KV_ROLE_OUTPUT ? kv_model_head(m)
-                                                        : kv_model_tensor(m, roles[i], layer);
+        const kv_tensor *t =
+            roles[i] == KV_ROLE_OUTPUT ? kv_model_head(m) : kv_model_tensor(m, roles[i], layer);
         const float *w = place(p, t);
         if (i == 0) out.w = w;
         out.n += t->rows;
@@ -54,7 +54,8 @@ static const float *gains(plan *p, const kv_model *m, kv_role role, int32_t laye
 static void lay_out(plan *p, blas_weights *w)
 {
     static const kv_role qkv[] = {KV_ROLE_ATTN_Q, KV_ROLE_ATTN_K, KV_ROLE_ATTN_V},
-                         o[] = {KV_ROLE_ATTN_OUTPUT}, gate_up[] = {KV_ROLE_FFN_GATE, KV_ROLE_FFN_UP},
+                         o[] = {KV_ROLE_ATTN_OUTPUT},
+                         gate_up[] = {KV_ROLE_FFN_GATE, KV_ROLE_FFN_UP},
                          down[] = {KV_ROLE_FFN_DOWN}, head[] = {KV_ROLE_OUTPUT};
     const kv_model *m = w->model;
     w->output_norm = gains(p, m, KV_ROLE_OUTPUT_NORM, 0);
@@ -101,12 +102,13 @@ static kv_status build(blas_weights *w, kv_pool *pool)
         lay_out(&p, w);
     }
     free(p.items);
-    return w->arena ? KV_OK
-                    : kv_fail(KV_ERR_NOMEM, "model '%s': out of memory, %zu MiB of weights are needed",
-                              m->name, w->arena_bytes >> 20);
+    return w->arena
+               ? KV_OK
+               : kv_fail(KV_ERR_NOMEM, "model '%s': out of memory, %zu MiB of weights are needed",
+                         m->name, w->arena_bytes >> 20);
 }
 
-/* ---- sharing: sessions are opened and closed by one thread ---------------------------------------- */
+/* ---- sharing: sessions are opened and closed by one thread ---------------------------------- */
 
 static blas_weights *shared;
 

@@ -3,7 +3,10 @@
 
 #if defined(__x86_64__)
 #    include <xmmintrin.h>
-__attribute__((constructor)) static void flush(void) { _mm_setcsr(_mm_getcsr() | 0x8040); }
+__attribute__((constructor)) static void flush(void)
+{
+    _mm_setcsr(_mm_getcsr() | 0x8040);
+}
 #endif
 
 static const kv_backend side = {STUB_TABLE};

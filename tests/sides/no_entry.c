@@ -1,3 +1,6 @@
 /* A library, but no side. */
 int kv_answer(void);
-int kv_answer(void) { return 42; }
+int kv_answer(void)
+{
+    return 42;
+}

@@ -1,5 +1,5 @@
-/* stub.h - a complete table whose calls do nothing: the sides of this folder are refused before any call,
- * each for a reason of its own (tests/unit/test_side.c). */
+/* stub.h - a complete table whose calls do nothing: the sides of this folder are refused before any
+ * call, each for a reason of its own (tests/unit/test_side.c). */
 #ifndef KV_TESTS_SIDES_STUB_H
 #define KV_TESTS_SIDES_STUB_H
 
@@ -17,7 +17,10 @@ UNUSED kv_status stub_open(const kv_open_args *a, kv_session **out)
     (void)a, (void)out;
     return KV_ERR_UNSUPPORTED;
 }
-UNUSED void stub_close(kv_session *s) { (void)s; }
+UNUSED void stub_close(kv_session *s)
+{
+    (void)s;
+}
 UNUSED const char *stub_error(const kv_session *s)
 {
     (void)s;
@@ -53,7 +56,10 @@ UNUSED kv_status stub_restore(kv_session *s, const void *p)
     (void)s, (void)p;
     return KV_OK;
 }
-UNUSED void stub_snapshot_free(kv_session *s, void *p) { (void)s, (void)p; }
+UNUSED void stub_snapshot_free(kv_session *s, void *p)
+{
+    (void)s, (void)p;
+}
 UNUSED kv_status stub_table(kv_session *s, kv_table w, int64_t f, int64_t n, float *d)
 {
     (void)s, (void)w, (void)f, (void)n, (void)d;

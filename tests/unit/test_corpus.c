@@ -79,7 +79,8 @@ static void unknown_spellings_are_refused_with_what_is_known(void **state)
         {"bok", "corpus 'bok' is unknown: no file or folder has that name, and the kinds are book, "},
         {"Book", "corpus 'Book' is unknown"},
         {"syn:bytes=3", "corpus 'syn:bytes=3' is unknown"},
-        {"a\nb", "corpus 'a\\x0Ab' is unknown"},
+        {"a\nb", "corpus 'a\\x0Ab': control characters in a name"},
+        {"synth:bytes=\n", "corpus 'synth:bytes=\\x0A': control characters in a name"},
         {"book:x=1", "there is no parameter 'x'; known: none"},
         {"book:", "there is no parameter ''; known: none"},
         {"synth:", "there is no parameter ''; known: bytes, seed"},
@@ -204,6 +205,13 @@ static void what_is_no_regular_file_is_refused(void **state)
     refused(in_folder("missing.txt"), KV_ERR_IO, "No such file or directory; check the path");
     put_file("plain.txt", "text");
     refused(in_folder("plain.txt/below.txt"), KV_ERR_IO, "Not a directory");
+}
+
+static void a_file_name_that_would_break_the_line_is_refused(void **state)
+{
+    (void)state;
+    put_file("two\nlines.txt", "text");
+    refused(folderkit_path, KV_ERR_USAGE, "two\\x0Alines.txt': control characters in a name");
 }
 
 static void a_file_that_changes_after_opening_is_noticed(void **state)
@@ -409,6 +417,7 @@ int main(void)
         in_a_folder(an_empty_file_is_refused),
         in_a_folder(invalid_utf8_is_refused_with_file_and_offset),
         in_a_folder(what_is_no_regular_file_is_refused),
+        in_a_folder(a_file_name_that_would_break_the_line_is_refused),
         in_a_folder(a_file_that_changes_after_opening_is_noticed),
         in_a_folder(a_folder_gives_its_texts_in_byte_order),
         in_a_folder(a_folder_without_texts_is_refused),

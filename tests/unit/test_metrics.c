@@ -1,5 +1,5 @@
-/* Metrics of logit rows: against a naive definition in long double, against the order of operations of
- * docs/numerics.md 6 to the bit, and between instruction sets. */
+/* Metrics of logit rows: against a naive definition in long double, against the order of operations
+ * of docs/numerics.md 6 to the bit, and between instruction sets. */
 #include "tests/unit/kvtest.h"
 
 #include "common/math.h"
@@ -41,7 +41,7 @@ static void fill(int64_t vocab, uint32_t seed, float spread, float noise)
     }
 }
 
-/* ---- the naive definition -------------------------------------------------------------------------- */
+/* ---- the naive definition ------------------------------------------------------------------- */
 
 typedef struct naive {
     long double log_sum, max; /* of a row: lp_v = x_v - max - log_sum */
@@ -51,10 +51,10 @@ typedef struct naive {
 
 static naive naive_row(const float *x, int64_t vocab)
 {
-    naive n = {0, -INFINITY, 0, -INFINITY};
+    naive n = {0, (long double)-INFINITY, 0, -INFINITY};
     for (int64_t v = 0; v < vocab; v++)
-        if (x[v] > n.max) {
-            n.max = x[v];
+        if ((long double)x[v] > n.max) {
+            n.max = (long double)x[v];
             n.top1 = (int32_t)v;
         }
     for (int64_t v = 0; v < vocab; v++) {
@@ -69,7 +69,8 @@ static long double naive_kl(const naive *p, const naive *q, int64_t vocab)
 {
     long double kl = 0;
     for (int64_t v = 0; v < vocab; v++) {
-        const long double lp = ref[v] - p->max - p->log_sum, lq = got[v] - q->max - q->log_sum;
+        const long double lp = (long double)ref[v] - p->max - p->log_sum;
+        const long double lq = (long double)got[v] - q->max - q->log_sum;
         kl += expl(lp) * (lp - lq);
     }
     return kl;
@@ -78,10 +79,12 @@ static long double naive_kl(const naive *p, const naive *q, int64_t vocab)
 static void assert_close(double value, long double truth, double tolerance)
 {
     const long double error = fabsl((long double)value - truth);
-    if (!(error <= tolerance)) fail_msg("%.17g instead of %.17g", value, (double)truth);
+    if (!(error <= (long double)tolerance))
+        fail_msg("%.17g instead of %.17g", value, (double)truth);
 }
 
-static const int64_t vocabs[] = {1, 2, 5, 63, 64, 65, 260, 4095, 4096, 4097, 9000, 16384, 16389, 32000, 49152};
+static const int64_t vocabs[] = {1,    2,    5,    63,    64,    65,    260,  4095,
+                                 4096, 4097, 9000, 16384, 16389, 32000, 49152};
 enum { N_VOCABS = sizeof vocabs / sizeof *vocabs };
 
 static void row_equals_naive_definition(void **state)
@@ -96,15 +99,15 @@ static void row_equals_naive_definition(void **state)
         long double sum_sq = 0, max_abs = 0;
         int64_t max_ulp = 0;
         for (int64_t v = 0; v < V; v++) {
-            const long double d = fabsl((long double)got[v] - ref[v]);
+            const long double d = fabsl((long double)got[v] - (long double)ref[v]);
             const int64_t ulp = dt_ulp_distance(ref[v], got[v]);
             sum_sq += d * d;
             max_abs = d > max_abs ? d : max_abs;
             max_ulp = ulp > max_ulp ? ulp : max_ulp;
         }
         dt_metrics_row(ref, got, V, target, &m);
-        assert_close(m.nll_ref, -(ref[target] - p.max - p.log_sum), 1e-12);
-        assert_close(m.nll_got, -(got[target] - q.max - q.log_sum), 1e-12);
+        assert_close(m.nll_ref, -((long double)ref[target] - p.max - p.log_sum), 1e-12);
+        assert_close(m.nll_got, -((long double)got[target] - q.max - q.log_sum), 1e-12);
         assert_close(m.kl, naive_kl(&p, &q, V), 1e-12);
         assert_close(m.sum_sq, sum_sq, 1e-12 * (double)sum_sq);
         assert_true(m.max_abs == (double)max_abs);
@@ -116,7 +119,7 @@ static void row_equals_naive_definition(void **state)
     }
 }
 
-/* ---- the written order ------------------------------------------------------------------------------- */
+/* ---- the written order ---------------------------------------------------------------------- */
 
 static double ordered_sum_exp(const float *x, int64_t vocab, double max)
 {
@@ -203,7 +206,7 @@ static void instruction_sets_give_the_same_bits(void **state)
     }
 }
 
-/* ---- special rows ------------------------------------------------------------------------------------------ */
+/* ---- special rows --------------------------------------------------------------------------- */
 
 static void identical_rows_have_no_divergence(void **state)
 {
@@ -343,7 +346,7 @@ static void threads_do_not_change_a_bit(void **state)
     assert_same_bits(fifth.kl, one[5].kl);
 }
 
-/* ---- a case --------------------------------------------------------------------------------------------------- */
+/* ---- a case --------------------------------------------------------------------------------- */
 
 static void accumulator_sums_in_order_and_remembers_first_places(void **state)
 {
@@ -353,10 +356,20 @@ static void accumulator_sums_in_order_and_remembers_first_places(void **state)
     assert_true(isnan(dt_perplexity(a.sum_nll_ref, a.n_tok)) && dt_acc_rms(&a) == 0);
     assert_int_equal(a.first_diff_pos, -1);
     const dt_row_metrics same = {.nll_ref = 1.0, .nll_got = 1.0};
-    const dt_row_metrics diff = {.nll_ref = 2.0, .nll_got = 3.0, .kl = 0.5, .max_abs = 2, .sum_sq = 36,
-                                 .max_ulp = 9, .flags = DT_ROW_DIFFERS};
-    const dt_row_metrics flip = {.nll_ref = 3.0, .nll_got = 5.0, .kl = 0.25, .max_abs = 1, .sum_sq = 4,
-                                 .max_ulp = 12, .flags = DT_ROW_DIFFERS | DT_ROW_TOP1 | DT_ROW_TOP5};
+    const dt_row_metrics diff = {.nll_ref = 2.0,
+                                 .nll_got = 3.0,
+                                 .kl = 0.5,
+                                 .max_abs = 2,
+                                 .sum_sq = 36,
+                                 .max_ulp = 9,
+                                 .flags = DT_ROW_DIFFERS};
+    const dt_row_metrics flip = {.nll_ref = 3.0,
+                                 .nll_got = 5.0,
+                                 .kl = 0.25,
+                                 .max_abs = 1,
+                                 .sum_sq = 4,
+                                 .max_ulp = 12,
+                                 .flags = DT_ROW_DIFFERS | DT_ROW_TOP1 | DT_ROW_TOP5};
     dt_acc_add(&a, 10, 5, &same);
     dt_acc_add(&a, 11, 5, &diff);
     dt_acc_add(&a, 12, 5, &flip);

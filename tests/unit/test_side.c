@@ -183,14 +183,17 @@ static void files_that_are_no_complete_objects_are_refused(void **state)
     uint8_t *bytes = kvtest_read(bad_side("stub"), &size);
     for (size_t n = 0; n < 0x1000 && n < size; n = n < 200 ? n + 1 : n * 3 / 2) {
         kvtest_write(path, bytes, n);
-        assert_refused(dt_side_open(path, &side), KV_ERR_MISMATCH, "not a complete 64-bit shared object");
+        assert_refused(dt_side_open(path, &side), KV_ERR_MISMATCH,
+                       "not a complete 64-bit shared object");
     }
     bytes[4] = 1; /* 32 bits */
     kvtest_write(path, bytes, size);
-    assert_refused(dt_side_open(path, &side), KV_ERR_MISMATCH, "not a complete 64-bit shared object");
+    assert_refused(dt_side_open(path, &side), KV_ERR_MISMATCH,
+                   "not a complete 64-bit shared object");
     free(bytes);
     kvtest_write(path, "#!/bin/sh\necho no\n", 18);
-    assert_refused(dt_side_open(path, &side), KV_ERR_MISMATCH, "not a complete 64-bit shared object");
+    assert_refused(dt_side_open(path, &side), KV_ERR_MISMATCH,
+                   "not a complete 64-bit shared object");
     unlink(path);
 }
 

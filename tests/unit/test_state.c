@@ -154,11 +154,11 @@ static void runs_out_of_order_or_of_impossible_length_are_refused(void **state)
         {offsetof(kv_state_run, layer), 5, "out of order"}, {offsetof(kv_state_run, head), 1, "out of order"},
         {offsetof(kv_state_run, n), -1, "cut off"},         {offsetof(kv_state_run, n), INT32_MAX, "cut off"},
     };
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+    for (size_t i = 0; i < 2 * sizeof bad / sizeof *bad; i++) {
         size_t size;
-        uint8_t *blob = make_state(KV_STATE_KV, &size);
-        memcpy(blob + sizeof(kv_state_head) + bad[i].offset, &bad[i].value, sizeof bad[i].value);
-        assert_refused(kv_state_check(blob, size), KV_ERR_FORMAT, bad[i].words);
+        uint8_t *blob = make_state(i % 2 ? KV_STATE_KV : 0, &size);
+        memcpy(blob + sizeof(kv_state_head) + bad[i / 2].offset, &bad[i / 2].value, sizeof bad->value);
+        assert_refused(kv_state_check(blob, size), KV_ERR_FORMAT, bad[i / 2].words);
         free(blob);
     }
 }
