@@ -49,8 +49,7 @@ kv_merge *kv_bpe_merge_slot(const kv_bpe *b, int32_t left, int32_t right)
     }
 }
 
-/* ---- the heap: rank << 32 | place -------------------------------------------------------------
- */
+/* ---- the heap: rank << 32 | place ------------------------------------------------------------ */
 
 static void push(uint64_t *heap, size_t *n, uint64_t e)
 {
@@ -73,8 +72,7 @@ static uint64_t pop(uint64_t *heap, size_t *n)
     return top;
 }
 
-/* ---- one word ----------------------------------------------------------------------------------
- */
+/* ---- one word -------------------------------------------------------------------------------- */
 
 /* A word of n symbols queues at most n - 1 pairs at first and 2 for each of its n - 1 merges. */
 static kv_status reserve(kv_bpe_scratch *s, size_t n)

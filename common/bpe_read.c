@@ -23,8 +23,7 @@ static uint64_t slots_for(uint64_t n)
     return slots;
 }
 
-/* ---- vocabulary -------------------------------------------------------------------------------
- */
+/* ---- vocabulary ------------------------------------------------------------------------------ */
 
 static uint64_t text_hash(const char *p, size_t n)
 {
@@ -166,8 +165,7 @@ void kv_vocab_free(kv_vocab *v)
     *v = (kv_vocab){0};
 }
 
-/* ---- merges -----------------------------------------------------------------------------------
- */
+/* ---- merges ---------------------------------------------------------------------------------- */
 
 static kv_status bad_merge(const kv_gguf *g, uint64_t rank, kv_span s, const char *why)
 {
@@ -232,8 +230,7 @@ static kv_status read_merges(const kv_gguf *g, kv_bpe *b)
     return fill_merges(g, merges, b);
 }
 
-/* ---- the rest ---------------------------------------------------------------------------------
- */
+/* ---- the rest -------------------------------------------------------------------------------- */
 
 static int span_is(kv_span s, const char *text)
 {

@@ -15,8 +15,7 @@ struct kv_tokenizer {
     uint8_t fingerprint[32];
 };
 
-/* ---- token lists --------------------------------------------------------------------------------
- */
+/* ---- token lists ----------------------------------------------------------------------------- */
 
 kv_status kv_tokens_reserve(kv_tokens *t, int64_t more)
 {
@@ -48,8 +47,7 @@ void kv_tokens_free(kv_tokens *t)
     *t = (kv_tokens){0};
 }
 
-/* ---- making -------------------------------------------------------------------------------------
- */
+/* ---- making ---------------------------------------------------------------------------------- */
 
 static void add_u64(kv_sha256_ctx *c, uint64_t x)
 {
@@ -154,8 +152,7 @@ void kv_tokenizer_free(kv_tokenizer *t)
     free(t);
 }
 
-/* ---- asking -------------------------------------------------------------------------------------
- */
+/* ---- asking ---------------------------------------------------------------------------------- */
 
 const char *kv_tokenizer_kind(const kv_tokenizer *t)
 {
@@ -181,8 +178,7 @@ const char *kv_tokenizer_piece(const kv_tokenizer *t, int32_t id, size_t *n)
     return v->piece.bytes + v->piece.at[id];
 }
 
-/* ---- encoding -----------------------------------------------------------------------------------
- */
+/* ---- encoding -------------------------------------------------------------------------------- */
 
 static kv_status encode_bytes(const char *text, size_t n, kv_tokens *out)
 {

@@ -1,9 +1,9 @@
 /* tokenizer.h - text to token ids and back.
  *
  * Kinds: `bytes` (the generated models: 0 pad, 1 bos, 2 eos, 3 unk, byte b = 4 + b) and GPT-2 style
- * byte-level BPE whose vocabulary, merges and pre-tokenizer come from a GGUF file. Encoding is exact:
- * same ids as the implementations that the model was trained with. A vocabulary may lack single
- * bytes; such bytes vanish, as they do there, and are counted. */
+ * byte-level BPE whose vocabulary, merges and pre-tokenizer come from a GGUF file. Encoding is
+ * exact: same ids as the implementations that the model was trained with. A vocabulary may lack
+ * single bytes; such bytes vanish, as they do there, and are counted. */
 #ifndef KV_COMMON_TOKENIZER_H
 #define KV_COMMON_TOKENIZER_H
 
@@ -45,7 +45,8 @@ kv_status kv_tokenizer_encode(const kv_tokenizer *t, const char *text, size_t n,
 /* Bytes of one token; control tokens give their name. NULL and *n = 0 for an id out of range. */
 const char *kv_tokenizer_piece(const kv_tokenizer *t, int32_t id, size_t *n);
 
-/* ERR_FORMAT with the byte offset of the first invalid sequence (overlong, surrogate, > U+10FFFF). */
+/* ERR_FORMAT with the byte offset of the first invalid sequence (overlong, surrogate, > U+10FFFF).
+ */
 kv_status kv_utf8_check(const char *text, size_t n, const char *where);
 
 KV_EXTERN_C_END

@@ -23,8 +23,7 @@
 enum { AT_KEY = 8, AT_SHA = 40, AT_DROPPED = 72, AT_SUM = 80, HEADER = 88, LEVEL = 3 };
 static const char magic[AT_KEY + 1] = "KVTOKEN1";
 
-/* ---- little endian ------------------------------------------------------------------------------
- */
+/* ---- little endian --------------------------------------------------------------------------- */
 
 static void put_le(uint8_t *p, int bytes, uint64_t x)
 {
@@ -82,12 +81,10 @@ static kv_status no_memory(void)
     return kv_fail(KV_ERR_NOMEM, "out of memory: cache of token streams");
 }
 
-/* ---- reading ------------------------------------------------------------------------------------
- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 /* Number of ids in a file that is intact and meant for the key; -1 otherwise. */
-static int64_t check_file(const uint8_t *p, size_t size, const uint8_t key[32],
-                          int64_t max_tokens)
+static int64_t check_file(const uint8_t *p, size_t size, const uint8_t key[32], int64_t max_tokens)
 {
     if (size < HEADER || memcmp(p, magic, AT_KEY) != 0 || memcmp(p + AT_KEY, key, 32) != 0 ||
         get_le(p + AT_SUM, 8) != sum_of(p, size))
@@ -141,8 +138,7 @@ kv_status corpus_cache_read(const char *dir, const uint8_t key[32], int64_t max_
     return room;
 }
 
-/* ---- writing ------------------------------------------------------------------------------------
- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 /* The file's bytes; the caller frees them. */
 static kv_status pack(const uint8_t key[32], const kv_tokens *tokens, uint64_t dropped,

@@ -11,13 +11,11 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* ---- building -----------------------------------------------------------------------------------
- */
+/* ---- building -------------------------------------------------------------------------------- */
 
 void corpus_make_safe(char *name)
 {
-    static const char safe[] =
-        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+    static const char safe[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
     for (char *p = name; *p; p++)
         if (!strchr(safe, *p)) *p = '_';
 }
@@ -102,8 +100,7 @@ void corpus_sign_generator(corpus *c, const char *wording)
     kv_sha256_end(&h, c->info.manifest_sha);
 }
 
-/* ---- opening ------------------------------------------------------------------------------------
- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 typedef kv_status open_fn(corpus *c, const char *spec, const char *params);
 
@@ -112,12 +109,10 @@ static open_fn *find_kind(const char *spec, size_t n)
     static const struct {
         const char *name;
         open_fn *open;
-    } kinds[] = {{"book", corpus_open_book},
-                 {"synth", corpus_open_synth},
-                 {"passkey", corpus_open_passkey}};
+    } kinds[] = {
+        {"book", corpus_open_book}, {"synth", corpus_open_synth}, {"passkey", corpus_open_passkey}};
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
-        if (strlen(kinds[i].name) == n && memcmp(kinds[i].name, spec, n) == 0)
-            return kinds[i].open;
+        if (strlen(kinds[i].name) == n && memcmp(kinds[i].name, spec, n) == 0) return kinds[i].open;
     return NULL;
 }
 
@@ -182,8 +177,7 @@ void corpus_close(corpus *c)
     free(c);
 }
 
-/* ---- asking -------------------------------------------------------------------------------------
- */
+/* ---- asking ---------------------------------------------------------------------------------- */
 
 const corpus_info *corpus_get_info(const corpus *c)
 {
@@ -218,8 +212,7 @@ kv_status corpus_text(corpus *c, int32_t i, const char **text, size_t *n)
     return KV_OK;
 }
 
-/* ---- tokens -------------------------------------------------------------------------------------
- */
+/* ---- tokens ---------------------------------------------------------------------------------- */
 
 /* Control tokens written out in a text are text: a book cannot end a turn. */
 static kv_status encode(const corpus *c, const corpus_item *item, const kv_tokenizer *tok,
@@ -258,10 +251,10 @@ kv_status corpus_tokens(corpus *c, int32_t i, const kv_tokenizer *tok, const cha
                         int64_t max_tokens, corpus_stream *out)
 {
     corpus_item *item;
-    KV_TRY(item_of(c, i, &item));
     memset(out, 0, sizeof *out);
-    const kv_status st = c->load ? text_tokens(c, item, tok, cache_dir, out)
-                                 : corpus_passkey_tokens(item, tok, out);
+    KV_TRY(item_of(c, i, &item));
+    const kv_status st =
+        c->load ? text_tokens(c, item, tok, cache_dir, out) : corpus_passkey_tokens(item, tok, out);
     if (st != KV_OK) {
         corpus_stream_free(out);
         return st;

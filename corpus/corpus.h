@@ -1,15 +1,16 @@
-/* corpus.h - document streams: what text goes through both sides.
+/* corpus.h - document streams: what text goes through both sides. docs/corpus.md says more.
  *
  * A corpus is opened from a spelling:
- *   book                        the book-like text that ships inside the program, one document
- *   synth:bytes=N,seed=S        the same prose extended by a seeded generator to N bytes
- *   passkey:len=L,depth=A/B/C,seeds=K   retrieval documents: L tokens, key at A, B, C per cent,
- *                               K keys and fillers each
- *   FILE                        one UTF-8 file, whole
- *   DIR                         every *.txt of a folder in name order; manifest.json, where present,
- *                               gives titles, SHA-256 and word counts and is checked
+ *   book                          the book-like text that ships inside the program, one document
+ *   synth:bytes=N,seed=S          prose made from the book by a seeded generator, exactly N bytes
+ *   passkey:len=L/..,depth=A/..,seeds=K   retrieval documents: prompts of exactly L tokens, the key
+ *                                 at A per cent of the filler, keys and fillers of seeds 0 to K - 1
+ *   FILE                          one UTF-8 file, whole
+ *   DIR                           every *.txt of a folder in byte order of the names; where
+ *                                 manifest.json is present it gives titles and is checked
  *
- * Texts are UTF-8; an empty document and invalid UTF-8 are refused with the file and the offset. */
+ * Texts are UTF-8; an empty document and invalid UTF-8 are refused with the file and the offset.
+ * A corpus is used by one thread at a time. */
 #ifndef KV_CORPUS_CORPUS_H
 #define KV_CORPUS_CORPUS_H
 
@@ -20,9 +21,9 @@
 typedef struct corpus corpus;
 
 typedef struct corpus_info {
-    const char *name;      /* canonical spelling: part of the key of a case */
-    const char *generator; /* "files", "book", "synth", "passkey" */
-    int64_t seed;          /* -1 = none */
+    const char *name;         /* canonical spelling: part of the key of a case */
+    const char *generator;    /* "files", "book", "synth", "passkey" */
+    int64_t seed;             /* -1 = none */
     uint8_t manifest_sha[32]; /* over names, sizes and SHA-256 of all documents, or the canonical
                                * spelling of a generator and the base text's SHA-256 */
     int32_t n_docs;
@@ -38,11 +39,11 @@ typedef struct corpus_doc {
 
 /* What a passkey document asks for. */
 typedef struct corpus_passkey {
-    int32_t n_digits;      /* 5 */
-    char digits[8];        /* the key, zero-terminated */
-    int32_t depth_ppm;     /* wanted depth: key block's place in the filler, in parts per million */
-    int64_t insert_pos;    /* token index of the key block's first token */
-    int64_t key_end;       /* token index behind the key block */
+    int32_t n_digits;   /* 5 */
+    char digits[8];     /* the key, zero-terminated */
+    int32_t depth_ppm;  /* wanted depth: key block's place in the filler, in parts per million */
+    int64_t insert_pos; /* token index of the key block's first token */
+    int64_t key_end;    /* token index behind the key block */
 } corpus_passkey;
 
 /* The tokens of one document. */
@@ -66,16 +67,18 @@ const corpus_doc *corpus_get_doc(const corpus *c, int32_t i);
 /* The text of document i, valid until corpus_close; ERR_UNSUPPORTED for passkey. */
 kv_status corpus_text(corpus *c, int32_t i, const char **text, size_t *n);
 
-/* Tokenises document i. cache_dir (may be NULL) keeps token streams between runs, each under its
- * fingerprint (text, tokenizer, format version); a damaged or foreign cache file is ignored and
- * replaced. max_tokens > 0 cuts the stream (never a passkey document). Free with
- * corpus_stream_free. */
+/* Tokenises document i; control tokens written out in a text are plain text. cache_dir (NULL or ""
+ * = none) keeps token streams of texts between runs, each under its fingerprint (text, tokenizer,
+ * format version); a damaged or foreign cache file is ignored and replaced, a folder that cannot be
+ * written is ERR_IO. max_tokens > 0 cuts the stream (never a passkey document). ERR_USAGE for a
+ * passkey document whose length does not hold key and question. Free with corpus_stream_free, also
+ * after a failure. */
 kv_status corpus_tokens(corpus *c, int32_t i, const kv_tokenizer *tok, const char *cache_dir,
                         int64_t max_tokens, corpus_stream *out);
 void corpus_stream_free(corpus_stream *s);
 
 /* Scores an answer: the first n_digits digit characters of text[0..n) against the key. Returns the
- * number of equal digits at equal index; found[n_digits + 1] receives the digits ('-' = missing). */
+ * number of equal digits at equal index; found[n_digits + 1] receives them ('-' = missing). */
 int32_t corpus_passkey_score(const corpus_passkey *k, const char *text, size_t n, char *found);
 
 KV_EXTERN_C_END

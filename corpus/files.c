@@ -1,7 +1,8 @@
 /* files.c - a corpus of text files: one FILE, or every *.txt of a DIR in byte order of the names.
  *
- * Opening reads every file once, to check it and to know its SHA-256, and keeps no text: a corpus may
- * be larger than memory. A text that is fetched later must still be the one that was checked. */
+ * Opening reads every file once, to check it and to know its SHA-256, and keeps no text: a corpus
+ * may be larger than memory. A text that is fetched later must still be the one that was checked.
+ */
 #include "corpus/internal.h"
 
 #include "common/hash.h"
@@ -18,8 +19,7 @@
 
 enum { MANIFEST_MAX = 64 << 20 };
 
-/* ---- one file -----------------------------------------------------------------------------------
- */
+/* ---- one file -------------------------------------------------------------------------------- */
 
 static kv_status io_error(const char *path, const char *doing)
 {
@@ -75,8 +75,7 @@ kv_status corpus_read_file(const char *path, size_t max, corpus_bytes *out)
     return st;
 }
 
-/* ---- documents ----------------------------------------------------------------------------------
- */
+/* ---- documents ------------------------------------------------------------------------------- */
 
 static kv_status load(const corpus_item *item, corpus_bytes *out)
 {
@@ -143,8 +142,7 @@ static void sign(corpus *c)
     kv_sha256_end(&h, c->info.manifest_sha);
 }
 
-/* ---- a folder -----------------------------------------------------------------------------------
- */
+/* ---- a folder -------------------------------------------------------------------------------- */
 
 typedef struct names {
     char **v;
@@ -228,16 +226,16 @@ static kv_status check_complete(const char *folder, const corpus_manifest *m, co
     for (size_t i = 0; i < m->n; i++) {
         const char *file = m->v[i].file;
         if (!l->n || !bsearch(&file, l->v, l->n, sizeof *l->v, by_bytes))
-            return kv_fail(KV_ERR_MISMATCH,
-                           "%s/manifest.json: lists '%s', which the folder lacks; fetch the file or "
-                           "remove its entry",
-                           folder, file);
+            return kv_fail(
+                KV_ERR_MISMATCH,
+                "%s/manifest.json: lists '%s', which the folder lacks; fetch the file or "
+                "remove its entry",
+                folder, file);
     }
     return KV_OK;
 }
 
-static kv_status add_folder(corpus *c, const char *folder, const corpus_manifest *m,
-                            const names *l)
+static kv_status add_folder(corpus *c, const char *folder, const corpus_manifest *m, const names *l)
 {
     KV_TRY(check_complete(folder, m, l));
     if (l->n == 0)

@@ -47,7 +47,7 @@ struct corpus {
     corpus_load *load; /* NULL: documents are made of tokens */
 };
 
-/* ---- corpus.c ---------------------------------------------------------------------------------*/
+/* ---- corpus.c -------------------------------------------------------------------------------- */
 
 /* Appends a document; name is made safe and unique, title NULL = the name. The rest of the item is
  * zero. The item is valid until the next call. */
@@ -66,17 +66,17 @@ kv_status corpus_describe(corpus_item *item, const char *where, const char *text
 /* manifest_sha of a generator: its spelling, a version and the SHA-256 of what it draws on. */
 void corpus_sign_generator(corpus *c, const char *wording);
 
-/* ---- spelling.c -------------------------------------------------------------------------------*/
+/* ---- spelling.c ------------------------------------------------------------------------------ */
 
 enum { CORPUS_LIST_MAX = 64 };
 
 typedef struct corpus_param {
     const char *name;
-    const char *about;  /* for messages */
-    int is_list;        /* values separated by '/' */
-    int decimals;       /* digits allowed behind the point; values count units of 10^-decimals */
-    int64_t min, max;   /* in these units */
-    int64_t def;        /* -1 = must be given */
+    const char *about; /* for messages */
+    int is_list;       /* values separated by '/' */
+    int decimals;      /* digits allowed behind the point; values count units of 10^-decimals */
+    int64_t min, max;  /* in these units */
+    int64_t def;       /* -1 = must be given */
 } corpus_param;
 
 typedef struct corpus_values {
@@ -89,7 +89,7 @@ typedef struct corpus_values {
 kv_status corpus_parse(const char *spec, const char *text, const corpus_param *params, int n,
                        corpus_values *out);
 
-/* ---- files.c, manifest.c ------------------------------------------------------------------------*/
+/* ---- files.c, manifest.c --------------------------------------------------------------------- */
 
 kv_status corpus_open_path(corpus *c, const char *path);
 
@@ -109,7 +109,8 @@ typedef struct corpus_manifest {
     size_t n;
 } corpus_manifest;
 
-/* Parses untrusted bytes; out is zeroed by the caller and freed even after a failure. ERR_FORMAT. */
+/* Parses untrusted bytes; out is zeroed by the caller and freed even after a failure. ERR_FORMAT.
+ */
 kv_status corpus_manifest_parse(const char *bytes, size_t n, const char *where,
                                 corpus_manifest *out);
 void corpus_manifest_free(corpus_manifest *m);
@@ -118,7 +119,7 @@ const corpus_entry *corpus_manifest_find(const corpus_manifest *m, const char *f
 /* ERR_MISMATCH when the text is not the one that the manifest lists. */
 kv_status corpus_entry_check(const corpus_entry *e, const corpus_doc *doc, const char *where);
 
-/* ---- book.c, synth.c, passkey.c -----------------------------------------------------------------*/
+/* ---- book.c, synth.c, passkey.c -------------------------------------------------------------- */
 
 const char *corpus_book_text(size_t *n);
 const uint8_t *corpus_book_sha(uint8_t out[32]); /* returns out */
@@ -137,13 +138,13 @@ kv_status corpus_filler(uint64_t seed, size_t n, char *out);
 kv_status corpus_passkey_tokens(const corpus_item *item, const kv_tokenizer *tok,
                                 corpus_stream *out);
 
-/* ---- cache.c ------------------------------------------------------------------------------------*/
+/* ---- cache.c --------------------------------------------------------------------------------- */
 
 /* What a token stream depends on. */
 void corpus_cache_key(const corpus_doc *doc, const kv_tokenizer *tok, uint8_t key[32]);
 
-/* *hit = 1 and the tokens appended when dir holds an intact file for the key, with at most max_tokens
- * tokens. Anything else in its place is no error. */
+/* *hit = 1 and the tokens appended when dir holds an intact file for the key, with at most
+ * max_tokens tokens. Anything else in its place is no error. */
 kv_status corpus_cache_read(const char *dir, const uint8_t key[32], int64_t max_tokens,
                             kv_tokens *tokens, uint64_t *dropped, int *hit);
 

@@ -2,7 +2,8 @@
  *
  *     {"file": "name.txt", "title": "...", "bytes": 12, "words": 2, "sha256": "64 hex digits"}
  *
- * "file" is required, other keys are optional and unknown ones are ignored. The bytes are untrusted. */
+ * "file" is required, other keys are optional and unknown ones are ignored. The bytes are
+ * untrusted. */
 #include "corpus/internal.h"
 
 #include "common/hash.h"
@@ -165,10 +166,11 @@ kv_status corpus_entry_check(const corpus_entry *e, const corpus_doc *doc, const
     if (e->has_sha && memcmp(e->sha, doc->text_sha, sizeof e->sha) != 0) {
         kv_hex32(e->sha, listed);
         kv_hex32(doc->text_sha, found);
-        return kv_fail(KV_ERR_MISMATCH,
-                       "%s: manifest.json says SHA-256 %s, the file has %s; fetch the file again or "
-                       "correct the manifest",
-                       where, listed, found);
+        return kv_fail(
+            KV_ERR_MISMATCH,
+            "%s: manifest.json says SHA-256 %s, the file has %s; fetch the file again or "
+            "correct the manifest",
+            where, listed, found);
     }
     if (e->words >= 0 && e->words != doc->n_words)
         return wrong_count(where, "words", e->words, doc->n_words);

@@ -24,17 +24,17 @@ static const char opening[] =
     "A pass key of five digits is hidden somewhere in the long text below. The rest of the text "
     "does not matter. Find the pass key and remember it; you will be asked for it at the end.\n\n";
 
-#define KEY_LINE "The pass key is %s. Remember it: %s is the pass key, and the pass key is **%s**.\n"
-static const char key_block[] = "\n\n*** THE PASS KEY ***\n" KEY_LINE
-                                "You will have to repeat it, so here it is again.\n" KEY_LINE
-                                "*** END OF THE PASS KEY ***\n\n";
+#define KEY_LINE \
+    "The pass key is %s. Remember it: %s is the pass key, and the pass key is **%s**.\n"
+static const char key_block[] =
+    "\n\n*** THE PASS KEY ***\n" KEY_LINE
+    "You will have to repeat it, so here it is again.\n" KEY_LINE "*** END OF THE PASS KEY ***\n\n";
 
 static const char question[] =
     "\n\nHere the text ends. What is the pass key of five digits that was hidden in it?\n"
     "The pass key is ";
 
-/* ---- parts --------------------------------------------------------------------------------------
- */
+/* ---- parts ----------------------------------------------------------------------------------- */
 
 static void make_key(int64_t seed, char digits[DIGITS + 1])
 {
@@ -86,8 +86,7 @@ static kv_status encode_key(const kv_tokenizer *tok, corpus_stream *s, kv_tokens
     return encode(tok, text, (size_t)n, s, out);
 }
 
-/* ---- filler -------------------------------------------------------------------------------------
- */
+/* ---- filler ---------------------------------------------------------------------------------- */
 
 static int is_space(char c)
 {
@@ -124,9 +123,10 @@ static kv_status encode_filler(const kv_tokenizer *tok, int64_t seed, int64_t mo
         free(text);
         if (st != KV_OK || out->n >= most + MARGIN) return st;
         if (n > CORPUS_TEXT_MAX || (size_t)out->n < n / 256)
-            return kv_fail(KV_ERR_UNSUPPORTED,
-                           "passkey: tokenizer %s makes %lld tokens of %zu bytes; use another model",
-                           kv_tokenizer_kind(tok), (long long)out->n, n);
+            return kv_fail(
+                KV_ERR_UNSUPPORTED,
+                "passkey: tokenizer %s makes %lld tokens of %zu bytes; use another model",
+                kv_tokenizer_kind(tok), (long long)out->n, n);
     }
 }
 
@@ -151,8 +151,7 @@ done:
     return st;
 }
 
-/* ---- the document -------------------------------------------------------------------------------
- */
+/* ---- the document ---------------------------------------------------------------------------- */
 
 typedef struct parts {
     kv_tokens open, key, ask, filler;
@@ -230,8 +229,7 @@ int32_t corpus_passkey_score(const corpus_passkey *k, const char *text, size_t n
     return right;
 }
 
-/* ---- opening ------------------------------------------------------------------------------------
- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 /* "50", "12.5": per cent of a depth in parts per million. */
 static const char *per_cent(int64_t ppm, char out[16])
@@ -310,8 +308,9 @@ kv_status corpus_open_passkey(corpus *c, const char *spec, const char *params)
     KV_TRY(corpus_parse(spec, params, known, 3, v));
     const int64_t docs = (int64_t)v[0].n * v[1].n * v[2].v[0];
     if (docs > MOST)
-        return kv_fail(KV_ERR_USAGE, "corpus '%s': %lld documents; %d are possible, use fewer seeds",
-                       spec, (long long)docs, MOST);
+        return kv_fail(KV_ERR_USAGE,
+                       "corpus '%s': %lld documents; %d are possible, use fewer seeds", spec,
+                       (long long)docs, MOST);
     KV_TRY(set_name(c, &v[0], &v[1], &v[2]));
     c->info.generator = "passkey";
     char wording[sizeof opening + sizeof key_block + sizeof question];

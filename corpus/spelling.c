@@ -92,8 +92,9 @@ static kv_status parse_number(const char *spec, const corpus_param *p, const cha
             return kv_fail(KV_ERR_USAGE, "corpus '%s': %s has %s twice; keep one", spec, p->name,
                            text);
     if (out->n == CORPUS_LIST_MAX)
-        return kv_fail(KV_ERR_USAGE, "corpus '%s': %s has more than %d values; open several corpora",
-                       spec, p->name, CORPUS_LIST_MAX);
+        return kv_fail(KV_ERR_USAGE,
+                       "corpus '%s': %s has more than %d values; open several corpora", spec,
+                       p->name, CORPUS_LIST_MAX);
     out->v[out->n++] = v;
     return KV_OK;
 }

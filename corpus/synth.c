@@ -24,8 +24,7 @@ enum {
     CHAPTER_MORE = 25
 };
 
-/* ---- the book as words --------------------------------------------------------------------------
- */
+/* ---- the book as words ----------------------------------------------------------------------- */
 
 typedef struct word {
     const char *p; /* in the book */
@@ -71,8 +70,7 @@ static void split(prose *b, const char *text, size_t n)
         }
         const char *stop = memmem(p, (size_t)(end - p), "\n\n", 2);
         if (!stop) stop = end;
-        if (is_heading(p, (size_t)(stop - p)))
-            skip = 2;
+        if (is_heading(p, (size_t)(stop - p))) skip = 2;
         if (skip > 0)
             skip--;
         else
@@ -175,8 +173,7 @@ static kv_status prose_make(prose *b)
     return ready ? KV_OK : kv_fail(KV_ERR_NOMEM, "out of memory: generated prose");
 }
 
-/* ---- setting it in lines ------------------------------------------------------------------------
- */
+/* ---- setting it in lines --------------------------------------------------------------------- */
 
 typedef struct writer {
     char *out;
@@ -264,8 +261,7 @@ static void end_text(writer *w)
     if (start + length > w->n) memset(w->out + start, '\n', w->n - start);
 }
 
-/* ---- walking ------------------------------------------------------------------------------------
- */
+/* ---- walking --------------------------------------------------------------------------------- */
 
 typedef struct dice {
     uint64_t seed, stream, k;
@@ -338,8 +334,7 @@ kv_status corpus_filler(uint64_t seed, size_t n, char *out)
     return write_prose(seed, 1, n, out);
 }
 
-/* ---- documents ----------------------------------------------------------------------------------
- */
+/* ---- documents ------------------------------------------------------------------------------- */
 
 static kv_status load(const corpus_item *item, corpus_bytes *out)
 {

@@ -1,10 +1,9 @@
 /* cmd_query.c - `kvdiff query`: named queries and SQL over the results, for reading only. */
-#include "difftest/cli.h"
+#include "difftest/cli_output.h"
 #include "difftest/db.h"
 #include "difftest/table.h"
 
 #include <ctype.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { MAX_BINDINGS = 32, MAX_NAME = 64 };
@@ -85,41 +84,17 @@ static int is_name(const char *text)
     return 1;
 }
 
-/* Edit distance of Levenshtein, one row of the matrix at a time; b is shorter than MAX_NAME. */
-static int distance(const char *a, const char *b)
-{
-    int row[MAX_NAME];
-    const int n = (int)strlen(b);
-    for (int j = 0; j <= n; j++)
-        row[j] = j;
-    for (int i = 1; *a; i++, a++) {
-        int diagonal = row[0];
-        row[0] = i;
-        for (int j = 1; j <= n; j++) {
-            int best = diagonal + (*a != b[j - 1]);
-            if (row[j] + 1 < best) best = row[j] + 1;
-            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
-            diagonal = row[j];
-            row[j] = best;
-        }
-    }
-    return row[n];
-}
-
-static int is_close(const char *wanted, const char *name)
-{
-    const size_t n = strlen(wanted);
-    if (n >= 2 && (strstr(name, wanted) || strncmp(name, wanted, n) == 0)) return 1;
-    return strlen(name) < MAX_NAME && distance(wanted, name) <= 1 + (int)n / 4;
-}
-
+/* Near in spelling, or the names that the text is a part of. */
 static kv_status unknown_name(const char *wanted)
 {
     char close[256] = "";
     size_t n, used = 0;
     const dt_query *q = dt_queries(&n);
+    dt_nearest best = {NULL, 0};
+    for (size_t i = 0; i < n; i++)
+        dt_nearest_offer(&best, wanted, strlen(wanted), q[i].name);
     for (size_t i = 0; i < n && used < sizeof close; i++)
-        if (is_close(wanted, q[i].name))
+        if (q[i].name == best.name || (strlen(wanted) > 1 && strstr(q[i].name, wanted)))
             used += (size_t)snprintf(close + used, sizeof close - used, "%s%s",
                                      used ? ", " : "; close to it: ", q[i].name);
     return kv_fail(KV_ERR_USAGE, "no query is called '%s'%s; `kvdiff query --list` shows them all",

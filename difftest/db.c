@@ -150,8 +150,8 @@ static kv_status connect(dt_db *db, int flags)
     if (rc != SQLITE_OK) return dt_db_fail(db, "opening it");
     sqlite3_busy_timeout(db->h, DT_BUSY_MS);
     sqlite3_db_config(db->h, SQLITE_DBCONFIG_DEFENSIVE, 1, (int *)NULL);
-    /* Somebody else's views may run when a file is read. Writing needs json_valid in our own checks,
-     * which not every SQLite (3.40) counts among the harmless functions. */
+    /* Somebody else's views may run when a file is read. Writing needs json_valid in our own
+     * checks, which not every SQLite (3.40) counts among the harmless functions. */
     if (flags & SQLITE_OPEN_READONLY)
         sqlite3_db_config(db->h, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, (int *)NULL);
     return KV_OK;

@@ -22,18 +22,19 @@ __global__ void __launch_bounds__(BM *BN / 64)
     GPU_UNROLL
     for (int i = 0; i < MICRO; i++) {
         GPU_UNROLL
-        for (int j = 0; j < MICRO; j++) acc[i][j] = total[i][j] = 0.0f;
+        for (int j = 0; j < MICRO; j++) {
+            acc[i][j] = 0.0f;
+            total[i][j] = -0.0f; /* -0 + x is x, for a first block of -0 too */
+        }
     }
 
     for (int32_t k0 = 0; k0 < w.k; k0 += KT) {
         const int kn = w.k - k0 < KT ? w.k - k0 : KT;
-        GPU_UNROLL_BY(4) /* all at once would spill the accumulators */
         for (int e = tid; e < BM * KT; e += THREADS) {
             const int k = e % KT, r = e / KT;
             const bool inside = row0 + r < m && k < kn;
             xs[k * XS + r] = inside ? x[(int64_t)(row0 + r) * w.k + k0 + k] : 0.0f;
         }
-        GPU_UNROLL_BY(4)
         for (int e = tid; e < KT * BN / 4; e += THREADS) {
             const int c = e % (BN / 4) * 4, k = e / (BN / 4);
             if (col0 + c < w.ld && k < kn)
@@ -53,12 +54,11 @@ __global__ void __launch_bounds__(BM *BN / 64)
             }
         }
         if ((k0 + KT) % GPU_KB == 0 || k0 + KT >= w.k) {
-            const bool first = k0 < GPU_KB;
             GPU_UNROLL
             for (int i = 0; i < MICRO; i++) {
                 GPU_UNROLL
                 for (int j = 0; j < MICRO; j++) {
-                    total[i][j] = first ? acc[i][j] : kv_add(total[i][j], acc[i][j]);
+                    total[i][j] = kv_add(total[i][j], acc[i][j]);
                     acc[i][j] = 0.0f;
                 }
             }

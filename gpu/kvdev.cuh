@@ -26,8 +26,6 @@
 
 #ifdef __CUDACC__
 #    define GPU_UNROLL _Pragma("unroll")
-#    define GPU_PRAGMA(text) _Pragma(#text)
-#    define GPU_UNROLL_BY(n) GPU_PRAGMA(unroll n)
 
 /* A static shared array, in the body of a kernel. */
 #    define GPU_SHARED(T, name, n) __shared__ __align__(16) T name[n]
@@ -45,7 +43,6 @@
         GPU_LAUNCH(kernel, grid, block, 0, stream, ##__VA_ARGS__)
 #else
 #    define GPU_UNROLL
-#    define GPU_UNROLL_BY(n)
 #    define GPU_SHARED(T, name, n)                                                                 \
         static const char name##_site = 0;                                                         \
         T *const name = static_cast<T *>(                                                          \

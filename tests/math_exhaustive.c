@@ -100,6 +100,7 @@ static int undecided(double r)
 
 static float rounded(const function *f, float x)
 {
+    if (f->exact == exp && x < -104.0f) return 0.0f; /* below half of the smallest float; spares a slow expl */
     const double r = f->exact((double)x);
     return undecided(r) ? (float)f->exact_long((long double)x) : (float)r;
 }

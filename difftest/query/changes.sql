@@ -1,4 +1,4 @@
--- cases that broke and cases that were fixed since the active baseline
+-- cases that broke or were fixed since the active baseline
 -- alias: q7
 -- parameters: run (the last), channel (nightly)
 SELECT CASE WHEN v.cand_status = 'PASS' THEN 'fixed' ELSE 'broken' END AS what, v.key,

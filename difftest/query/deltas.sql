@@ -1,4 +1,4 @@
--- nats per token of each case against the same case of the active baseline, largest change first
+-- nats per token of each case against the active baseline, largest change first
 -- alias: q6
 -- parameters: run (the last), channel (nightly)
 SELECT v.key, v.n_tok AS tokens, v.base_nll, v.cand_nll, v.delta

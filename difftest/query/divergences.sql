@@ -1,4 +1,4 @@
--- first localised divergence of each case of a run: where, which bits, which kind of bug
+-- first localised divergence of each case: where, which bits, what kind of bug
 -- alias: q3
 -- parameters: run (the last)
 SELECT k.key, d.pos, d.layer, d.op, d.head, d.slot, d.elem, printf('0x%08x', d.ref_bits) AS ref,

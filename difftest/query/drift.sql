@@ -1,4 +1,4 @@
--- divergence over the position in the document, in buckets that double; only kept token rows count
+-- divergence by position, in buckets that double, from the token rows that were kept
 -- alias: q9
 -- parameters: run (the last), policy (all), device (all)
 SELECT CAST(log2(t.pos + 1) AS INTEGER) AS bucket, min(t.pos) AS first, max(t.pos) AS last,

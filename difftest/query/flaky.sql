@@ -1,4 +1,4 @@
--- same case, program, machine and seed, but another final cache or another likelihood
+-- same case, program, machine and seed, but another cache or likelihood
 -- alias: q14
 WITH c AS (
   SELECT k.*, r.build_id, r.env_id, r.seed,

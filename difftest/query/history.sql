@@ -1,4 +1,4 @@
--- one case, or those whose keys match a pattern, over commits, newest first
+-- a case, or those whose keys match a pattern, over commits, newest first
 -- alias: q11
 -- parameters: key (all; * and ? match), n (60)
 SELECT k.run_id, datetime(r.started_at, 'unixepoch') AS started, substr(b.git_commit, 1, 12) AS git,

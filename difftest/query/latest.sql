@@ -1,4 +1,4 @@
--- every case of a run: perplexities, divergence, first differing token, status
+-- every case of a run: perplexities, KL, first differing token, status
 -- parameters: run (the last)
 SELECT coalesce(corpus || '/' || document, key) AS document, model, policy, device, mode, q,
        n_tok AS tokens, ppl_ref, ppl_got, mean_kl, max_kl, top1, max_ulp, first_diff_pos, status, reason

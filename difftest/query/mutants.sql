@@ -1,4 +1,4 @@
--- how many planted bugs are found and put at the right place, by family and tier
+-- planted bugs found and put at the right place, by family and tier
 -- alias: q15
 -- parameters: run (the last with planted bugs)
 SELECT m.family, x.tier, count(*) AS n, sum(x.detected) AS found,

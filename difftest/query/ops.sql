@@ -1,4 +1,4 @@
--- how much of its error bound each operation of each kernel uses, tightest first
+-- how much of its error bound each operation uses, tightest first
 -- alias: q12
 -- parameters: run (the last with operations)
 SELECT n.name, n.variant, o.op, o.dtype, count(*) AS n, max(o.max_ulp) AS max_ulp,

@@ -1,4 +1,4 @@
--- retrieval over context length and depth: accuracy of both sides, keys lost and gained
+-- retrieval by length and depth: accuracy of both sides, keys lost and gained
 -- alias: q10
 -- parameters: run (the last with retrieval)
 SELECT p.name AS policy, k.device, r.ctx_len, r.depth_ppm / 10000.0 AS depth_pct, count(*) AS n,

@@ -1,4 +1,4 @@
--- perplexity of reference and device per policy and device, with KL and top-1 agreement
+-- perplexity of both sides per policy and device, KL and top-1 agreement
 -- alias: q5
 -- parameters: run (the last)
 SELECT p.name AS policy, k.device, count(*) AS docs, sum(k.n_tok) AS tokens,

@@ -1,6 +1,6 @@
--- the tokens around one place of one case: likelihoods, KL, margin, ulp, what differs
+-- tokens around one place of one case: likelihoods, KL, margin, ulp, what differs
 -- alias: q8
--- parameters: run (the last), case (the run's first that differs), pos (where it first does), n (8)
+-- parameters: run (the last), case (first that differs), pos (its first that does), n (8)
 WITH place AS (
   SELECT case_id, coalesce(:pos, first_bad_pos, first_diff_pos, 0) AS pos
     FROM kase
@@ -10,7 +10,8 @@ WITH place AS (
             coalesce(first_bad_pos, first_diff_pos), case_id
    LIMIT 1)
 SELECT t.case_id, t.pos, t.tok, t.nll_ref, t.nll_got, t.kl, t.margin_ref, t.max_ulp, t.n_resident,
-       (SELECT group_concat(name, ' ') FROM tok_flag WHERE t.flags & bit) AS differs
+       (SELECT group_concat(name, ' ')
+          FROM (SELECT name FROM tok_flag WHERE t.flags & bit ORDER BY bit)) AS differs
   FROM place p
   JOIN tok t ON t.case_id = p.case_id
             AND t.pos BETWEEN p.pos - coalesce(:n, 8) AND p.pos + coalesce(:n, 8)

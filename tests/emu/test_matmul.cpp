@@ -80,6 +80,21 @@ void test_partials_are_needed_only_for_few_rows_and_long_ones(void **)
     assert_int_equal(gpu_matmul_partials(narrow, 1), 0);
 }
 
+/* A chain whose last product underflows ends in -0, which must arrive as -0. */
+void test_a_negative_zero_survives(void **)
+{
+    for (const int32_t k : {1, 256}) {
+        std::vector<float> x((size_t)k, 0.0f), w((size_t)(64 * k), 0x1p-100f);
+        x[(size_t)k - 1] = -0x1p-100f;
+        const stream on;
+        const floats dx(x, on), dw(w, on), y(1), partials(64);
+        assert_ok(gpu_gemm(dx.p(), 1, {dw.p(), 1, k, 64}, GPU_STORE, y.p(), on.s));
+        assert_bits(y.get(on), {-0.0f}, "gemm", 0);
+        assert_ok(gpu_gemv(dx.p(), 1, {dw.p(), 1, k, 64}, GPU_STORE, y.p(), partials.p(), on.s));
+        assert_bits(y.get(on), {-0.0f}, "gemv", 0);
+    }
+}
+
 /* The blocks of 256 are part of the definition: with one chain some outputs differ. */
 void test_the_data_can_tell_blocks_from_one_chain(void **)
 {
@@ -98,6 +113,7 @@ int main()
         cmocka_unit_test(test_gemm_with_large_tiles_has_the_bits_of_the_definition),
         cmocka_unit_test(test_matmul_is_the_same_on_both_sides_of_its_choice),
         cmocka_unit_test(test_partials_are_needed_only_for_few_rows_and_long_ones),
+        cmocka_unit_test(test_a_negative_zero_survives),
         cmocka_unit_test(test_the_data_can_tell_blocks_from_one_chain),
     };
     return cmocka_run_group_tests(tests, nullptr, nullptr);

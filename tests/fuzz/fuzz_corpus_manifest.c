@@ -1,4 +1,5 @@
-/* Any bytes as manifest.json: refused in one line, or a sorted list of distinct files of the folder. */
+/* Any bytes as manifest.json: refused in one line, or a sorted list of distinct files of the
+ * folder. */
 #include "tests/fuzz/fuzz.h"
 
 #include "corpus/internal.h"
@@ -8,7 +9,8 @@
 uint8_t *fuzz_seed(unsigned i, size_t *size)
 {
     static const char *const texts[] = {
-        "[{\"file\": \"b.txt\", \"title\": \"B, or \\u00c9\", \"bytes\": 12, \"words\": 3, \"sha256\": "
+        "[{\"file\": \"b.txt\", \"title\": \"B, or \\u00c9\", \"bytes\": 12, \"words\": 3, "
+        "\"sha256\": "
         "\"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\"},\n"
         " {\"file\": \"a.txt\", \"year\": 1871, \"tags\": [null, true, {}]}]",
         "[]", "[{\"file\": \"a.txt\"}, {\"file\": \"a.txt\"}]"};

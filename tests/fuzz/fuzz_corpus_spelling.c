@@ -15,8 +15,9 @@ enum { N = sizeof params / sizeof params[0] };
 
 uint8_t *fuzz_seed(unsigned i, size_t *size)
 {
-    static const char *const texts[] = {"len=1k/64/2M,depth=0/12.5/33.3333/100,seed=9223372036854775807",
-                                        "seed=007", "depth=,len", "len=1k/1024"};
+    static const char *const texts[] = {
+        "len=1k/64/2M,depth=0/12.5/33.3333/100,seed=9223372036854775807", "seed=007", "depth=,len",
+        "len=1k/1024"};
     if (i >= sizeof texts / sizeof texts[0]) return NULL;
     *size = strlen(texts[i]);
     return (uint8_t *)strdup(texts[i]);

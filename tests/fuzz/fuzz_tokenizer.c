@@ -1,5 +1,5 @@
-/* Any bytes as text for the tokenizers: every id is in range, and the pieces put together are the text
- * without the dropped bytes, whatever the pre-tokenizer and however marks stand in it. */
+/* Any bytes as text for the tokenizers: every id is in range, and the pieces put together are the
+ * text without the dropped bytes, whatever the pre-tokenizer and however marks stand in it. */
 #include "tests/fuzz/fuzz.h"
 #include "tests/unit/gguf_build.h"
 
@@ -13,12 +13,34 @@ static kv_tokenizer *toks[KINDS]; /* bytes, smollm, gpt-2; made once, for all in
 /* Letters, a space, a line feed, some of é and —, digits; merges across all of them; two marks. */
 static void open_bpe(const char *pre, kv_tokenizer **out)
 {
-    static const char *const tokens[] = {
-        "a", "b", "s", "t", "'", "1", "2", "<", ">", "|", "\u0120", "\u010a", "\u00c3", "\u00a9",
-        "\u00e2", "ab", "\u0120a", "\u0120ab", "'s", "12", "\u00c3\u00a9", "\u010a\u010a", "abab",
-        "<|e|>", "<b>"};
-    static const char *const merges[] = {"\u00c3 \u00a9", "a b", "\u0120 a", "\u0120 ab", "' s", "1 2",
-                                         "\u0120a b", "\u010a \u010a", "ab ab"};
+    static const char *const tokens[] = {"a",
+                                         "b",
+                                         "s",
+                                         "t",
+                                         "'",
+                                         "1",
+                                         "2",
+                                         "<",
+                                         ">",
+                                         "|",
+                                         "\u0120",
+                                         "\u010a",
+                                         "\u00c3",
+                                         "\u00a9",
+                                         "\u00e2",
+                                         "ab",
+                                         "\u0120a",
+                                         "\u0120ab",
+                                         "'s",
+                                         "12",
+                                         "\u00c3\u00a9",
+                                         "\u010a\u010a",
+                                         "abab",
+                                         "<|e|>",
+                                         "<b>"};
+    static const char *const merges[] = {"\u00c3 \u00a9", "a b",           "\u0120 a",
+                                         "\u0120 ab",     "' s",           "1 2",
+                                         "\u0120a b",     "\u010a \u010a", "ab ab"};
     enum { N = sizeof tokens / sizeof tokens[0] };
     int32_t types[N];
     gguf_build b = {0};
@@ -40,7 +62,8 @@ static void open_bpe(const char *pre, kv_tokenizer **out)
 uint8_t *fuzz_seed(unsigned i, size_t *size)
 {
     static const char *const texts[] = {"ab abab  ab's 1212\n\n<|e|>ab<b>\xc3\xa9 \xe2\x80\x94",
-                                        "<|e|<|e|>>", "   12   a", "abababababababababab", "'s's 's"};
+                                        "<|e|<|e|>>", "   12   a", "abababababababababab",
+                                        "'s's 's"};
     if (i >= sizeof texts / sizeof texts[0]) return NULL;
     *size = strlen(texts[i]);
     return (uint8_t *)strdup(texts[i]);

@@ -1,5 +1,5 @@
-/* Any bytes as text: the gate agrees with a walk by the decoder, names the offset where the walk stops,
- * and what is shown of the bytes in a message is one line of valid UTF-8 that fits. */
+/* Any bytes as text: the gate agrees with a walk by the decoder, names the offset where the walk
+ * stops, and what is shown of the bytes in a message is one line of valid UTF-8 that fits. */
 #include "tests/fuzz/fuzz.h"
 
 #include "common/tokenizer.h"

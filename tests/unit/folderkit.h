@@ -1,4 +1,5 @@
-/* folderkit.h - a folder of its own for each test that needs files; emptied and removed afterwards. */
+/* folderkit.h - a folder of its own for each test that needs files; emptied and removed afterwards.
+ */
 #ifndef KV_TESTS_FOLDERKIT_H
 #define KV_TESTS_FOLDERKIT_H
 

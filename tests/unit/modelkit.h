@@ -1,4 +1,5 @@
-/* modelkit.h - the tokenizer of the real model, for tests that need it: they skip without the file. */
+/* modelkit.h - the tokenizer of the real model, for tests that need it: they skip without the file.
+ */
 #ifndef KV_TESTS_MODELKIT_H
 #define KV_TESTS_MODELKIT_H
 
@@ -23,9 +24,9 @@ KV_UNUSED_TEST_HELPER kv_tokenizer *modelkit_tokenizer(void)
     return tok;
 }
 
-#define modelkit_need(tok)                                                                         \
-    do {                                                                                           \
-        if (!(tok)) kvtest_skip("no models/SmolLM2*.gguf; get it with 'make models'");             \
+#define modelkit_need(tok)                                                             \
+    do {                                                                               \
+        if (!(tok)) kvtest_skip("no models/SmolLM2*.gguf; get it with 'make models'"); \
     } while (0)
 
 #endif

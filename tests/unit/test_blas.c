@@ -395,22 +395,22 @@ static const int long_schedule[] = {3, 1, 7, 1, 40, 2, 16, 1, 1, 20, 5, 0};
 static void full_equals_double_loops(void **state)
 {
     (void)state;
-    compare_with_naive(nano, "full", long_schedule, 2e-4);
+    compare_with_naive(nano, "full", long_schedule, 1e-4);
 }
 
 static void sink_equals_double_loops(void **state)
 {
     (void)state;
-    compare_with_naive(nano, "sink:cap=11,sinks=3", long_schedule, 2e-4);
-    compare_with_naive(nano, "sink:cap=16,sinks=0", long_schedule, 2e-4);
+    compare_with_naive(nano, "sink:cap=11,sinks=3", long_schedule, 1e-4);
+    compare_with_naive(nano, "sink:cap=16,sinks=0", long_schedule, 1e-4);
 }
 
 static void sliding_equals_double_loops_in_every_position_mode(void **state)
 {
     (void)state;
-    compare_with_naive(nano, "sliding:cap=13", long_schedule, 2e-4);
-    compare_with_naive(nano, "sliding:cap=13,pos=absolute", long_schedule, 2e-4);
-    compare_with_naive(nano, "sliding:cap=13,pos=saturate", long_schedule, 2e-4);
+    compare_with_naive(nano, "sliding:cap=13", long_schedule, 1e-4);
+    compare_with_naive(nano, "sliding:cap=13,pos=absolute", long_schedule, 1e-4);
+    compare_with_naive(nano, "sliding:cap=13,pos=saturate", long_schedule, 1e-4);
 }
 
 static void smollm2_equals_double_loops(void **state)

@@ -4,8 +4,7 @@
 
 #include "common/rng.h"
 
-/* ---- merging ------------------------------------------------------------------------------------
- */
+/* ---- merging --------------------------------------------------------------------------------- */
 
 enum { LETTERS = 4, MERGES = 60, TOKEN_MAX = 64 };
 
@@ -168,8 +167,7 @@ static void a_word_of_a_megabyte_takes_no_quadratic_time(void **state)
     free(text);
 }
 
-/* ---- the alphabet of bytes ----------------------------------------------------------------------
- */
+/* ---- the alphabet of bytes ------------------------------------------------------------------- */
 
 static void the_alphabet_of_bytes_is_one_to_one(void **state)
 {
@@ -190,8 +188,7 @@ static void the_alphabet_of_bytes_is_one_to_one(void **state)
     assert_int_equal(kv_bpe_char_byte(0x10ffff), -1);
 }
 
-/* ---- bad files ----------------------------------------------------------------------------------
- */
+/* ---- bad files ------------------------------------------------------------------------------- */
 
 static void refused(const tinybpe *t, kv_status status, const char *words)
 {

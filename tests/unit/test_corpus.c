@@ -21,8 +21,7 @@ static void refused(const char *spec, kv_status status, const char *words)
     assert_null(c);
 }
 
-/* ---- book ---------------------------------------------------------------------------------------
- */
+/* ---- book ------------------------------------------------------------------------------------ */
 
 static void the_book_is_the_file_in_the_tree(void **state)
 {
@@ -66,8 +65,7 @@ static void documents_that_are_not_there_are_refused(void **state)
     corpus_close(NULL);
 }
 
-/* ---- spellings ----------------------------------------------------------------------------------
- */
+/* ---- spellings ------------------------------------------------------------------------------- */
 
 static void unknown_spellings_are_refused_with_what_is_known(void **state)
 {
@@ -76,7 +74,8 @@ static void unknown_spellings_are_refused_with_what_is_known(void **state)
         const char *spec, *words;
     } cases[] = {
         {"", "corpus '' is empty"},
-        {"bok", "corpus 'bok' is unknown: no file or folder has that name, and the kinds are book, "},
+        {"bok",
+         "corpus 'bok' is unknown: no file or folder has that name, and the kinds are book, "},
         {"Book", "corpus 'Book' is unknown"},
         {"syn:bytes=3", "corpus 'syn:bytes=3' is unknown"},
         {"a\nb", "corpus 'a\\x0Ab': control characters in a name"},
@@ -154,8 +153,7 @@ static void equal_spellings_have_one_canonical_form(void **state)
     }
 }
 
-/* ---- a file -------------------------------------------------------------------------------------
- */
+/* ---- a file ---------------------------------------------------------------------------------- */
 
 static void a_file_is_one_document_called_after_itself(void **state)
 {
@@ -237,8 +235,7 @@ static void a_file_that_changes_after_opening_is_noticed(void **state)
     kv_tokenizer_free(tok);
 }
 
-/* ---- a folder -----------------------------------------------------------------------------------
- */
+/* ---- a folder -------------------------------------------------------------------------------- */
 
 static void a_folder_gives_its_texts_in_byte_order(void **state)
 {
@@ -321,8 +318,7 @@ static void the_signature_changes_with_any_document(void **state)
     assert_memory_equal(sha[0], sha[3], 32);
 }
 
-/* ---- manifest.json ------------------------------------------------------------------------------
- */
+/* ---- manifest.json --------------------------------------------------------------------------- */
 
 /* SHA-256 of "abc" (FIPS 180-2, appendix B.1). */
 #define SHA_ABC "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
@@ -332,9 +328,9 @@ static void a_manifest_gives_titles_and_is_checked(void **state)
     (void)state;
     put_file("a.txt", "abc");
     put_file("b.txt", "not listed");
-    put_file("manifest.json", "[{\"file\": \"a.txt\", \"title\": \"Alphabet, the \\u00c9nd\", "
-                              "\"bytes\": 3, \"words\": 1, \"year\": 1871, \"sha256\": \"" SHA_ABC
-                              "\"}]");
+    put_file("manifest.json",
+             "[{\"file\": \"a.txt\", \"title\": \"Alphabet, the \\u00c9nd\", "
+             "\"bytes\": 3, \"words\": 1, \"year\": 1871, \"sha256\": \"" SHA_ABC "\"}]");
     corpus *c = open_corpus(folderkit_path);
     assert_string_equal(corpus_get_doc(c, 0)->title, "Alphabet, the \xc3\x89nd");
     assert_string_equal(corpus_get_doc(c, 0)->name, "a");
@@ -348,9 +344,12 @@ static void a_text_that_differs_from_its_manifest_is_refused(void **state)
     static const struct {
         const char *json, *words;
     } cases[] = {
-        {"[{\"file\": \"a.txt\", \"bytes\": 4}]", "a.txt: manifest.json says 4 bytes, the file has 3"},
-        {"[{\"file\": \"a.txt\", \"words\": 2}]", "a.txt: manifest.json says 2 words, the file has 1"},
-        {"[{\"file\": \"a.txt\", \"sha256\": \"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61"
+        {"[{\"file\": \"a.txt\", \"bytes\": 4}]",
+         "a.txt: manifest.json says 4 bytes, the file has 3"},
+        {"[{\"file\": \"a.txt\", \"words\": 2}]",
+         "a.txt: manifest.json says 2 words, the file has 1"},
+        {"[{\"file\": \"a.txt\", \"sha256\": "
+         "\"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61"
          "f20015ae\"}]",
          "f20015ae, the file has " SHA_ABC},
         {"[{\"file\": \"gone.txt\"}]", "manifest.json: lists 'gone.txt', which the folder lacks"},
@@ -381,7 +380,8 @@ static void a_malformed_manifest_is_refused_with_the_entry(void **state)
         {"[{\"file\": \".txt\"}]", "entry 1: \"file\" must be"},
         {"[{\"file\": \"a.txt\"}, {\"file\": \"a.txt\"}]", "lists 'a.txt' twice"},
         {"[{\"file\": \"a.txt\", \"file\": \"b.txt\"}]", "manifest.json: line 1: "},
-        {"[{\"file\": \"a.txt\", \"title\": \"two\\nlines\"}]", "entry 1: \"title\" must be a line"},
+        {"[{\"file\": \"a.txt\", \"title\": \"two\\nlines\"}]",
+         "entry 1: \"title\" must be a line"},
         {"[{\"file\": \"a.txt\", \"title\": \"\"}]", "entry 1: \"title\" must be a line"},
         {"[{\"file\": \"a.txt\", \"title\": \"x\\u0000y\"}]", "manifest.json: line 1: "},
         {"[{\"file\": \"a.txt\", \"bytes\": -1}]", "entry 1: \"bytes\" must be a whole number"},
@@ -389,7 +389,8 @@ static void a_malformed_manifest_is_refused_with_the_entry(void **state)
         {"[{\"file\": \"a.txt\", \"words\": \"1\"}]", "entry 1: \"words\" must be a whole number"},
         {"[{\"file\": \"a.txt\", \"words\": 99999999999999999999}]", "manifest.json: line 1: "},
         {"[{\"file\": \"a.txt\", \"sha256\": \"ab\"}]", "entry 1: \"sha256\" must be 64 hex"},
-        {"[{\"file\": \"a.txt\", \"sha256\": \"ga7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61"
+        {"[{\"file\": \"a.txt\", \"sha256\": "
+         "\"ga7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61"
          "f20015ad\"}]",
          "entry 1: \"sha256\" must be 64 hex"},
     };

@@ -1,5 +1,5 @@
-/* Token streams: cutting, counting, and the cache, which must never change a result: an intact file is
- * used, anything else is replaced. */
+/* Token streams: cutting, counting, and the cache, which must never change a result: an intact file
+ * is used, anything else is replaced. */
 #include "tests/unit/folderkit.h"
 #include "tests/unit/tinybpe.h"
 
@@ -89,8 +89,10 @@ static void a_stream_is_cut_to_the_wanted_length(void **state)
 static void dropped_bytes_come_with_the_stream_also_from_the_cache(void **state)
 {
     (void)state;
-    static const char *const tokens[] = {"a", "e", "\u0120", NULL}, *const merges[] = {NULL};
-    const tinybpe t = {.tokens = tokens, .merges = merges};
+    static const char *const tokens[] = {"a", "e", "\u0120", "<eos>", NULL};
+    static const char *const merges[] = {NULL};
+    static const int32_t types[] = {1, 1, 1, KV_TOKEN_CONTROL}; /* in a text, its letters count */
+    const tinybpe t = {.tokens = tokens, .merges = merges, .types = types};
     kv_tokenizer *tok = NULL;
     corpus *c = NULL;
     assert_ok(tinybpe_open(&t, &tok));

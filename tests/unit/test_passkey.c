@@ -1,5 +1,6 @@
-/* Retrieval documents: exact lengths, the key where it was asked for, the answer that follows, and the
- * scorer. Everything is checked for the tokenizer of bytes and, where a model is there, for its own. */
+/* Retrieval documents: exact lengths, the key where it was asked for, the answer that follows, and
+ * the scorer. Everything is checked for the tokenizer of bytes and, where a model is there, for its
+ * own. */
 #include "tests/unit/modelkit.h"
 #include "tests/unit/tinybpe.h"
 
@@ -72,8 +73,7 @@ static void for_each(const kv_tokenizer *tok, const char *spec, check_fn *check)
     corpus_close(c);
 }
 
-/* ---- documents ----------------------------------------------------------------------------------
- */
+/* ---- documents ------------------------------------------------------------------------------- */
 
 /* The whole prompt is valid text of exactly the length; the key block names the key six times and
  * nothing else does; the prompt ends in the question. */
@@ -122,8 +122,8 @@ static void check_depth(const kv_tokenizer *tok, const corpus_trial *t, const co
     const double wanted = (double)filler * t->depth_ppm / 1e6;
     const double got = (double)(k->insert_pos - open);
     if (got > wanted + 1.5 || got < wanted - 40)
-        fail_msg("len %lld depth %d: key at %g of %lld, wanted %g", (long long)t->len,
-                 t->depth_ppm, got, (long long)filler, wanted);
+        fail_msg("len %lld depth %d: key at %g of %lld, wanted %g", (long long)t->len, t->depth_ppm,
+                 got, (long long)filler, wanted);
     if (t->depth_ppm == 0) assert_int_equal(k->insert_pos, open);
     if (t->depth_ppm == 1000000) assert_int_equal(k->key_end, ask);
 }
@@ -248,7 +248,8 @@ static void seeds_have_keys_and_fillers_of_their_own(void **state)
         size_t n;
         assert_ok(corpus_tokens(c, i, bytes, NULL, 0, &s));
         memcpy(keys[i], s.passkey.digits, sizeof keys[i]);
-        char *text = text_of(bytes, &s.tokens, s.passkey.insert_pos - 200, s.passkey.insert_pos, &n);
+        char *text =
+            text_of(bytes, &s.tokens, s.passkey.insert_pos - 200, s.passkey.insert_pos, &n);
         memcpy(fillers[i], text, 200);
         free(text);
         for (int k = 0; k < i; k++) {
@@ -289,7 +290,8 @@ static void a_tokenizer_without_digits_or_line_feeds_is_refused(void **state)
 {
     (void)state;
     static const char *const letters[] = {"a", "e", "\u0120", "t", NULL};
-    static const char *const digits[] = {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "e", NULL};
+    static const char *const digits[] = {"0", "1", "2", "3", "4", "5",
+                                         "6", "7", "8", "9", "e", NULL};
     static const char *const none[] = {NULL};
     kv_tokenizer *tok = NULL;
     corpus *c = NULL;
@@ -308,8 +310,7 @@ static void a_tokenizer_without_digits_or_line_feeds_is_refused(void **state)
     corpus_close(c);
 }
 
-/* ---- scoring ------------------------------------------------------------------------------------
- */
+/* ---- scoring --------------------------------------------------------------------------------- */
 
 static void the_score_counts_equal_digits_at_equal_place(void **state)
 {
@@ -318,18 +319,12 @@ static void the_score_counts_equal_digits_at_equal_place(void **state)
         const char *text, *found;
         int32_t score;
     } cases[] = {
-        {"39384", "39384", 5},
-        {" 39384.\n", "39384", 5},
-        {"is 3, 9, 3, 8 and 4", "39384", 5},
-        {"393841111", "39384", 5},
-        {"93840", "93840", 0},
-        {"39385", "39385", 4},
-        {"3", "3----", 1},
-        {"x", "-----", 0},
-        {"", "-----", 0},
+        {"39384", "39384", 5},     {" 39384.\n", "39384", 5},   {"is 3, 9, 3, 8 and 4", "39384", 5},
+        {"393841111", "39384", 5}, {"93840", "93840", 0},       {"39385", "39385", 4},
+        {"3", "3----", 1},         {"x", "-----", 0},           {"", "-----", 0},
         {"0939384", "09393", 2}, /* only the first five digits count */
-        {"00000", "00000", 0},
-        {"\xd9\xa3 39", "39---", 2}, /* an Arabic digit is none of ours */
+        {"00000", "00000", 0},     {"\xd9\xa3 39", "39---", 2}, /* an Arabic digit is none of ours
+                                                                 */
     };
     const corpus_passkey k = {.n_digits = 5, .digits = "39384"};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

@@ -1,5 +1,6 @@
-/* The pre-tokenizers: where text is cut. Expected pieces follow from the patterns in common/pretok.c,
- * worked out by hand; test_tokenizer_golden compares with other implementations. */
+/* The pre-tokenizers: where text is cut. Expected pieces follow from the patterns in
+ * common/pretok.c, worked out by hand; test_tokenizer_golden compares with other implementations.
+ */
 #include "tests/unit/kvtest.h"
 
 #include "common/bpe.h"
@@ -63,8 +64,9 @@ static void white_space_keeps_its_last_character_for_the_word(void **state)
 static void contractions_are_lower_case_with_an_ascii_apostrophe(void **state)
 {
     (void)state;
-    both("I'm he'll we've they're it'd don't it's", "I|'m| he|'ll| we|'ve| they|'re| it|'d| don|'t| "
-                                                   "it|'s");
+    both("I'm he'll we've they're it'd don't it's",
+         "I|'m| he|'ll| we|'ve| they|'re| it|'d| don|'t| "
+         "it|'s");
     both("I'M", "I|'|M");
     both("'tis", "'t|is");
     both("'lx", "'|lx");

@@ -1,5 +1,5 @@
-/* Generated prose: exact lengths, valid UTF-8, the same for equal seeds, in the book's own words and
- * form, and never the same stretch over again. */
+/* Generated prose: exact lengths, valid UTF-8, the same for equal seeds, in the book's own words
+ * and form, and never the same stretch over again. */
 #include "tests/unit/kvtest.h"
 
 #include "common/hash.h"
@@ -61,8 +61,7 @@ static void the_text_of_seed_1_is_the_recorded_one(void **state)
     corpus_close(c);
 }
 
-/* ---- form ---------------------------------------------------------------------------------------
- */
+/* ---- form ------------------------------------------------------------------------------------ */
 
 enum { MANY = 1 << 20 };
 
@@ -216,8 +215,7 @@ static void no_long_stretch_occurs_twice(void **state)
     free(p);
 }
 
-/* ---- filler and documents -----------------------------------------------------------------------
- */
+/* ---- filler and documents -------------------------------------------------------------------- */
 
 static void fillers_start_with_a_paragraph_of_the_book(void **state)
 {

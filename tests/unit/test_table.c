@@ -101,7 +101,8 @@ static void without_rows_there_is_a_header_or_an_empty_array(void **state)
 static void reals_read_back_exactly_and_tables_round_to_six_digits(void **state)
 {
     (void)state;
-    static const double v[] = {0.1, 1.0 / 3, 5e-324, 1e308, -0.0, 123456789.0, INFINITY, -INFINITY};
+    static const double v[] = {0.1,  1.0 / 3,     5e-324,           1e308,
+                               -0.0, 123456789.0, (double)INFINITY, (double)-INFINITY};
     static const char *const wanted[] = {
         "x\n0.1\n0.333333\n4.94066e-324\n1e+308\n-0\n1.23457e+08\ninf\n-inf\n-\n",
         "x\n0.1\n0.3333333333333333\n4.94065645841247e-324\n1e+308\n-0\n123456789\ninf\n-inf\n\n",
@@ -115,7 +116,7 @@ static void reals_read_back_exactly_and_tables_round_to_six_digits(void **state)
         dt_table_column(t, "x", DT_LEFT);
         for (size_t i = 0; i < sizeof v / sizeof *v; i++)
             dt_table_real(t, v[i]);
-        dt_table_real(t, NAN);
+        dt_table_real(t, (double)NAN);
         expect(&s, t, wanted[f]);
     }
 }

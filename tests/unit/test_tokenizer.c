@@ -1,5 +1,5 @@
-/* Tokenizers as programs use them: token lists, the `bytes` kind, control and user tokens written out
- * in a text, bytes without a token, pieces, fingerprints. */
+/* Tokenizers as programs use them: token lists, the `bytes` kind, control and user tokens written
+ * out in a text, bytes without a token, pieces, fingerprints. */
 #include "tests/unit/modelkit.h"
 #include "tests/unit/tinybpe.h"
 
@@ -16,8 +16,7 @@ static void assert_ids(const kv_tokenizer *tok, const char *text, int special, c
     kv_tokens_free(&ids);
 }
 
-/* ---- lists of tokens ----------------------------------------------------------------------------
- */
+/* ---- lists of tokens ------------------------------------------------------------------------- */
 
 static void a_list_keeps_its_ids_while_it_grows(void **state)
 {
@@ -48,8 +47,7 @@ static void a_list_refuses_impossible_sizes(void **state)
     kv_tokens_free(&t);
 }
 
-/* ---- bytes --------------------------------------------------------------------------------------
- */
+/* ---- bytes ----------------------------------------------------------------------------------- */
 
 static void bytes_follow_four_special_ids(void **state)
 {
@@ -93,12 +91,13 @@ static void pieces_out_of_range_are_null(void **state)
     kv_tokenizer_free(NULL);
 }
 
-/* ---- marks --------------------------------------------------------------------------------------
- */
+/* ---- marks ----------------------------------------------------------------------------------- */
 
-static const char *const tokens[] = {"a", "b", "c", "<", ">", "ab", "<e>", "<e>>", "<u>", "\u0120", NULL};
+static const char *const tokens[] = {"a",   "b",    "c",   "<",      ">", "ab",
+                                     "<e>", "<e>>", "<u>", "\u0120", NULL};
 static const char *const merges[] = {"a b", NULL};
-static const int32_t types[] = {1, 1, 1, 1, 1, 1, KV_TOKEN_CONTROL, KV_TOKEN_CONTROL, KV_TOKEN_USER, 1};
+static const int32_t types[] = {1, 1, 1, 1, 1, 1, KV_TOKEN_CONTROL, KV_TOKEN_CONTROL, KV_TOKEN_USER,
+                                1};
 static const tinybpe marked = {.tokens = tokens, .merges = merges, .types = types};
 
 static void control_tokens_are_matched_only_when_asked_for(void **state)
@@ -176,8 +175,7 @@ static void without_types_every_token_is_text(void **state)
     kv_tokenizer_free(tok);
 }
 
-/* ---- fingerprints -------------------------------------------------------------------------------
- */
+/* ---- fingerprints ---------------------------------------------------------------------------- */
 
 static void assert_other_fingerprint(const kv_tokenizer *tok, const tinybpe *t)
 {
@@ -190,9 +188,10 @@ static void assert_other_fingerprint(const kv_tokenizer *tok, const tinybpe *t)
 static void the_fingerprint_depends_on_all_that_decides_ids(void **state)
 {
     (void)state;
-    static const char *const other_tokens[] = {"a", "b", "c", "<", ">", "ab", "<f>", "<e>>", "<u>",
-                                               "\u0120", NULL};
-    static const char *const bc[] = {"a", "b", "c", "<", ">", "ab", "bc", "<e>>", "<u>", "\u0120", NULL};
+    static const char *const other_tokens[] = {"a",   "b",    "c",   "<",      ">", "ab",
+                                               "<f>", "<e>>", "<u>", "\u0120", NULL};
+    static const char *const bc[] = {"a",  "b",    "c",   "<",      ">", "ab",
+                                     "bc", "<e>>", "<u>", "\u0120", NULL};
     static const char *const two[] = {"a b", "b c", NULL}, *const swapped[] = {"b c", "a b", NULL};
     static const int32_t plain[] = {1, 1, 1, 1, 1, 1, 1, 3, 4, 1};
     kv_tokenizer *tok = NULL, *again = NULL;
@@ -222,15 +221,15 @@ static void the_fingerprint_depends_on_all_that_decides_ids(void **state)
     kv_tokenizer_free(tok);
 }
 
-/* ---- the real vocabulary ------------------------------------------------------------------------
- */
+/* ---- the real vocabulary --------------------------------------------------------------------- */
 
 static void pieces_of_the_model_put_random_text_together_again(void **state)
 {
     (void)state;
     kv_tokenizer *tok = modelkit_tokenizer();
     modelkit_need(tok);
-    static const char alphabet[] = "  \n\tetaoinshr''0123.,;-\"(XYZ\xc3\xa9\xe2\x80\x94\xe6\xbc\xa2";
+    static const char alphabet[] =
+        "  \n\tetaoinshr''0123.,;-\"(XYZ\xc3\xa9\xe2\x80\x94\xe6\xbc\xa2";
     for (uint64_t round = 0; round < 2000; round++) {
         char text[64];
         kv_tokens ids = {0};

@@ -53,8 +53,7 @@ static void assert_ids(const char *what, const kv_tokens *got, const json_t *wan
             fail_msg("%s: id %lld is %d, wanted %lld", what, (long long)i, got->v[i],
                      (long long)id);
     }
-    if (got->n != n)
-        fail_msg("%s: %lld ids, wanted %lld", what, (long long)got->n, (long long)n);
+    if (got->n != n) fail_msg("%s: %lld ids, wanted %lld", what, (long long)got->n, (long long)n);
 }
 
 /* Without dropped bytes, the pieces of a text put together are the text. */

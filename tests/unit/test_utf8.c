@@ -1,5 +1,5 @@
-/* UTF-8: the decoder against a second one written from the definition, over every code point and every
- * sequence of up to three bytes; the messages of the gate; the character classes; words. */
+/* UTF-8: the decoder against a second one written from the definition, over every code point and
+ * every sequence of up to three bytes; the messages of the gate; the character classes; words. */
 #include "tests/unit/kvtest.h"
 
 #include "common/tokenizer.h"
@@ -98,27 +98,27 @@ static void classes_of_sample_characters_are_right(void **state)
         uint32_t cp;
         kv_char_class k;
     } cases[] = {
-        {'a', KV_CHAR_LETTER},    {'Z', KV_CHAR_LETTER},    {'0', KV_CHAR_NUMBER},
-        {'9', KV_CHAR_NUMBER},    {'_', KV_CHAR_OTHER},     {'@', KV_CHAR_OTHER},
-        {'[', KV_CHAR_OTHER},     {'`', KV_CHAR_OTHER},     {'{', KV_CHAR_OTHER},
-        {'/', KV_CHAR_OTHER},     {':', KV_CHAR_OTHER},     {' ', KV_CHAR_SPACE},
-        {'\n', KV_CHAR_SPACE},    {'\r', KV_CHAR_SPACE},    {0x0b, KV_CHAR_SPACE},
-        {0x08, KV_CHAR_OTHER},    {0x0e, KV_CHAR_OTHER},    {0x1f, KV_CHAR_OTHER},
-        {0x7f, KV_CHAR_OTHER},    {0x85, KV_CHAR_SPACE},    {0xa0, KV_CHAR_SPACE},
-        {0xaa, KV_CHAR_LETTER},   {0xb2, KV_CHAR_NUMBER},   {0xbd, KV_CHAR_NUMBER},
-        {0xd7, KV_CHAR_OTHER},    {0xdf, KV_CHAR_LETTER},   {0x2bc, KV_CHAR_LETTER},
-        {0x301, KV_CHAR_OTHER},   {0x3b1, KV_CHAR_LETTER},  {0x663, KV_CHAR_NUMBER},
-        {0x94d, KV_CHAR_OTHER},   {0x200b, KV_CHAR_OTHER},  {0x2019, KV_CHAR_OTHER},
-        {0x2028, KV_CHAR_SPACE},  {0x2167, KV_CHAR_NUMBER}, {0x2460, KV_CHAR_NUMBER},
-        {0x3000, KV_CHAR_SPACE},  {0x4e00, KV_CHAR_LETTER}, {0x9fff, KV_CHAR_LETTER},
-        {0xac00, KV_CHAR_LETTER}, {0xe000, KV_CHAR_OTHER},  {0xfeff, KV_CHAR_OTHER},
+        {'a', KV_CHAR_LETTER},     {'Z', KV_CHAR_LETTER},    {'0', KV_CHAR_NUMBER},
+        {'9', KV_CHAR_NUMBER},     {'_', KV_CHAR_OTHER},     {'@', KV_CHAR_OTHER},
+        {'[', KV_CHAR_OTHER},      {'`', KV_CHAR_OTHER},     {'{', KV_CHAR_OTHER},
+        {'/', KV_CHAR_OTHER},      {':', KV_CHAR_OTHER},     {' ', KV_CHAR_SPACE},
+        {'\n', KV_CHAR_SPACE},     {'\r', KV_CHAR_SPACE},    {0x0b, KV_CHAR_SPACE},
+        {0x08, KV_CHAR_OTHER},     {0x0e, KV_CHAR_OTHER},    {0x1f, KV_CHAR_OTHER},
+        {0x7f, KV_CHAR_OTHER},     {0x85, KV_CHAR_SPACE},    {0xa0, KV_CHAR_SPACE},
+        {0xaa, KV_CHAR_LETTER},    {0xb2, KV_CHAR_NUMBER},   {0xbd, KV_CHAR_NUMBER},
+        {0xd7, KV_CHAR_OTHER},     {0xdf, KV_CHAR_LETTER},   {0x2bc, KV_CHAR_LETTER},
+        {0x301, KV_CHAR_OTHER},    {0x3b1, KV_CHAR_LETTER},  {0x663, KV_CHAR_NUMBER},
+        {0x94d, KV_CHAR_OTHER},    {0x200b, KV_CHAR_OTHER},  {0x2019, KV_CHAR_OTHER},
+        {0x2028, KV_CHAR_SPACE},   {0x2167, KV_CHAR_NUMBER}, {0x2460, KV_CHAR_NUMBER},
+        {0x3000, KV_CHAR_SPACE},   {0x4e00, KV_CHAR_LETTER}, {0x9fff, KV_CHAR_LETTER},
+        {0xac00, KV_CHAR_LETTER},  {0xe000, KV_CHAR_OTHER},  {0xfeff, KV_CHAR_OTHER},
         {0x1d7ce, KV_CHAR_NUMBER}, {0x1f600, KV_CHAR_OTHER}, {0x20000, KV_CHAR_LETTER},
         {0x10ffff, KV_CHAR_OTHER},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         if (kv_char_class_of(cases[i].cp) != cases[i].k)
-            fail_msg("U+%04X is of class %d, wanted %d", cases[i].cp,
-                     kv_char_class_of(cases[i].cp), cases[i].k);
+            fail_msg("U+%04X is of class %d, wanted %d", cases[i].cp, kv_char_class_of(cases[i].cp),
+                     cases[i].k);
 }
 
 /* Published totals of Unicode 16.0: White_Space has 25 characters, general category N* (Nd 760,

@@ -63,6 +63,27 @@ static void cases_arrive_whole_and_in_order(void **state)
     dt_db_close(s.db);
 }
 
+/* The rate depends on the machine and is only shown. */
+static void bulk_rows_arrive_at_the_rate_shown(void **state)
+{
+    const dbkit *kit = (const dbkit *)*state;
+    session s = begin(kit);
+    char key[16];
+    for (int i = 0; i < 32; i++) {
+        snprintf(key, sizeof key, "%d", i);
+        assert_ok(push(&s, key, 4096));
+    }
+    assert_ok(dt_writer_flush(s.w));
+    int64_t rows;
+    double seconds;
+    dt_writer_stats(s.w, &rows, &seconds);
+    assert_int_equal(rows, 32 * 4096);
+    assert_int_equal(dbkit_int(s.db, "SELECT count(*) FROM tok"), rows);
+    printf("# %.0f token rows/s\n", (double)rows / seconds);
+    assert_ok(dt_writer_stop(s.w));
+    dt_db_close(s.db);
+}
+
 static void stopping_writes_what_waits(void **state)
 {
     const dbkit *kit = (const dbkit *)*state;
@@ -316,6 +337,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         dbkit_test(cases_arrive_whole_and_in_order),
+        dbkit_test(bulk_rows_arrive_at_the_rate_shown),
         dbkit_test(stopping_writes_what_waits),
         dbkit_test(a_retrieval_and_its_texts_are_copied),
         dbkit_test(a_case_that_makes_no_sense_is_refused_before_it_is_queued),

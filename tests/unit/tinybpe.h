@@ -7,14 +7,15 @@
 
 #include "common/bpe.h"
 
-/* Lists end with NULL; token strings are in GPT-2's printable alphabet. Zero-initialise the rest. */
+/* Lists end with NULL; token strings are in GPT-2's printable alphabet. Zero-initialise the rest.
+ */
 typedef struct tinybpe {
     const char *const *tokens, *const *merges;
-    const int32_t *types;      /* one for each token; NULL = no such key */
-    const char *model, *pre;   /* NULL = "gpt2", "smollm" */
-    uint32_t eos;              /* id; 0 = no such key */
-    int32_t more_types;        /* entries of types beyond the tokens, or fewer */
-    int no_merges;             /* no such key */
+    const int32_t *types;    /* one for each token; NULL = no such key */
+    const char *model, *pre; /* NULL = "gpt2", "smollm" */
+    uint32_t eos;            /* id; 0 = no such key */
+    int32_t more_types;      /* entries of types beyond the tokens, or fewer */
+    int no_merges;           /* no such key */
 } tinybpe;
 
 KV_UNUSED_TEST_HELPER uint64_t tinybpe_count(const char *const *list)
