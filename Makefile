@@ -203,7 +203,15 @@ $(BUILD)/sides/cuda.so: $(CUDA_OBJ) $(LIBCOMMON)
 	$(Q)$(NVCC) -ccbin $(CXX) -shared -cudart static $(NVCC_ARCH) -Xlinker -z,defs,--exclude-libs,ALL -o $@ \
 	    $(CUDA_OBJ) $(LIBCOMMON) $(SANFLAGS:%=-Xcompiler %) $(LIBS) -lpthread
 
-.PHONY: cuda-absent gpu-evidence
+# The tests of single operations, on a GPU: the same text, compiled by nvcc.
+CUDA_BIN := $(patsubst %,$(BUILD)/tests/cuda/test_%,matmul pointwise rope attention)
+$(CUDA_BIN): $(BUILD)/tests/cuda/%: tests/emu/%.cpp $(CUDA_OBJ) $(LIBCOMMON)
+	@mkdir -p $(@D)
+	$(call say,NVCC,$<)
+	$(Q)$(NVCC) -ccbin $(CXX) $(NVCCFLAGS_ALL) -x cu -cudart static -o $@ $< -x none $(CUDA_OBJ) $(LIBCOMMON) \
+	    $(LIBS) -lcmocka -lpthread
+
+.PHONY: cuda-absent cuda-tests gpu-evidence
 ifneq ($(NVCC),)
 SIDES += $(BUILD)/sides/cuda.so
 else
@@ -211,31 +219,9 @@ all: cuda-absent
 endif
 cuda-absent:
 	@echo "make: no nvcc in PATH or /usr/local/cuda: going on without cuda.so (NVCC=file names one elsewhere)"
+cuda-tests: $(CUDA_BIN)
 gpu-evidence: ## test the CUDA kernels on this machine's GPU and write down the result
-	$(Q)tools/gpu-evidence; st=$$?; [ $$st -eq 77 ] || exit $$st
-
-# ---- the program ----------------------------------------------------------------------------------
-# Shared objects export their entry only. OpenBLAS is the Debian package libopenblas-dev.
-$(BLAS_OBJ): CFLAGS_ALL += -O3 -fvisibility=hidden
-$(O)/gpu/blas/vector.o: CFLAGS_ALL += -ffp-contract=fast
-LINK_SIDE = $(Q)mkdir -p $(@D) && $(CC) -shared $(if $(SAN),,-Wl,-z,defs) -Wl,--exclude-libs,ALL -o $@ \
-            $(filter %.o,$^) $(filter %.a,$^) $(LDFLAGS_ALL)
-$(BUILD)/sides/blas.so: $(BLAS_OBJ) $(LIBCOMMON)
-	$(call say,LINK,$@)
-	$(LINK_SIDE) -lopenblas $(LIBS)
-
-$(O)/difftest/main.o $(O)/difftest/cmd_info.o: $(GEN)/build_info.h
-$(BUILD)/kvdiff: $(O)/difftest/main.o $(ALL_LIBS)
-	$(call say,LINK,$@)
-	$(Q)$(CC) -o $@ $< -Wl,--start-group $(ALL_LIBS) -Wl,--end-group $(LDFLAGS_ALL) $(LIBS)
-
-# Sides of tests, most of which must be refused: tests/sides/NAME.c becomes tests/sides/NAME.so.
-TEST_SIDES := $(patsubst tests/sides/%.c,$(BUILD)/tests/sides/%.so,$(wildcard tests/sides/*.c))
-$(BUILD)/tests/sides/%.so: $(O)/tests/sides/%.o
-	@mkdir -p $(@D)
-	$(call say,LINK,$@)
-	$(Q)$(CC) -shared -o $@ $< $(LDFLAGS_ALL)
-test-build test-asan-build: $(TEST_SIDES) $(BUILD)/sides/blas.so
+	$(Q)BUILD=$(BUILD) NVCC=$(NVCC) tools/gpu-evidence; st=$$?; [ $$st -eq 77 ] || exit $$st
 
 # ---- tests --------------------------------------------------------------------------------------
 # Programs: tests/unit/test_*.c and tests/emu/test_*.cpp (other files there are linked into each), and

@@ -4,7 +4,7 @@
  * used, and nothing is allocated in proportion to a number that the file merely claims. The file is
  * mapped; strings and tensors point into the map and live as long as the kv_gguf.
  *
- * Format: ggml's docs/gguf.md. Layout: header, key/value pairs, tensor infos, padding to
+ * Format: ggml's docs/formats.md. Layout: header, key/value pairs, tensor infos, padding to
  * general.alignment, tensor data. */
 #ifndef KV_COMMON_GGUF_H
 #define KV_COMMON_GGUF_H
