@@ -136,6 +136,17 @@ typedef struct kv_step {
     kv_events *events;       /* decisions of this step are appended; or NULL */
 } kv_step;
 
+KV_EXTERN_C_BEGIN
+
+/* Floats of a row of a tap point (kv_tap_point); -1: no such point. */
+int64_t kv_tap_width(const kv_config *cfg, int32_t point);
+
+/* What every side refuses before it begins: ERR_USAGE for tokens outside the vocabulary, n < 1, missing
+ * targets, taps that do not exist. For sides to call; user sides may. */
+kv_status kv_step_check(const kv_config *cfg, const kv_step *step);
+
+KV_EXTERN_C_END
+
 /* ---- state --------------------------------------------------------------------------------- */
 
 /* Digests of the cache (docs/backend.md): equal digests and unequal output accuse attention, unequal

@@ -92,7 +92,7 @@ static void case_row(dt_table *t, sqlite3_stmt *s)
     const int64_t n = sqlite3_column_int64(s, N_TOK), words = sqlite3_column_int64(s, WORDS);
     const double nll = sqlite3_column_double(s, NLL_REF), d = n ? (double)n : (double)NAN;
     key_part(text(s, KEY), 0, part, sizeof part);
-    dt_table_text(t, part);
+    dt_table_text(t, strrchr(part, '/') ? strrchr(part, '/') + 1 : part); /* the document, without its corpus */
     key_part(text(s, KEY), 2, part, sizeof part);
     dt_table_text(t, part);
     dt_table_text(t, text(s, DEVICE));

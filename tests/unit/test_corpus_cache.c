@@ -238,6 +238,28 @@ static void a_stream_longer_than_its_text_is_not_believed(void **state)
     kv_tokens_free(&back);
 }
 
+/* Intact, but of another text: somebody renamed or copied it. */
+static void a_file_under_the_name_of_another_is_replaced(void **state)
+{
+    (void)state;
+    corpus *c = NULL;
+    corpus_stream s;
+    char name[1024];
+    get(cache_dir(), 0, &s);
+    corpus_stream_free(&s);
+    snprintf(name, sizeof name, "%s", cached_file());
+    assert_int_equal(unlink(name), 0);
+    assert_ok(corpus_open("synth:bytes=1k", &c));
+    assert_ok(corpus_tokens(c, 0, bytes, cache_dir(), 0, &s));
+    corpus_stream_free(&s);
+    corpus_close(c);
+    assert_int_equal(rename(cached_file(), name), 0);
+    get(cache_dir(), 0, &s);
+    assert_is_the_book(&s);
+    corpus_stream_free(&s);
+    cached_file();
+}
+
 static void texts_and_tokenizers_have_files_of_their_own(void **state)
 {
     (void)state;
@@ -297,6 +319,7 @@ int main(void)
         in_a_folder(a_file_with_any_bit_flipped_is_replaced),
         in_a_folder(a_file_cut_off_or_grown_is_replaced),
         in_a_folder(a_stream_longer_than_its_text_is_not_believed),
+        in_a_folder(a_file_under_the_name_of_another_is_replaced),
         in_a_folder(texts_and_tokenizers_have_files_of_their_own),
         in_a_folder(a_cache_that_cannot_be_written_is_an_error),
         in_a_folder(a_failed_replacement_leaves_nothing_behind),

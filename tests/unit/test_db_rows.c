@@ -351,6 +351,24 @@ static void every_number_of_a_case_arrives(void **state)
     dt_db_close(db);
 }
 
+static void any_number_of_rows_arrives(void **state)
+{
+    const dbkit *kit = (const dbkit *)*state;
+    dt_db *db = dbkit_open(kit, DT_DB_WRITE);
+    const int64_t run = dbkit_run(db, "run", 1, NULL), device = dbkit_device(db, "emu");
+    char key[8];
+    for (int n = 0; n <= 40; n++) {
+        snprintf(key, sizeof key, "%d", n);
+        dt_case c = dbkit_case(run, device, key, n);
+        assert_ok(dbkit_write(db, &c));
+    }
+    assert_int_equal(dbkit_int(db, "SELECT count(*) FROM kase k WHERE n_tok = CAST(key AS INTEGER)"
+                                   " AND (SELECT count(*) = n_tok AND coalesce(max(pos), -1) ="
+                                   " n_tok - 1 FROM tok t WHERE t.case_id = k.case_id)"),
+                     41);
+    dt_db_close(db);
+}
+
 static void without_a_device_nothing_pretends_to_be_compared(void **state)
 {
     const dbkit *kit = (const dbkit *)*state;
@@ -448,6 +466,7 @@ int main(void)
         dbkit_test(the_run_of_a_killed_process_is_continued),
         dbkit_test(a_run_of_another_machine_is_left_to_it),
         dbkit_test(every_number_of_a_case_arrives),
+        dbkit_test(any_number_of_rows_arrives),
         dbkit_test(without_a_device_nothing_pretends_to_be_compared),
         dbkit_test(nan_becomes_null_and_never_zero),
         dbkit_test(a_refused_case_leaves_nothing),

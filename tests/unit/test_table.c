@@ -58,6 +58,23 @@ static void columns_are_aligned_by_kind_and_missing_is_a_dash(void **state)
            "                         -   2.00\n");
 }
 
+static void a_column_of_numbers_and_texts_is_left_aligned(void **state)
+{
+    (void)state;
+    sink s;
+    dt_table *t = begin(&s, DT_FORMAT_TABLE);
+    dt_table_column(t, "mixed", DT_AUTO);
+    dt_table_column(t, "n", DT_AUTO);
+    dt_table_int(t, 1);
+    dt_table_int(t, 10);
+    dt_table_text(t, "two");
+    dt_table_text(t, NULL);
+    expect(&s, t,
+           "mixed   n\n"
+           "1      10\n"
+           "two     -\n");
+}
+
 static void csv_quotes_what_needs_it_and_tells_empty_from_missing(void **state)
 {
     (void)state;
@@ -280,6 +297,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(columns_are_aligned_by_kind_and_missing_is_a_dash),
+        cmocka_unit_test(a_column_of_numbers_and_texts_is_left_aligned),
         cmocka_unit_test(csv_quotes_what_needs_it_and_tells_empty_from_missing),
         cmocka_unit_test(json_is_one_object_a_line_in_one_array),
         cmocka_unit_test(without_rows_there_is_a_header_or_an_empty_array),
