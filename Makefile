@@ -245,7 +245,7 @@ EMU_BIN    := $(EMU_TEST:%.cpp=$(BUILD)/%)
 FUZZ_AID   := $(O)/tests/fuzz/driver.o $(O)/tests/unit/gguf_build.o
 FUZZ_BIN   := $(FUZZ_TEST:%.c=$(BUILD)/%)
 SCRIPTS    := $(sort $(wildcard tests/cli/*.sh tests/cli/*.py tests/ptx/*.sh \
-              tests/canary/*.sh tests/layers/*.py))
+              tests/canary/*.sh tests/layers/*.py tests/golden/policies-*.sh))
 # Shared objects that tests load: rules that make them append to TEST_EXTRA.
 TEST_EXTRA +=
 TEST_LIBS  ?= $(ALL_LIBS)
@@ -306,6 +306,7 @@ endif
 # ---- proof: golden values, bits, the matrix, the bench --------------------------------------------
 # Long checks with a target of their own; `make test` runs a short form of each.
 GOLDEN_BIN := $(BUILD)/tests/golden/policies $(BUILD)/tests/golden/smollm2
+test-build: $(GOLDEN_BIN)
 BITS_BIN   := $(BUILD)/tests/bits/bits
 BENCH_BIN  := $(BUILD)/tests/bench/bench
 

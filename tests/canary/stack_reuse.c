@@ -1,8 +1,8 @@
-/* stack_reuse.c - prints WRONG when the compiler gives two live local arrays one stack slot (gcc 11 and
- * 12 without -fstack-reuse=none; GCC PR 90348, 111422, 113372), ok otherwise.
+/* stack_reuse.c - prints WRONG when the compiler gives two live local arrays one stack slot (gcc 11
+ * and 12 without -fstack-reuse=none; GCC PR 90348, 111422, 113372), ok otherwise.
  *
- * The shape is that of causal attention: an array inside a loop body, a growing inner loop over it, and
- * an inlined callee with an array of its own. C and C++. */
+ * The shape is that of causal attention: an array inside a loop body, a growing inner loop over it,
+ * and an inlined callee with an array of its own. C and C++. */
 #include <stdint.h>
 #include <stdio.h>
 
@@ -23,7 +23,8 @@ OPAQUE static void scribble(int64_t *p)
 OPAQUE static int differs(const double *p, int m)
 {
     for (int i = 0; i < m; i++)
-        if (p[i] != m) return 1; /* -1 as bits of a double is a NaN, which differs from everything */
+        if (p[i] != m)
+            return 1; /* -1 as bits of a double is a NaN, which differs from everything */
     return 0;
 }
 

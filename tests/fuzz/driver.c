@@ -1,5 +1,5 @@
-/* driver.c - runs a fuzz target without libFuzzer: its seeds, every prefix of them, then mutations drawn
- * from Philox. The same program always runs the same inputs.
+/* driver.c - runs a fuzz target without libFuzzer: its seeds, every prefix of them, then mutations
+ * drawn from Philox. The same program always runs the same inputs.
  *
  *     fuzz_x                 TAP, FUZZ_RUNS mutations (default 20000)
  *     fuzz_x --only N        mutation N alone, to repeat a failure
@@ -29,8 +29,8 @@ static long long current = -1; /* mutation in progress, for the crash line */
 static void crashed(int sig)
 {
     char line[96];
-    const int n = snprintf(line, sizeof line, "\n# in mutation %lld; repeat it with --only %lld\n", current,
-                           current);
+    const int n = snprintf(line, sizeof line, "\n# in mutation %lld; repeat it with --only %lld\n",
+                           current, current);
     if (write(STDOUT_FILENO, line, (size_t)n) < 0) _exit(1);
     signal(sig, SIG_DFL);
     raise(sig);
@@ -67,7 +67,8 @@ static void run_exact(const uint8_t *p, size_t n)
     free(copy);
 }
 
-/* ---- mutation ----------------------------------------------------------------------------------- */
+/* ---- mutation -----------------------------------------------------------------------------------
+ */
 
 typedef struct dice {
     uint64_t stream, i;
@@ -75,14 +76,21 @@ typedef struct dice {
 
 static uint32_t roll(dice *d, size_t n)
 {
-    return kv_philox_below(RNG_SEED, d->stream, d->i++, (uint32_t)(n < 0x7fffffff ? n : 0x7fffffff));
+    return kv_philox_below(RNG_SEED, d->stream, d->i++,
+                           (uint32_t)(n < 0x7fffffff ? n : 0x7fffffff));
 }
 
 /* Numbers that lengths and counts go wrong at. */
 static uint64_t awkward(dice *d)
 {
-    static const uint64_t list[] = {0, 1, 2, 7, 8, 255, 256, 65535, 0x7fffffff, 0x80000000u, 0xffffffffu,
-                                    UINT64_C(1) << 32, INT64_MAX, UINT64_C(1) << 63, UINT64_MAX};
+    static const uint64_t list[] = {0,           1,
+                                    2,           7,
+                                    8,           255,
+                                    256,         65535,
+                                    0x7fffffff,  0x80000000u,
+                                    0xffffffffu, UINT64_C(1) << 32,
+                                    INT64_MAX,   UINT64_C(1) << 63,
+                                    UINT64_MAX};
     return list[roll(d, sizeof list / sizeof *list)];
 }
 
@@ -105,7 +113,8 @@ static void splice(input *in, dice *d)
 {
     const input *other = &seeds[roll(d, n_seeds)];
     if (!other->n) return;
-    const size_t from = roll(d, other->n), n = 1 + roll(d, (other->n - from < 64 ? other->n - from : 64));
+    const size_t from = roll(d, other->n),
+                 n = 1 + roll(d, (other->n - from < 64 ? other->n - from : 64));
     const size_t at = roll(d, in->n + 1);
     if (in->n + n > MAX_INPUT) return;
     memmove(in->p + at + n, in->p + at, in->n - at);
@@ -145,7 +154,8 @@ static void run_mutation(long long number, uint8_t *room)
     run_exact(in.p, in.n);
 }
 
-/* ---- programs ------------------------------------------------------------------------------------- */
+/* ---- programs
+ * ------------------------------------------------------------------------------------- */
 
 static int write_seeds(const char *folder)
 {

@@ -1,5 +1,5 @@
-/* Any bytes as a model file: refused in one line, or safe to walk: every pair, every string, the first
- * and the last block of every tensor, and the tokenizer inside. */
+/* Any bytes as a model file: refused in one line, or safe to walk: every pair, every string, the
+ * first and the last block of every tensor, and the tokenizer inside. */
 #include "tests/fuzz/fuzz.h"
 #include "tests/unit/gguf_build.h"
 

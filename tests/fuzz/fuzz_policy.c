@@ -1,4 +1,5 @@
-/* Any text as a policy: refused in one line, or accepted with a canonical spelling that means the same. */
+/* Any text as a policy: refused in one line, or accepted with a canonical spelling that means the
+ * same. */
 #include "tests/fuzz/fuzz.h"
 
 #include "common/policy.h"
@@ -6,8 +7,13 @@
 #include <string.h>
 
 static const char *const spellings[] = {
-    "full", "full+f32", "sink:cap=1020,sinks=4", "sink:cap=1,sinks=0", "sliding:cap=512,pos=absolute",
-    "sliding:pos=saturate,cap=2", "sliding:cap=99999999999,pos=rerotate+f32",
+    "full",
+    "full+f32",
+    "sink:cap=1020,sinks=4",
+    "sink:cap=1,sinks=0",
+    "sliding:cap=512,pos=absolute",
+    "sliding:pos=saturate,cap=2",
+    "sliding:cap=99999999999,pos=rerotate+f32",
 };
 
 uint8_t *fuzz_seed(unsigned i, size_t *size)

@@ -10,8 +10,15 @@ enum { RECORD = 16 };
 uint8_t *fuzz_seed(unsigned i, size_t *size)
 {
     if (i >= 4) return NULL;
-    kv_state_head h = {.magic = KV_STATE_MAGIC, .version = KV_STATE_VERSION, .what = i, .layer0 = (int32_t)i,
-                       .n_layers = 2, .n_kv_heads = 2, .head_dim = 2, .record_bytes = RECORD, .seen = 9,
+    kv_state_head h = {.magic = KV_STATE_MAGIC,
+                       .version = KV_STATE_VERSION,
+                       .what = i,
+                       .layer0 = (int32_t)i,
+                       .n_layers = 2,
+                       .n_kv_heads = 2,
+                       .head_dim = 2,
+                       .record_bytes = RECORD,
+                       .seen = 9,
                        .total_bytes = sizeof h};
     for (int k = 0; k < 4; k++)
         h.total_bytes += kv_state_run_bytes(&h, k);

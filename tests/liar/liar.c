@@ -1,5 +1,5 @@
-/* liar.c - a side that is emu.so except for one lie: what the tester must catch, at the token where it was
- * told. Built and driven by tests/cli/liar.sh.
+/* liar.c - a side that is emu.so except for one lie: what the tester must catch, at the token where
+ * it was told. Built and driven by tests/cli/liar.sh.
  *
  *     LIAR_SIDE   path of the honest side
  *     LIAR_LIE    logit | nan | event | lost-event | state | error
@@ -17,7 +17,10 @@ static const char *lie;
 static int64_t target, seen;
 static int32_t vocab;
 
-static int is(const char *word) { return strcmp(lie, word) == 0; }
+static int is(const char *word)
+{
+    return strcmp(lie, word) == 0;
+}
 
 static kv_status liar_open(const kv_open_args *args, kv_session **out)
 {
@@ -74,7 +77,8 @@ static kv_status liar_step(kv_session *s, const kv_step *step)
 }
 
 /* One bit of the last value of the last record, once the token is in the cache. */
-static kv_status liar_export(kv_session *s, int32_t layer, uint32_t what, void *dst, size_t cap, size_t *need)
+static kv_status liar_export(kv_session *s, int32_t layer, uint32_t what, void *dst, size_t cap,
+                             size_t *need)
 {
     const kv_status st = honest->export_state(s, layer, what, dst, cap, need);
     if (st == KV_OK && dst && is("state") && (what & KV_STATE_KV) && seen > target)

@@ -16,7 +16,7 @@ nvcc=${NVCC:-}
 [ -n "$nvcc" ] || nvcc=$(command -v nvcc) || nvcc=/usr/local/cuda/bin/nvcc
 if ! "$nvcc" --version >/dev/null 2>&1; then
     echo "1..0 # SKIP no nvcc in PATH or /usr/local/cuda; set NVCC to check the device code"
-    exit 77
+    exit 0
 fi
 dir=$(mktemp -d "${TMPDIR:-/tmp}/ptx.XXXXXX")
 trap 'rm -rf "$dir" "$tap_tmp" "$tap_tmp.out"' EXIT

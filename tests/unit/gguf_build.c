@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { U32 = 4, F32 = 6, BOOL = 7, STRING = 8, ARRAY = 9 };          /* value types */
+enum { U32 = 4, F32 = 6, BOOL = 7, STRING = 8, ARRAY = 9 }; /* value types */
 enum { TENSOR_F32 = 0, TENSOR_Q8_0 = 8, D = 32, FFN = 32, HEAD = 16, VOCAB = 258 };
 
 void gb_append(gb_bytes *b, const void *p, size_t n)
@@ -22,8 +22,14 @@ void gb_append(gb_bytes *b, const void *p, size_t n)
     b->n += n;
 }
 
-static void put_u32(gb_bytes *b, uint32_t v) { gb_append(b, &v, sizeof v); }
-static void put_u64(gb_bytes *b, uint64_t v) { gb_append(b, &v, sizeof v); }
+static void put_u32(gb_bytes *b, uint32_t v)
+{
+    gb_append(b, &v, sizeof v);
+}
+static void put_u64(gb_bytes *b, uint64_t v)
+{
+    gb_append(b, &v, sizeof v);
+}
 
 static void put_text(gb_bytes *b, const char *s)
 {
@@ -50,8 +56,14 @@ void gb_raw(gguf_build *b, const char *key, uint32_t type, const void *p, size_t
     b->n_values++;
 }
 
-void gb_u32(gguf_build *b, const char *key, uint32_t v) { gb_raw(b, key, U32, &v, sizeof v); }
-void gb_f32(gguf_build *b, const char *key, float v) { gb_raw(b, key, F32, &v, sizeof v); }
+void gb_u32(gguf_build *b, const char *key, uint32_t v)
+{
+    gb_raw(b, key, U32, &v, sizeof v);
+}
+void gb_f32(gguf_build *b, const char *key, float v)
+{
+    gb_raw(b, key, F32, &v, sizeof v);
+}
 
 void gb_bool(gguf_build *b, const char *key, int v)
 {
@@ -67,7 +79,8 @@ void gb_string(gguf_build *b, const char *key, const char *v)
     free(text.p);
 }
 
-void gb_array(gguf_build *b, const char *key, uint32_t type, uint64_t n, const void *p, size_t bytes)
+void gb_array(gguf_build *b, const char *key, uint32_t type, uint64_t n, const void *p,
+              size_t bytes)
 {
     gb_bytes body = {NULL, 0, 0};
     put_u32(&body, type);
@@ -86,10 +99,11 @@ void gb_strings(gguf_build *b, const char *key, const char *const *v, uint64_t n
     free(body.p);
 }
 
-/* ---- tensors and the whole file --------------------------------------------------------------- */
+/* ---- tensors and the whole file ---------------------------------------------------------------
+ */
 
-void gb_tensor(gguf_build *b, const char *name, uint32_t n_dims, const uint64_t *dims, uint32_t type,
-               const void *p, size_t bytes)
+void gb_tensor(gguf_build *b, const char *name, uint32_t n_dims, const uint64_t *dims,
+               uint32_t type, const void *p, size_t bytes)
 {
     pad(&b->data, b->alignment ? b->alignment : 32);
     put_text(&b->infos, name);
@@ -126,9 +140,13 @@ void gb_free(gguf_build *b)
     memset(b, 0, sizeof *b);
 }
 
-/* ---- a tiny Llama ------------------------------------------------------------------------------- */
+/* ---- a tiny Llama -------------------------------------------------------------------------------
+ */
 
-static int is(const char *a, const char *b) { return a && strcmp(a, b) == 0; }
+static int is(const char *a, const char *b)
+{
+    return a && strcmp(a, b) == 0;
+}
 
 static void model_u32(gguf_build *b, const gb_llama_flaw *f, const char *key, uint32_t v)
 {
@@ -198,7 +216,8 @@ static void llama_tensor(gguf_build *b, const gb_llama_flaw *f, const char *name
     for (size_t i = 0; !vector && i < bytes; i += 34)
         memcpy(p + i, "\x00\x20", 2); /* scale 2^-7 as fp16 */
     const uint32_t type = vector ? TENSOR_F32 : TENSOR_Q8_0;
-    gb_tensor(b, name, vector ? 1 : 2, dims, is(f->odd_tensor, name) ? f->odd_type : type, p, bytes);
+    gb_tensor(b, name, vector ? 1 : 2, dims, is(f->odd_tensor, name) ? f->odd_type : type, p,
+              bytes);
     free(p);
 }
 

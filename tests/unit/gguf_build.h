@@ -1,4 +1,5 @@
-/* gguf_build.h - writes GGUF files in memory, right or wrong on purpose, for tests and fuzz targets.
+/* gguf_build.h - writes GGUF files in memory, right or wrong on purpose, for tests and fuzz
+ * targets.
  *
  *     gguf_build b = {.version = 3};
  *     gb_u32(&b, "llama.block_count", 1);
@@ -29,18 +30,18 @@ typedef struct gguf_build {
 
 /* Where parts of a tiny model differ from a good one; all zero is a good one. */
 typedef struct gb_llama_flaw {
-    const char *without_key, *without_tensor; /* left out */
+    const char *without_key, *without_tensor;   /* left out */
     const char *architecture, *tokenizer, *pre; /* instead of llama, gpt2, smollm */
-    const char *extra_key;                    /* u32 1 under this name */
-    const char *odd_tensor;                   /* this tensor gets type odd_type */
+    const char *extra_key;                      /* u32 1 under this name */
+    const char *odd_tensor;                     /* this tensor gets type odd_type */
     uint32_t odd_type;
-    const char *wide_tensor;                  /* this tensor gets one row more */
-    const char *extra_tensor;                 /* an F32 vector of d_model under this name */
-    int32_t kv_heads;                         /* 0 means 1 */
+    const char *wide_tensor;  /* this tensor gets one row more */
+    const char *extra_tensor; /* an F32 vector of d_model under this name */
+    int32_t kv_heads;         /* 0 means 1 */
     uint32_t bos_id;
-    int without_merges_content;               /* merges is an empty array */
-    int bad_merge;                            /* merges name a token that is not there */
-    int extra_tokens;                         /* tokens beyond the rows of the embedding */
+    int without_merges_content; /* merges is an empty array */
+    int bad_merge;              /* merges name a token that is not there */
+    int extra_tokens;           /* tokens beyond the rows of the embedding */
 } gb_llama_flaw;
 
 void gb_append(gb_bytes *b, const void *p, size_t n);
@@ -51,12 +52,13 @@ void gb_u32(gguf_build *b, const char *key, uint32_t v);
 void gb_f32(gguf_build *b, const char *key, float v);
 void gb_bool(gguf_build *b, const char *key, int v);
 void gb_string(gguf_build *b, const char *key, const char *v);
-void gb_array(gguf_build *b, const char *key, uint32_t type, uint64_t n, const void *p, size_t bytes);
+void gb_array(gguf_build *b, const char *key, uint32_t type, uint64_t n, const void *p,
+              size_t bytes);
 void gb_strings(gguf_build *b, const char *key, const char *const *v, uint64_t n);
 
 /* A tensor whose data is p[0 .. bytes), placed at the next aligned offset. type = GGUF's number. */
-void gb_tensor(gguf_build *b, const char *name, uint32_t n_dims, const uint64_t *dims, uint32_t type,
-               const void *p, size_t bytes);
+void gb_tensor(gguf_build *b, const char *name, uint32_t n_dims, const uint64_t *dims,
+               uint32_t type, const void *p, size_t bytes);
 
 void gb_finish(gguf_build *b);
 void gb_free(gguf_build *b);

@@ -1,5 +1,5 @@
-/* kvtest.h - what the unit tests share: cmocka with the headers it wants, a few assertions in the words
- * of kvdiff, reading of witness files.
+/* kvtest.h - what the unit tests share: cmocka with the headers it wants, a few assertions in the
+ * words of kvdiff, reading of witness files.
  *
  * A test program is tests/unit/test_<topic>.c; it runs in the project root, may write below
  * $TMPDIR, and ends with
@@ -22,24 +22,24 @@
 #define KV_UNUSED_TEST_HELPER __attribute__((unused)) static
 
 /* Ends the test as skipped, with the reason that tests/run shows. */
-#define kvtest_skip(...)                                                                           \
-    do {                                                                                           \
-        printf("# skip: " __VA_ARGS__);                                                            \
-        printf("\n");                                                                              \
-        fflush(stdout);                                                                            \
-        skip();                                                                                    \
+#define kvtest_skip(...)                \
+    do {                                \
+        printf("# skip: " __VA_ARGS__); \
+        printf("\n");                   \
+        fflush(stdout);                 \
+        skip();                         \
     } while (0)
 
 /* A failure without a test's own message: the reason would otherwise be lost. */
-#define assert_ok(expr)                                                                            \
-    do {                                                                                           \
-        const kv_status kvtest_st_ = (expr);                                                       \
-        if (kvtest_st_ != KV_OK)                                                                   \
-            fail_msg("%s: %s: %s", #expr, kv_status_name(kvtest_st_), kv_message());               \
+#define assert_ok(expr)                                                              \
+    do {                                                                             \
+        const kv_status kvtest_st_ = (expr);                                         \
+        if (kvtest_st_ != KV_OK)                                                     \
+            fail_msg("%s: %s: %s", #expr, kv_status_name(kvtest_st_), kv_message()); \
     } while (0)
 
 /* The call fails with this status and its message is one line that contains the given words. */
-#define assert_refused(expr, status, words)                                                        \
+#define assert_refused(expr, status, words) \
     kvtest_refused_((expr), (status), (words), #expr, __FILE__, __LINE__)
 
 KV_UNUSED_TEST_HELPER void kvtest_refused_(kv_status got, kv_status wanted, const char *words,

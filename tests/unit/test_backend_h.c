@@ -8,7 +8,8 @@ static void event_lists_grow_and_keep_their_order(void **state)
     (void)state;
     kv_events list = {NULL, 0, 0};
     for (int i = 0; i < 3000; i++)
-        assert_int_equal(kv_events_push(&list, (kv_event){.og = i, .token = 2 * i, .slot = i % 7}), KV_OK);
+        assert_int_equal(kv_events_push(&list, (kv_event){.og = i, .token = 2 * i, .slot = i % 7}),
+                         KV_OK);
     assert_int_equal(list.n, 3000);
     assert_true(list.cap >= list.n);
     for (int i = 0; i < 3000; i++) {
@@ -38,8 +39,8 @@ static void an_event_has_a_fixed_layout(void **state)
     assert_int_equal(KV_EVENT_SEAL, 3);
 }
 
-/* A side built against this header by another compiler must find every function where it is here. The
- * ABI number changes with any of these. */
+/* A side built against this header by another compiler must find every function where it is here.
+ * The ABI number changes with any of these. */
 static void the_table_of_abi_1_has_a_fixed_layout(void **state)
 {
     (void)state;
@@ -49,11 +50,11 @@ static void the_table_of_abi_1_has_a_fixed_layout(void **state)
     assert_int_equal(offsetof(kv_backend, contract), 8);
     assert_int_equal(offsetof(kv_backend, name), 16);
     const size_t pointers[] = {
-        offsetof(kv_backend, available),    offsetof(kv_backend, open),
-        offsetof(kv_backend, close),        offsetof(kv_backend, last_error),
-        offsetof(kv_backend, reset),        offsetof(kv_backend, step),
-        offsetof(kv_backend, export_state), offsetof(kv_backend, import_state),
-        offsetof(kv_backend, snapshot),     offsetof(kv_backend, restore),
+        offsetof(kv_backend, available),     offsetof(kv_backend, open),
+        offsetof(kv_backend, close),         offsetof(kv_backend, last_error),
+        offsetof(kv_backend, reset),         offsetof(kv_backend, step),
+        offsetof(kv_backend, export_state),  offsetof(kv_backend, import_state),
+        offsetof(kv_backend, snapshot),      offsetof(kv_backend, restore),
         offsetof(kv_backend, snapshot_free), offsetof(kv_backend, digest),
         offsetof(kv_backend, table),
     };

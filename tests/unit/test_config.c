@@ -1,4 +1,5 @@
-/* Model configs: every field that cannot describe a model is named; every feature beyond Llama as well. */
+/* Model configs: every field that cannot describe a model is named; every feature beyond Llama as
+ * well. */
 #include "tests/unit/kvtest.h"
 
 #include "common/config.h"
@@ -33,7 +34,10 @@ static void a_plain_llama_passes(void **state)
     assert_null(kv_config_beyond_llama(&c));
 }
 
-#define BAD(field, value) {#field, offsetof(kv_config, field), value}
+#define BAD(field, value)                         \
+    {                                             \
+#        field, offsetof(kv_config, field), value \
+    }
 
 static void every_integer_out_of_range_is_named(void **state)
 {
@@ -43,12 +47,13 @@ static void every_integer_out_of_range_is_named(void **state)
         size_t offset;
         int32_t value;
     } bad[] = {
-        BAD(vocab_size, 0), BAD(vocab_size, 1 << 23), BAD(n_layers, 0), BAD(n_layers, 2000),
-        BAD(d_model, 0), BAD(d_model, 1 << 18), BAD(n_heads, 0), BAD(n_heads, 5000),
-        BAD(n_kv_heads, 0), BAD(n_kv_heads, 5), BAD(head_dim, 1), BAD(head_dim, 257), BAD(ffn_dim, 0),
-        BAD(ffn_dim, 1 << 21), BAD(ffn_kind, -1), BAD(ffn_kind, 4), BAD(qk_norm, 3), BAD(rope_dims, 0),
-        BAD(rope_dims, 34), BAD(rope_dims, 31), BAD(rope_pairing, 2), BAD(rope_scaling, 5),
-        BAD(rope_sign, 0), BAD(rope_sign, 2), BAD(attn_window, -1), BAD(max_pos, -1),
+        BAD(vocab_size, 0),   BAD(vocab_size, 1 << 23), BAD(n_layers, 0),   BAD(n_layers, 2000),
+        BAD(d_model, 0),      BAD(d_model, 1 << 18),    BAD(n_heads, 0),    BAD(n_heads, 5000),
+        BAD(n_kv_heads, 0),   BAD(n_kv_heads, 5),       BAD(head_dim, 1),   BAD(head_dim, 257),
+        BAD(ffn_dim, 0),      BAD(ffn_dim, 1 << 21),    BAD(ffn_kind, -1),  BAD(ffn_kind, 4),
+        BAD(qk_norm, 3),      BAD(rope_dims, 0),        BAD(rope_dims, 34), BAD(rope_dims, 31),
+        BAD(rope_pairing, 2), BAD(rope_scaling, 5),     BAD(rope_sign, 0),  BAD(rope_sign, 2),
+        BAD(attn_window, -1), BAD(max_pos, -1),
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         kv_config c = good();
@@ -82,12 +87,12 @@ static void reals_out_of_range_and_nan_are_named(void **state)
     }
 }
 
-#define FEATURE(field, value)                                                                      \
-    do {                                                                                           \
-        kv_config c = good();                                                                      \
-        c.field = (value);                                                                         \
-        assert_non_null(kv_config_beyond_llama(&c));                                               \
-        assert_string_equal(kv_config_beyond_llama(&c), #field);                                   \
+#define FEATURE(field, value)                                    \
+    do {                                                         \
+        kv_config c = good();                                    \
+        c.field = (value);                                       \
+        assert_non_null(kv_config_beyond_llama(&c));             \
+        assert_string_equal(kv_config_beyond_llama(&c), #field); \
     } while (0)
 
 static void every_feature_beyond_llama_is_named(void **state)

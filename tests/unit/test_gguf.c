@@ -1,5 +1,6 @@
-/* The GGUF reader: both versions, every value type, and files that are wrong in every way. Buffers have
- * exactly the size that is announced, so the sanitizer build sees every read behind the end. */
+/* The GGUF reader: both versions, every value type, and files that are wrong in every way. Buffers
+ * have exactly the size that is announced, so the sanitizer build sees every read behind the end.
+ */
 #include "tests/unit/gguf_build.h"
 #include "tests/unit/kvtest.h"
 
@@ -109,7 +110,8 @@ static void string_arrays_are_walked_to_their_end(void **state)
     assert_refused(kv_gguf_array_of(g, "numbers", KV_GGUF_STRING, &words), KV_ERR_FORMAT,
                    "'numbers' is not an array of string");
     assert_refused(kv_gguf_array_of(g, "text", KV_GGUF_STRING, &words), KV_ERR_FORMAT, "'text'");
-    assert_refused(kv_gguf_array_of(g, "nothing", KV_GGUF_STRING, &words), KV_ERR_FORMAT, "missing");
+    assert_refused(kv_gguf_array_of(g, "nothing", KV_GGUF_STRING, &words), KV_ERR_FORMAT,
+                   "missing");
     kv_gguf_close(g);
     gb_free(&b);
 }
@@ -153,9 +155,10 @@ static void missing_and_mistyped_keys_are_named(void **state)
 static void describe_renders_every_pair(void **state)
 {
     (void)state;
-    static const char *const wanted[] = {"255", "-1", "65535", "-1", "4000000000", "-2", "0.100000001",
-                                         "true", "false", "hello", "1", "9223372036854775807", "7", "1.5",
-                                         "[3] string", "[2] i32"};
+    static const char *const wanted[] = {
+        "255",         "-1",   "65535",      "-1",     "4000000000", "-2",
+        "0.100000001", "true", "false",      "hello",  "1",          "9223372036854775807",
+        "7",           "1.5",  "[3] string", "[2] i32"};
     gguf_build b = {0};
     kv_gguf *g;
     build_all_types(&b, 3);
@@ -213,7 +216,8 @@ static void every_truncation_is_refused_in_one_line(void **state)
     gb_free(&b);
 }
 
-/* A flipped bit may leave a legal file (another value); whatever is accepted must be safe to walk. */
+/* A flipped bit may leave a legal file (another value); whatever is accepted must be safe to walk.
+ */
 static void walk(const kv_gguf *g)
 {
     kv_span key;
@@ -263,7 +267,8 @@ static void wrong_magic_and_versions_are_refused(void **state)
 {
     (void)state;
     kv_gguf *g;
-    assert_refused(kv_gguf_parse("GGML....................", 24, "x", &g), KV_ERR_FORMAT, "not a GGUF file");
+    assert_refused(kv_gguf_parse("GGML....................", 24, "x", &g), KV_ERR_FORMAT,
+                   "not a GGUF file");
     assert_refused(kv_gguf_parse("", 0, "x", &g), KV_ERR_FORMAT, "x: ");
     const uint32_t versions[] = {0, 1, 4, 0x03000000};
     for (size_t i = 0; i < 4; i++) {
@@ -365,10 +370,12 @@ static void tensors_that_do_not_fit_the_file_are_refused(void **state)
 {
     (void)state;
     const uint64_t ok[] = {16, 1, 1, 1}, zero[] = {0}, one_more[] = {17}, odd_block[] = {33},
-                   overflow[] = {UINT64_C(1) << 32, UINT64_C(1) << 31, 1, 2}, many[] = {1, 1, 1, 1, 1};
+                   overflow[] = {UINT64_C(1) << 32, UINT64_C(1) << 31, 1, 2},
+                   many[] = {1, 1, 1, 1, 1};
     assert_ok(parse_tensor(1, ok, 0, 0));
     assert_ok(parse_tensor(4, ok, 0, 0));
-    assert_refused(parse_tensor(1, zero, 0, 0), KV_ERR_FORMAT, "tensor 't' has impossible dimensions");
+    assert_refused(parse_tensor(1, zero, 0, 0), KV_ERR_FORMAT,
+                   "tensor 't' has impossible dimensions");
     assert_refused(parse_tensor(1, one_more, 0, 0), KV_ERR_FORMAT, "ends behind the end");
     assert_refused(parse_tensor(1, ok, 0, 32), KV_ERR_FORMAT, "ends behind the end");
     assert_refused(parse_tensor(1, ok, 0, 96), KV_ERR_FORMAT, "begins behind the end");

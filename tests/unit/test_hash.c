@@ -16,18 +16,15 @@ static void xxh64_gives_the_published_answers(void **state)
         size_t n;
         uint64_t seed, hash;
     } known[] = {
-        {0, 0, UINT64_C(0xEF46DB3751D8E999)},
-        {0, 2654435761u, UINT64_C(0xAC75FDA2929B17EF)},
-        {1, 0, UINT64_C(0x4FCE394CC88952D8)},
-        {1, 2654435761u, UINT64_C(0x739840CB819FA723)},
-        {14, 0, UINT64_C(0xCFFA8DB881BC3A3D)},
-        {14, 2654435761u, UINT64_C(0x5B9611585EFCC9CB)},
-        {101, 0, UINT64_C(0x0EAB543384F878AD)},
-        {101, 2654435761u, UINT64_C(0xCAA65939306F1E21)},
+        {0, 0, UINT64_C(0xEF46DB3751D8E999)},   {0, 2654435761u, UINT64_C(0xAC75FDA2929B17EF)},
+        {1, 0, UINT64_C(0x4FCE394CC88952D8)},   {1, 2654435761u, UINT64_C(0x739840CB819FA723)},
+        {14, 0, UINT64_C(0xCFFA8DB881BC3A3D)},  {14, 2654435761u, UINT64_C(0x5B9611585EFCC9CB)},
+        {101, 0, UINT64_C(0x0EAB543384F878AD)}, {101, 2654435761u, UINT64_C(0xCAA65939306F1E21)},
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (kv_xxh64(buffer, known[i].n, known[i].seed) != known[i].hash)
-            fail_msg("XXH64 of %zu bytes, seed %llu", known[i].n, (unsigned long long)known[i].seed);
+            fail_msg("XXH64 of %zu bytes, seed %llu", known[i].n,
+                     (unsigned long long)known[i].seed);
     assert_true(kv_xxh64("abc", 3, 0) == UINT64_C(0x44BC2CF5AD770999));
 }
 

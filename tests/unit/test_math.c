@@ -1,5 +1,6 @@
-/* common/math.h against long double results of libm: every 4099th float of each domain here, all of them
- * in tests/math_exhaustive.c. A long double carries 64 bits, so its error never hides one of ours. */
+/* common/math.h against long double results of libm: every 4099th float of each domain here, all of
+ * them in tests/math_exhaustive.c. A long double carries 64 bits, so its error never hides one of
+ * ours. */
 #include "tests/unit/kvtest.h"
 
 #include "common/hash.h"
@@ -36,10 +37,22 @@ static float cos_only(float x)
     return c;
 }
 
-static float exp_fn(float x) { return kv_exp(x); }
-static float exp_d_fn(float x) { return kv_exp_d(x); }
-static float log_fn(float x) { return kv_log(x); }
-static float tanh_fn(float x) { return kv_tanh(x); }
+static float exp_fn(float x)
+{
+    return kv_exp(x);
+}
+static float exp_d_fn(float x)
+{
+    return kv_exp_d(x);
+}
+static float log_fn(float x)
+{
+    return kv_log(x);
+}
+static float tanh_fn(float x)
+{
+    return kv_tanh(x);
+}
 
 /* Largest error over the floats whose bits lie in [lo, hi]; counts those not correctly rounded. */
 static double worst(one_fn *fn, exact_fn *exact, uint32_t lo, uint32_t hi, long *misrounded)
@@ -56,7 +69,12 @@ static double worst(one_fn *fn, exact_fn *exact, uint32_t lo, uint32_t hi, long 
 }
 
 /* Bits of -104, 88.7228, the largest float, 2^28. */
-enum { M104 = 0xc2d00000 - INT64_C(0x100000000), P88 = 0x42b17217, MAX = 0x7f7fffff, P2_28 = 0x4d800000 };
+enum {
+    M104 = 0xc2d00000 - INT64_C(0x100000000),
+    P88 = 0x42b17217,
+    MAX = 0x7f7fffff,
+    P2_28 = 0x4d800000
+};
 
 static void exp_stays_within_its_stated_bound(void **state)
 {
@@ -95,7 +113,8 @@ static void sin_and_cos_round_correctly_up_to_2_to_the_28(void **state)
     worst(sin_only, sinl, 0x80000001u, 0x80000000u + P2_28, &misrounded);
     worst(cos_only, cosl, 0x80000001u, 0x80000000u + P2_28, &misrounded);
     assert_int_equal(misrounded, 0);
-    assert_int_equal(kv_f2bits(sin_only(-0.0f)), 0); /* the fma chain makes -0 into +0: by contract */
+    assert_int_equal(kv_f2bits(sin_only(-0.0f)),
+                     0); /* the fma chain makes -0 into +0: by contract */
 }
 
 static void tanh_rounds_correctly(void **state)
@@ -160,7 +179,8 @@ static void double_cores_stay_within_two_units(void **state)
         exp_err = fmaxl(exp_err, fabsl(((long double)kv_exp_core(x) - e) / e));
         const double y = (double)(i + 1) * 1e-3;
         const long double exact = logl((long double)y);
-        log_err = fmaxl(log_err, fabsl((long double)kv_log_core(y) - exact) / fmaxl(fabsl(l), 1e-3L));
+        log_err =
+            fmaxl(log_err, fabsl((long double)kv_log_core(y) - exact) / fmaxl(fabsl(l), 1e-3L));
         double s, c;
         const double angle = x * 31337.0;
         kv_sincos_core(angle, &s, &c);
@@ -178,15 +198,17 @@ static void single_operations_round_once(void **state)
 {
     (void)state;
     const float a = 1.0f + 0x1p-23f, b = 1.0f - 0x1p-23f;
-    assert_bits(kv_fma(a, b, -1.0f), (uint32_t)kv_f2bits(-0x1p-46f)); /* a*b is 1 - 2^-46 before rounding */
-    assert_bits(kv_sub(kv_mul(a, b), 1.0f), 0);                       /* and 1 after it */
+    assert_bits(kv_fma(a, b, -1.0f),
+                (uint32_t)kv_f2bits(-0x1p-46f)); /* a*b is 1 - 2^-46 before rounding */
+    assert_bits(kv_sub(kv_mul(a, b), 1.0f), 0);  /* and 1 after it */
     assert_bits(kv_add(16777216.0f, 1.0f), (uint32_t)kv_f2bits(16777216.0f)); /* tie to even */
     assert_bits(kv_add(16777218.0f, 1.0f), (uint32_t)kv_f2bits(16777220.0f));
     assert_bits(kv_div(1.0f, 3.0f), 0x3eaaaaab);
     assert_bits(kv_sqrt(2.0f), 0x3fb504f3);
     assert_true(kv_dfma(1.0 + 0x1p-52, 1.0 - 0x1p-52, -1.0) == -0x1p-104);
     assert_true(kv_dsub(kv_dmul(1.0 + 0x1p-52, 1.0 - 0x1p-52), 1.0) == 0.0);
-    assert_true(kv_dadd(0x1p53, 1.0) == 0x1p53 && kv_ddiv(1.0, 4.0) == 0.25 && kv_dsqrt(9.0) == 3.0);
+    assert_true(kv_dadd(0x1p53, 1.0) == 0x1p53 && kv_ddiv(1.0, 4.0) == 0.25 &&
+                kv_dsqrt(9.0) == 3.0);
     assert_bits(kv_d2f(1.0 + 0x1p-24), 0x3f800000); /* tie to even */
     assert_bits(kv_d2f(1.0 + 0x1.8p-24), 0x3f800001);
 }
@@ -208,7 +230,8 @@ static void bit_conversions_and_powers_of_two_are_exact(void **state)
 static void max_keys_keep_the_order_of_floats(void **state)
 {
     (void)state;
-    const float sorted[] = {-INFINITY, -3.4e38f, -1.5f, -1e-45f, -0.0f, 0.0f, 1e-45f, 1.5f, INFINITY};
+    const float sorted[] = {-INFINITY, -3.4e38f, -1.5f, -1e-45f, -0.0f,
+                            0.0f,      1e-45f,   1.5f,  INFINITY};
     for (size_t i = 0; i < sizeof sorted / sizeof *sorted; i++) {
         assert_bits(kv_max_unkey(kv_max_key(sorted[i])), (uint32_t)kv_f2bits(sorted[i]));
         if (i) assert_true(kv_max_key(sorted[i - 1]) < kv_max_key(sorted[i]));
@@ -227,8 +250,9 @@ static void compositions_round_every_step(void **state)
     assert_bits(kv_silu(0.0f), 0);
 }
 
-/* The contract is "these operations": a change that keeps every bound but moves a bit is still a new
- * version of docs/numerics.md. The values were recorded when the bounds above held on all floats. */
+/* The contract is "these operations": a change that keeps every bound but moves a bit is still a
+ * new version of docs/numerics.md. The values were recorded when the bounds above held on all
+ * floats. */
 static void the_bits_are_those_of_version_1(void **state)
 {
     (void)state;

@@ -1,5 +1,5 @@
-/* Models: the generated ones are what their recipe says, a GGUF file becomes a Llama, and whatever is
- * missing, odd or beyond kvdiff is refused by name. */
+/* Models: the generated ones are what their recipe says, a GGUF file becomes a Llama, and whatever
+ * is missing, odd or beyond kvdiff is refused by name. */
 #include "tests/unit/gguf_build.h"
 #include "tests/unit/kvtest.h"
 
@@ -51,7 +51,8 @@ static void nano_is_made_of_its_recipe(void **state)
     const uint32_t u = kv_philox_word(0x6B766469, 0, 77) >> 8;
     assert_true(first_weight(m, KV_ROLE_TOKEN_EMBD, 0, 77) == ((float)u - 8388608.0f) * 0x1p-25f);
     const uint32_t v = kv_philox_word(0x6B766469, 2 + 9 * 3, 5) >> 8;
-    assert_true(first_weight(m, KV_ROLE_ATTN_NORM, 3, 5) == 1.0f + ((float)(v >> 4) - 524288.0f) * 0x1p-21f);
+    assert_true(first_weight(m, KV_ROLE_ATTN_NORM, 3, 5) ==
+                1.0f + ((float)(v >> 4) - 524288.0f) * 0x1p-21f);
     kv_tokenizer_free(tok);
     kv_model_close(m);
 }
@@ -87,7 +88,8 @@ static void generated_models_keep_their_fingerprint(void **state)
     }
 }
 
-/* ---- from GGUF ---------------------------------------------------------------------------------- */
+/* ---- from GGUF ----------------------------------------------------------------------------------
+ */
 
 /* Writes a tiny Llama with a flaw (NULL: none) and opens it. */
 static kv_status open_flawed(const gb_llama_flaw *flaw, kv_model **m, kv_tokenizer **tok)
@@ -157,7 +159,9 @@ static void every_flaw_is_refused_by_name(void **state)
     } flaws[] = {
         {{.architecture = "mamba"}, KV_ERR_UNSUPPORTED, "architecture 'mamba'"},
         {{.architecture = "llama4"}, KV_ERR_UNSUPPORTED, "architecture 'llama4'"},
-        {{.without_key = "general.architecture"}, KV_ERR_FORMAT, "'general.architecture' is missing"},
+        {{.without_key = "general.architecture"},
+         KV_ERR_FORMAT,
+         "'general.architecture' is missing"},
         {{.without_key = "llama.block_count"}, KV_ERR_FORMAT, "'llama.block_count' is missing"},
         {{.without_key = "llama.embedding_length"}, KV_ERR_FORMAT, "embedding_length"},
         {{.without_key = "llama.context_length"}, KV_ERR_FORMAT, "context_length"},
@@ -167,9 +171,15 @@ static void every_flaw_is_refused_by_name(void **state)
         {{.extra_key = "llama.logit_scale"}, KV_ERR_UNSUPPORTED, "logit_scale"},
         {{.kv_heads = 3}, KV_ERR_FORMAT, "n_kv_heads"},
         {{.without_tensor = "token_embd.weight"}, KV_ERR_FORMAT, "'token_embd.weight' is missing"},
-        {{.without_tensor = "blk.0.ffn_up.weight"}, KV_ERR_FORMAT, "'blk.0.ffn_up.weight' is missing"},
-        {{.without_tensor = "output_norm.weight"}, KV_ERR_FORMAT, "'output_norm.weight' is missing"},
-        {{.wide_tensor = "blk.0.attn_v.weight"}, KV_ERR_FORMAT, "17 x 32; the config demands 16 x 32"},
+        {{.without_tensor = "blk.0.ffn_up.weight"},
+         KV_ERR_FORMAT,
+         "'blk.0.ffn_up.weight' is missing"},
+        {{.without_tensor = "output_norm.weight"},
+         KV_ERR_FORMAT,
+         "'output_norm.weight' is missing"},
+        {{.wide_tensor = "blk.0.attn_v.weight"},
+         KV_ERR_FORMAT,
+         "17 x 32; the config demands 16 x 32"},
         {{.odd_tensor = "blk.0.attn_q.weight", .odd_type = 99}, KV_ERR_UNSUPPORTED, "type 99"},
         {{.odd_tensor = "blk.0.ffn_norm.weight", .odd_type = 10}, KV_ERR_UNSUPPORTED, "type 10"},
         {{.extra_tensor = "blk.0.ffn_gate_exps.weight"}, KV_ERR_UNSUPPORTED, "ffn_gate_exps"},

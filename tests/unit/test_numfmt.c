@@ -1,5 +1,5 @@
-/* bf16 and fp16: every decoding, and encodings against the compiler's _Float16 and against the definition
- * of bf16 (round the upper half to nearest even). */
+/* bf16 and fp16: every decoding, and encodings against the compiler's _Float16 and against the
+ * definition of bf16 (round the upper half to nearest even). */
 #include "tests/unit/kvtest.h"
 
 #include "common/numfmt.h"

@@ -145,8 +145,8 @@ static void ids_are_those_of_the_first_release(void **state)
     assert_int_equal(KV_STORE_F32, 0);
 }
 
-/* The worked examples of docs/policy: sink cap=3,sinks=2 reads position 8 in a step of 4; sliding cap=4
- * never goes beyond 3; absolute and full follow the token. */
+/* The worked examples of docs/policy: sink cap=3,sinks=2 reads position 8 in a step of 4; sliding
+ * cap=4 never goes beyond 3; absolute and full follow the token. */
 static void the_largest_position_follows_the_policy(void **state)
 {
     (void)state;

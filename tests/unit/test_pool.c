@@ -1,5 +1,5 @@
-/* The thread pool: every task runs once, on a legal worker, whatever the number of threads. Also built with
- * ThreadSanitizer. */
+/* The thread pool: every task runs once, on a legal worker, whatever the number of threads. Also
+ * built with ThreadSanitizer. */
 #include "tests/unit/kvtest.h"
 
 #include "common/pool.h"
@@ -12,8 +12,8 @@ enum { TASKS = 1000 };
 
 typedef struct job {
     int threads;
-    int times[TASKS];           /* plain on purpose: TSan sees a task that runs twice */
-    double scratch[16];         /* one per worker, plain as well */
+    int times[TASKS];   /* plain on purpose: TSan sees a task that runs twice */
+    double scratch[16]; /* one per worker, plain as well */
     _Atomic int bad_worker;
 } job;
 

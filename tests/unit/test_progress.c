@@ -1,4 +1,5 @@
-/* The progress line: on a terminal only, removed when done. stderr is pointed at a pseudo-terminal. */
+/* The progress line: on a terminal only, removed when done. stderr is pointed at a pseudo-terminal.
+ */
 #include "tests/unit/kvtest.h"
 
 #include "common/progress.h"

@@ -1,5 +1,5 @@
-/* Random numbers: published known answers, and the properties that streams of weights, documents and
- * mutations rely on. */
+/* Random numbers: published known answers, and the properties that streams of weights, documents
+ * and mutations rely on. */
 #include "tests/unit/kvtest.h"
 
 #include "common/rng.h"
@@ -31,8 +31,8 @@ static void philox_words_are_the_lanes_of_consecutive_blocks(void **state)
     const uint64_t first[] = {0, 5, 4 * (UINT64_C(1) << 32) + 2};
     for (size_t k = 0; k < 3; k++) {
         const uint64_t i = first[k], b = i / 4;
-        const kv_philox_block block =
-            kv_philox((uint32_t)b, (uint32_t)(b >> 32), 0x76543210, 0xfedcba98, 0x89abcdef, 0x01234567);
+        const kv_philox_block block = kv_philox((uint32_t)b, (uint32_t)(b >> 32), 0x76543210,
+                                                0xfedcba98, 0x89abcdef, 0x01234567);
         assert_int_equal(kv_philox_word(seed, stream, i), block.v[i % 4]);
     }
 }

@@ -1,5 +1,5 @@
-/* The canonical cache layout: what is laid out can be read back, and a blob that is not whole is refused
- * before anybody follows a pointer into it. */
+/* The canonical cache layout: what is laid out can be read back, and a blob that is not whole is
+ * refused before anybody follows a pointer into it. */
 #include "tests/unit/kvtest.h"
 
 #include "common/state.h"
@@ -7,7 +7,10 @@
 enum { LAYERS = 2, HEADS = 3, RECORD = 24 };
 
 /* Entries of run i: 0, 1, 2, ... so that empty and odd runs occur. */
-static int64_t run_length(int i) { return i; }
+static int64_t run_length(int i)
+{
+    return i;
+}
 
 static kv_state_head make_head(uint32_t what)
 {
@@ -57,7 +60,7 @@ static void run_sizes_follow_the_layout(void **state)
     (void)state;
     kv_state_head h = make_head(0);
     assert_int_equal(kv_state_run_bytes(&h, 0), 16);
-    assert_int_equal(kv_state_run_bytes(&h, 1), 16 + 8 + 8);  /* positions padded to 8 */
+    assert_int_equal(kv_state_run_bytes(&h, 1), 16 + 8 + 8); /* positions padded to 8 */
     assert_int_equal(kv_state_run_bytes(&h, 2), 16 + 16 + 8);
     h.what = KV_STATE_SCORE;
     assert_int_equal(kv_state_run_bytes(&h, 3), 16 + 24 + 16 + 16);
@@ -118,7 +121,10 @@ static void every_shorter_or_longer_blob_is_refused(void **state)
     free(blob);
 }
 
-#define HEAD_FIELD(field, value, words) {offsetof(kv_state_head, field), value, words}
+#define HEAD_FIELD(field, value, words)              \
+    {                                                \
+        offsetof(kv_state_head, field), value, words \
+    }
 
 static void impossible_headers_are_refused(void **state)
 {
@@ -128,11 +134,16 @@ static void impossible_headers_are_refused(void **state)
         int32_t value;
         const char *words;
     } bad[] = {
-        HEAD_FIELD(magic, 0x4b56, "magic"),          HEAD_FIELD(version, 2, "version"),
-        HEAD_FIELD(layer0, -1, "dimensions"),        HEAD_FIELD(n_layers, 0, "dimensions"),
-        HEAD_FIELD(n_layers, INT32_MAX, "dimensions"), HEAD_FIELD(n_kv_heads, 0, "dimensions"),
-        HEAD_FIELD(n_kv_heads, INT32_MAX, "dimensions"), HEAD_FIELD(head_dim, 0, "dimensions"),
-        HEAD_FIELD(record_bytes, 0, "dimensions"),   HEAD_FIELD(record_bytes, INT32_MAX, "dimensions"),
+        HEAD_FIELD(magic, 0x4b56, "magic"),
+        HEAD_FIELD(version, 2, "version"),
+        HEAD_FIELD(layer0, -1, "dimensions"),
+        HEAD_FIELD(n_layers, 0, "dimensions"),
+        HEAD_FIELD(n_layers, INT32_MAX, "dimensions"),
+        HEAD_FIELD(n_kv_heads, 0, "dimensions"),
+        HEAD_FIELD(n_kv_heads, INT32_MAX, "dimensions"),
+        HEAD_FIELD(head_dim, 0, "dimensions"),
+        HEAD_FIELD(record_bytes, 0, "dimensions"),
+        HEAD_FIELD(record_bytes, INT32_MAX, "dimensions"),
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         size_t size;
@@ -151,13 +162,16 @@ static void runs_out_of_order_or_of_impossible_length_are_refused(void **state)
         int32_t value;
         const char *words;
     } bad[] = {
-        {offsetof(kv_state_run, layer), 5, "out of order"}, {offsetof(kv_state_run, head), 1, "out of order"},
-        {offsetof(kv_state_run, n), -1, "cut off"},         {offsetof(kv_state_run, n), INT32_MAX, "cut off"},
+        {offsetof(kv_state_run, layer), 5, "out of order"},
+        {offsetof(kv_state_run, head), 1, "out of order"},
+        {offsetof(kv_state_run, n), -1, "cut off"},
+        {offsetof(kv_state_run, n), INT32_MAX, "cut off"},
     };
     for (size_t i = 0; i < 2 * sizeof bad / sizeof *bad; i++) {
         size_t size;
         uint8_t *blob = make_state(i % 2 ? KV_STATE_KV : 0, &size);
-        memcpy(blob + sizeof(kv_state_head) + bad[i / 2].offset, &bad[i / 2].value, sizeof bad->value);
+        memcpy(blob + sizeof(kv_state_head) + bad[i / 2].offset, &bad[i / 2].value,
+               sizeof bad->value);
         assert_refused(kv_state_check(blob, size), KV_ERR_FORMAT, bad[i / 2].words);
         free(blob);
     }

@@ -1,5 +1,5 @@
-/* Weight formats: sizes, GGUF numbers, and widening against the values of the `gguf` package, bit for bit
- * (tests/golden/formats, made by tools/gen_format_witness.py). */
+/* Weight formats: sizes, GGUF numbers, and widening against the values of the `gguf` package, bit
+ * for bit (tests/golden/formats, made by tools/gen_format_witness.py). */
 #include "tests/unit/kvtest.h"
 
 #include "common/hash.h"
@@ -88,8 +88,8 @@ static void formats_have_the_sizes_and_numbers_of_gguf(void **state)
         uint32_t gguf;
         int64_t weights, bytes;
     } known[] = {
-        {"F32", 0, 1, 4},      {"F16", 1, 1, 2},       {"Q4_0", 2, 32, 18},
-        {"Q4_1", 3, 32, 20},   {"Q8_0", 8, 32, 34},    {"Q4_K", 12, 256, 144},
+        {"F32", 0, 1, 4},       {"F16", 1, 1, 2},       {"Q4_0", 2, 32, 18},
+        {"Q4_1", 3, 32, 20},    {"Q8_0", 8, 32, 34},    {"Q4_K", 12, 256, 144},
         {"Q5_K", 13, 256, 176}, {"Q6_K", 14, 256, 210}, {"BF16", 30, 1, 2},
     };
     assert_int_equal(sizeof known / sizeof *known, KV_DTYPE_COUNT);
@@ -100,8 +100,7 @@ static void formats_have_the_sizes_and_numbers_of_gguf(void **state)
         assert_int_equal(kv_dtype_block_bytes(t), known[i].bytes);
         assert_int_equal(kv_dtype_row_bytes(t, 3 * known[i].weights), 3 * known[i].bytes);
         assert_int_equal(kv_dtype_row_bytes(t, 0), 0);
-        if (known[i].weights > 1)
-            assert_int_equal(kv_dtype_row_bytes(t, known[i].weights + 1), -1);
+        if (known[i].weights > 1) assert_int_equal(kv_dtype_row_bytes(t, known[i].weights + 1), -1);
     }
 }
 
@@ -122,7 +121,8 @@ static void rows_of_a_tensor_are_its_blocks_in_order(void **state)
     uint8_t *blocks = kvtest_read(FORMATS "Q8_0.blocks", &bytes);
     float all[6 * 32], some[2 * 64];
     kv_dequant(KV_DTYPE_Q8_0, blocks, 6 * 32, all);
-    const kv_tensor t = {.data = blocks, .n_bytes = bytes, .rows = 3, .cols = 64, .dtype = KV_DTYPE_Q8_0};
+    const kv_tensor t = {
+        .data = blocks, .n_bytes = bytes, .rows = 3, .cols = 64, .dtype = KV_DTYPE_Q8_0};
     kv_tensor_rows_f32(&t, 1, 2, some);
     assert_memory_equal(some, all + 64, sizeof some);
     kv_tensor_rows_f32(&t, 0, 1, some);

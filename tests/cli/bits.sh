@@ -1,0 +1,3 @@
+#!/bin/sh
+# Six of the 36 builds of `make bits`.
+exec tests/bits/matrix ci
