@@ -21,8 +21,7 @@ typedef void fill_fn(uint32_t first, float *y);
 typedef double exact_d(double);
 typedef long double exact_l(long double);
 
-/* ---- the functions, in each form
- * -------------------------------------------------------------------- */
+/* ---- the functions, in each form ------------------------------------------------------------- */
 
 /* Inputs outside [-limit, limit] and NaN give 0. */
 #define FILL(name, form, target, expr, limit)                                  \
@@ -97,8 +96,7 @@ static const function functions[] = {
     {"tanh", FORMS(tanh), tanh, tanhl, 0, 0.5001, 0},
 };
 
-/* ---- comparing with correct rounding
- * ------------------------------------------------------------------ */
+/* ---- comparing with correct rounding --------------------------------------------------------- */
 
 /* Whether a double this close to the middle between two floats, or to the subnormals, may round
  * wrongly. */

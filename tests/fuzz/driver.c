@@ -154,8 +154,7 @@ static void run_mutation(long long number, uint8_t *room)
     run_exact(in.p, in.n);
 }
 
-/* ---- programs
- * ------------------------------------------------------------------------------------- */
+/* ---- programs -------------------------------------------------------------------------------- */
 
 static int write_seeds(const char *folder)
 {

@@ -1,3 +1,3 @@
 #!/bin/sh
 # The tiny model's policies on the host SIMT layer.
-exec "$BUILD/tests/golden/policies" emu
+KVDIFF_SIDES=$BUILD/sides exec "$BUILD/tests/golden/policies" emu

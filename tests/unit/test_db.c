@@ -159,6 +159,7 @@ static void a_read_only_database_can_be_read_and_not_written(void **state)
     assert_int_equal(chmod(kit->dir, 0755), 0);
     assert_int_equal(w, 0);
     assert_int_equal(r, 0);
+    assert_int_equal(as_ordinary_user(kit, write_is_refused), 0); /* the folder may, the file not */
 }
 
 /* ---- damage --------------------------------------------------------------------------------- */
