@@ -142,7 +142,8 @@ static kv_status reserve(dt_engine *e, int32_t q)
 {
     const size_t rows = (size_t)q * (size_t)e->plan->model->cfg.vocab_size * sizeof(float);
     KV_TRY(kv_buffer_reserve(&e->ref_logits, rows));
-    if (e->plan->n_sides) KV_TRY(kv_buffer_reserve(&e->got_logits, rows));
+    /* without a device one row: what the reference says to a passkey question */
+    KV_TRY(kv_buffer_reserve(&e->got_logits, e->plan->n_sides ? rows : rows / (size_t)q));
     KV_TRY(kv_buffer_reserve(&e->ref_nll, (size_t)q * sizeof(float)));
     KV_TRY(kv_buffer_reserve(&e->got_nll, (size_t)q * sizeof(float)));
     return kv_buffer_reserve(&e->targets, (size_t)q * sizeof(int32_t));

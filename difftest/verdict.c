@@ -107,6 +107,7 @@ kv_status dt_lane_finish(dt_lane *l, double wall_seconds, double ref_seconds)
                  .n_top1_same = l->acc.n_top1_same,
                  .n_bitexact = l->acc.n_bitexact,
                  .max_ulp = l->acc.max_ulp,
+                 .max_abs = l->acc.max_abs,
                  .max_ratio = ratio,
                  .first_bad_pos = l->first_bad,
                  .first_diff_pos = l->side ? first_difference(l) : -1,

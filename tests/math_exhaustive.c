@@ -224,8 +224,7 @@ static int check_function(kv_pool *pool, job *j, const function *f)
     return bad;
 }
 
-/* ---- 16-bit formats
- * -------------------------------------------------------------------------------------- */
+/* ---- 16-bit formats -------------------------------------------------------------------------- */
 
 /* bf16 by its definition: of the two neighbours the nearer, the even one in the middle. */
 static uint16_t bf16_defined(uint32_t u)

@@ -256,6 +256,7 @@ CREATE TABLE kase( -- one document (or grid point) under one model, policy and d
   n_top1_same INTEGER,            -- tokens whose arg-max agrees
   n_bitexact INTEGER,             -- tokens whose logits have the same bits
   max_ulp INTEGER,
+  max_abs REAL,                   -- largest |difference| of a logit
   max_ratio REAL,                 -- error used / error allowed; NULL = no budget
   first_bad_pos INTEGER,          -- first token that breaks the contract
   first_diff_pos INTEGER,         -- first token with any differing bit

@@ -99,8 +99,7 @@ void gb_strings(gguf_build *b, const char *key, const char *const *v, uint64_t n
     free(body.p);
 }
 
-/* ---- tensors and the whole file ---------------------------------------------------------------
- */
+/* ---- tensors and the whole file -------------------------------------------------------------- */
 
 void gb_tensor(gguf_build *b, const char *name, uint32_t n_dims, const uint64_t *dims,
                uint32_t type, const void *p, size_t bytes)
@@ -140,8 +139,7 @@ void gb_free(gguf_build *b)
     memset(b, 0, sizeof *b);
 }
 
-/* ---- a tiny Llama -------------------------------------------------------------------------------
- */
+/* ---- a tiny Llama ---------------------------------------------------------------------------- */
 
 static int is(const char *a, const char *b)
 {

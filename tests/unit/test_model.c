@@ -88,8 +88,7 @@ static void generated_models_keep_their_fingerprint(void **state)
     }
 }
 
-/* ---- from GGUF ----------------------------------------------------------------------------------
- */
+/* ---- from GGUF ------------------------------------------------------------------------------- */
 
 /* Writes a tiny Llama with a flaw (NULL: none) and opens it. */
 static kv_status open_flawed(const gb_llama_flaw *flaw, kv_model **m, kv_tokenizer **tok)
