@@ -227,6 +227,29 @@ cuda-tests: $(CUDA_BIN)
 gpu-evidence: ## test the CUDA kernels on this machine's GPU and write down the result
 	$(Q)BUILD=$(BUILD) NVCC=$(NVCC) tools/gpu-evidence; st=$$?; [ $$st -eq 77 ] || exit $$st
 
+# ---- the program ----------------------------------------------------------------------------------
+# Shared objects export their entry only. OpenBLAS is the Debian package libopenblas-dev.
+$(BLAS_OBJ): CFLAGS_ALL += -O3 -fvisibility=hidden
+$(O)/gpu/blas/vector.o: CFLAGS_ALL += -ffp-contract=fast
+LINK_SIDE = $(Q)mkdir -p $(@D) && $(CC) -shared $(if $(SAN),,-Wl,-z,defs) -Wl,--exclude-libs,ALL -o $@ \
+            $(filter %.o,$^) $(filter %.a,$^) $(LDFLAGS_ALL)
+$(BUILD)/sides/blas.so: $(BLAS_OBJ) $(LIBCOMMON)
+	$(call say,LINK,$@)
+	$(LINK_SIDE) -lopenblas $(LIBS)
+
+$(O)/difftest/main.o $(O)/difftest/cmd_info.o: $(GEN)/build_info.h
+$(BUILD)/kvdiff: $(O)/difftest/main.o $(ALL_LIBS)
+	$(call say,LINK,$@)
+	$(Q)$(CC) -o $@ $< -Wl,--start-group $(ALL_LIBS) -Wl,--end-group $(LDFLAGS_ALL) $(LIBS)
+
+# Sides of tests, most of which must be refused: tests/sides/NAME.c becomes tests/sides/NAME.so.
+TEST_SIDES := $(patsubst tests/sides/%.c,$(BUILD)/tests/sides/%.so,$(wildcard tests/sides/*.c))
+$(BUILD)/tests/sides/%.so: $(O)/tests/sides/%.o
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)
+	$(Q)$(CC) -shared -o $@ $< $(LDFLAGS_ALL)
+test-build test-asan-build: $(TEST_SIDES) $(BUILD)/sides/blas.so
+
 # ---- tests --------------------------------------------------------------------------------------
 # Programs: tests/unit/test_*.c and tests/emu/test_*.cpp (other files there are linked into each), and
 # tests/fuzz/fuzz_*.c with their driver. Scripts print TAP themselves. T='word word' takes those whose
