@@ -88,6 +88,11 @@ static void open_device(dt_engine *e, int i, const kv_open_args *ref_args, int64
     const dt_side *side = &e->plan->sides[i];
     dt_opened *d = &e->devices[i];
     kv_open_args a = *ref_args;
+    if (e->plan->options->mode == DT_MODE_FOLLOW && !(side->backend->caps & KV_CAP_FOLLOW)) {
+        d->status = DT_CASE_UNSUPPORTED;
+        snprintf(d->reason, sizeof d->reason, "it cannot replay the reference's decisions; use --mode=free or locked");
+        return;
+    }
     a.model = e->plan->device_model;
     a.options = side->options;
     kv_status st = side->backend->open(&a, &d->session);

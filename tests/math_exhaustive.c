@@ -92,7 +92,7 @@ static const function functions[] = {
     {"exp_d", FORMS(exp_d), exp, expl, 0, 0.5001, UINT64_C(0xf3340136cb823b1e)},
     {"log", FORMS(log), log, logl, 5, 0.5001, UINT64_C(0x9acfcc0873327d23)},
     {"sin", FORMS(sin), sin, sinl, 3, 0.5001, UINT64_C(0x6a4bdf00a24bd906)},
-    {"cos", FORMS(cos), cos, cosl, 0, 0.5001, 0},
+    {"cos", FORMS(cos), cos, cosl, 0, 0.5001, UINT64_C(0x138e122ccd01789a)},
     {"tanh", FORMS(tanh), tanh, tanhl, 0, 0.5001, 0},
 };
 
