@@ -86,14 +86,14 @@ typedef struct function {
         }
 #endif
 
-/* sin: one float of each sign, and -0, which gives +0. */
+/* sin: one float of each sign, and -0, which gives +0; tanh: one of each sign. */
 static const function functions[] = {
     {"exp", FORMS(exp), exp, expl, 17209327, 0.982, UINT64_C(0xa85367e74994d79f)},
     {"exp_d", FORMS(exp_d), exp, expl, 0, 0.5001, UINT64_C(0xf3340136cb823b1e)},
     {"log", FORMS(log), log, logl, 5, 0.5001, UINT64_C(0x9acfcc0873327d23)},
     {"sin", FORMS(sin), sin, sinl, 3, 0.5001, UINT64_C(0x6a4bdf00a24bd906)},
     {"cos", FORMS(cos), cos, cosl, 0, 0.5001, UINT64_C(0x138e122ccd01789a)},
-    {"tanh", FORMS(tanh), tanh, tanhl, 0, 0.5001, 0},
+    {"tanh", FORMS(tanh), tanh, tanhl, 2, 0.5001, UINT64_C(0xdbe4ec57beea355f)},
 };
 
 /* ---- comparing with correct rounding --------------------------------------------------------- */

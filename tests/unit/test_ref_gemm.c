@@ -1,0 +1,180 @@
+/* The reference's matrix product against one chain per block of 256: every bit, for every instruction set
+ * of this CPU. test_ref_double.c runs the same cases in double. */
+#include "tests/unit/refnaive.h"
+
+enum { MAX_ROWS = 30 };
+
+/* W[N][K] as panels [ceil(N/16)][K][16], padded with zeros (ref/kernels.h). */
+static float *pack(const float *w, int64_t N, int64_t K)
+{
+    const int64_t panels = (N + 15) / 16;
+    float *p = calloc((size_t)(panels * K * 16), sizeof *p);
+    assert_non_null(p);
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t k = 0; k < K; k++)
+            p[(n / 16 * K + k) * 16 + n % 16] = w[n * K + k];
+    return p;
+}
+
+/* One shape. The rows of a and c lie further apart than they need to; what lies between them is NaN and must
+ * stay as it is. */
+typedef struct gemm_case {
+    int64_t N, K, lda, ldc;
+    real *a;       /* [rows][lda] */
+    float *panels;
+    real *want;    /* [rows][N] */
+} gemm_case;
+
+static gemm_case make_case(int64_t rows, int64_t N, int64_t K)
+{
+    gemm_case g = {.N = N, .K = K, .lda = K + 3, .ldc = N + 5};
+    const uint64_t seed = (uint64_t)(N * 1000 + K);
+    real *a = naive_randoms(seed, rows * K);
+    float *w = naive_weights(seed + 1, N * K);
+    g.want = malloc((size_t)(rows * N) * sizeof *g.want);
+    g.a = malloc((size_t)(rows * g.lda) * sizeof *g.a);
+    assert_true(g.want && g.a);
+    naive_gemm(a, rows, K, w, N, g.want);
+    for (int64_t i = 0; i < rows * g.lda; i++)
+        g.a[i] = i % g.lda < K ? a[i / g.lda * K + i % g.lda] : (real)kv_nan();
+    g.panels = pack(w, N, K);
+    free(a);
+    free(w);
+    return g;
+}
+
+static void free_case(gemm_case *g)
+{
+    free(g->a);
+    free(g->panels);
+    free(g->want);
+}
+
+static void check_rows(const ref_kernels *t, const gemm_case *g, int64_t M)
+{
+    const real guard = (real)-12345.5;
+    real *c = malloc((size_t)(M * g->ldc) * sizeof *c);
+    assert_non_null(c);
+    for (int64_t i = 0; i < M * g->ldc; i++)
+        c[i] = guard;
+    t->gemm(g->a, g->lda, M, g->K, g->panels, g->N, c, g->ldc);
+    for (int64_t m = 0; m < M; m++) {
+        assert_bits(c + m * g->ldc, g->want + m * g->N, g->N, "%s: M %lld, N %lld, K %lld, row %lld",
+                    t->name, (long long)M, (long long)g->N, (long long)g->K, (long long)m);
+        for (int64_t n = g->N; n < g->ldc; n++)
+            if (c[m * g->ldc + n] != guard)
+                fail_msg("%s: M %lld, N %lld, K %lld: column %lld behind the last was written", t->name,
+                         (long long)M, (long long)g->N, (long long)g->K, (long long)n);
+    }
+    free(c);
+}
+
+static void check_shapes(int64_t rows_from, int64_t rows_to, const int64_t *Ns, int n_N, const int64_t *Ks,
+                         int n_K)
+{
+    const ref_kernels *t[NAIVE_TABLES];
+    const int tables = naive_tables(t, NULL);
+    for (int i = 0; i < n_N; i++)
+        for (int j = 0; j < n_K; j++) {
+            gemm_case g = make_case(rows_to, Ns[i], Ks[j]);
+            for (int k = 0; k < tables; k++)
+                for (int64_t M = rows_from; M <= rows_to; M++)
+                    check_rows(t[k], &g, M);
+            free_case(&g);
+        }
+}
+
+static void gemm_has_the_bits_of_the_contract_for_1_to_30_rows(void **state)
+{
+    (void)state;
+    static const int64_t N[] = {1, 15, 16, 17, 40, 100}, K[] = {1, 7, 64, 255, 256, 257};
+    check_shapes(1, MAX_ROWS, N, COUNT(N), K, COUNT(K));
+}
+
+static void gemm_adds_blocks_of_256_in_order(void **state)
+{
+    (void)state;
+    static const int64_t N[] = {3, 33, 64}, K[] = {511, 512, 513, 769, 1536};
+    check_shapes(1, 7, N, COUNT(N), K, COUNT(K));
+}
+
+/* 16 panels and 96 rows are blocked for the cache: shapes on both sides of these limits. */
+static void gemm_crosses_its_cache_blocks(void **state)
+{
+    (void)state;
+    static const int64_t N[] = {255, 256, 257, 600}, K[] = {65, 300};
+    check_shapes(1, 3, N, COUNT(N), K, COUNT(K));
+    static const int64_t narrow[] = {17, 272}, short_K[] = {20, 258};
+    check_shapes(95, 98, narrow, COUNT(narrow), short_K, COUNT(short_K));
+}
+
+/* If the inputs could not tell the orders apart, the tests above would prove nothing. */
+static void gemm_inputs_tell_a_wrong_order_from_the_right_one(void **state)
+{
+    (void)state;
+    real *x = naive_randoms(11, 600);
+    float *w = naive_weights(12, 16 * 600);
+    int others = 0;
+    for (int n = 0; n < 16; n++) {
+        const real right = naive_dot(x, w + n * 600, 600, 256);
+        others += naive_bits_of(right) != naive_bits_of(naive_dot(x, w + n * 600, 600, 128));
+        others += naive_bits_of(right) != naive_bits_of(naive_dot(x, w + n * 600, 600, 600));
+    }
+    assert_true(others > 16);
+    free(x);
+    free(w);
+}
+
+/* Signed zeros, subnormal products and results that overflow are ordinary numbers of the contract. */
+static void gemm_keeps_zeros_subnormals_and_overflow(void **state)
+{
+    (void)state;
+    enum { K = 260, N = 18, M = 3 };
+    const ref_kernels *t[NAIVE_TABLES];
+    const int tables = naive_tables(t, NULL);
+    real a[M * K], want[M * N], got[M * N];
+    float w[N * K];
+    for (int k = 0; k < K; k++) {
+        a[k] = (real)-0.0;                              /* a row of -0: +0 results */
+        a[K + k] = (real)0x1p-70f * naive_random(1, k); /* subnormal products in fp32 */
+        a[2 * K + k] = (real)0x1p120f;                  /* overflows in fp32 */
+    }
+    for (int i = 0; i < N * K; i++)
+        w[i] = (i / K % 2 ? 0x1p-66f : 0x1p20f) * (1 + (float)naive_random(2, i) * 0x1p-6f);
+    naive_gemm(a, M, K, w, N, want);
+    float *p = pack(w, N, K);
+    for (int k = 0; k < tables; k++) {
+        t[k]->gemm(a, K, M, K, p, N, got, N);
+        assert_bits(got, want, M * N, "%s", t[k]->name);
+    }
+    assert_true(naive_bits_of(want[0]) == 0);
+#if REF_BITS == 32
+    int subnormal = 0;
+    for (int n = 0; n < N; n++)
+        subnormal += want[N + n] != 0 && want[N + n] < 0x1p-126f && want[N + n] > -0x1p-126f;
+    assert_true(subnormal > 0);
+    assert_false(kv_is_finite(want[2 * N]));
+#endif
+    free(p);
+}
+
+static void gemm_ran_on_every_instruction_set(void **state)
+{
+    (void)state;
+    naive_report_missing();
+}
+
+#ifndef REF_CASES_ONLY
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(gemm_has_the_bits_of_the_contract_for_1_to_30_rows),
+        cmocka_unit_test(gemm_adds_blocks_of_256_in_order),
+        cmocka_unit_test(gemm_crosses_its_cache_blocks),
+        cmocka_unit_test(gemm_inputs_tell_a_wrong_order_from_the_right_one),
+        cmocka_unit_test(gemm_keeps_zeros_subnormals_and_overflow),
+        cmocka_unit_test(gemm_ran_on_every_instruction_set),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
+#endif
