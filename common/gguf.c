@@ -1,6 +1,7 @@
 /* gguf.c - the reader walks the file once with a cursor that cannot leave it (struct reader), records
  * where every value and tensor lies, and checks tensors against the file when the walk is over. */
 #include "common/gguf.h"
+#include "common/utf8.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -55,6 +56,11 @@ struct kv_gguf {
     uint64_t n_tensors;
 };
 
+enum {
+    SHOWN = 80,     /* bytes of a name in a message */
+    MAX_KEYS = 4096 /* real files have less than a hundred */
+};
+
 typedef struct reader {
     const kv_gguf *g;
     size_t at;
@@ -103,8 +109,10 @@ static kv_status take_string(reader *r, const char *what, kv_span *out)
 
 static kv_status bad_type(const reader *r, kv_span key, uint32_t type)
 {
-    return kv_fail(KV_ERR_FORMAT, "%s: key '%.*s' has value type %u, which does not exist; the file is "
-                                  "damaged", r->g->where, (int)(key.n < 80 ? key.n : 80), key.p, type);
+    char name[SHOWN];
+    return kv_fail(KV_ERR_FORMAT, "%s: key '%s' has value type %u, which does not exist; the file is "
+                                  "damaged", r->g->where, kv_printable(key.p, key.n, name, sizeof name),
+                   type);
 }
 
 static kv_status skip_strings(reader *r, uint64_t n)
@@ -157,9 +165,24 @@ static kv_status grow(void **list, uint64_t n, uint64_t *cap, size_t elem)
     return KV_OK;
 }
 
+/* ERR_FORMAT when key i stands in the file before: which of two values counts would be a guess. */
+static kv_status check_new(const reader *r, const kv_gguf *g, uint64_t i)
+{
+    const kv_span key = g->values[i].key;
+    char name[SHOWN];
+    for (uint64_t k = 0; k < i; k++)
+        if (g->values[k].key.n == key.n && memcmp(g->values[k].key.p, key.p, key.n) == 0)
+            return kv_fail(KV_ERR_FORMAT, "%s: key '%s' appears twice; the file is damaged", r->g->where,
+                           kv_printable(key.p, key.n, name, sizeof name));
+    return KV_OK;
+}
+
 static kv_status read_values(reader *r, kv_gguf *g, uint64_t count)
 {
     uint64_t cap = 0;
+    if (count > MAX_KEYS)
+        return kv_fail(KV_ERR_FORMAT, "%s: %llu keys; at most %d are possible, so the file is damaged", r->g->where,
+                       (unsigned long long)count, MAX_KEYS);
     for (uint64_t i = 0; i < count; i++) {
         void *list = g->values;
         KV_TRY(grow(&list, i, &cap, sizeof *g->values));
@@ -167,6 +190,7 @@ static kv_status read_values(reader *r, kv_gguf *g, uint64_t count)
         memset(&g->values[i], 0, sizeof g->values[i]);
         KV_TRY(read_value(r, &g->values[i]));
         g->n_values = i + 1;
+        KV_TRY(check_new(r, g, i));
     }
     return KV_OK;
 }
@@ -177,9 +201,10 @@ static kv_status read_tensor_info(reader *r, kv_gguf_tensor *t)
 {
     KV_TRY(take_string(r, "a tensor name", &t->name));
     KV_TRY(take_u32(r, "a tensor", &t->n_dims));
+    char name[SHOWN];
     if (t->n_dims < 1 || t->n_dims > 4)
-        return kv_fail(KV_ERR_FORMAT, "%s: tensor '%.*s' has %u dimensions; 1 to 4 are possible",
-                       r->g->where, (int)(t->name.n < 80 ? t->name.n : 80), t->name.p, t->n_dims);
+        return kv_fail(KV_ERR_FORMAT, "%s: tensor '%s' has %u dimensions; 1 to 4 are possible",
+                       r->g->where, kv_printable(t->name.p, t->name.n, name, sizeof name), t->n_dims);
     for (uint32_t d = 0; d < 4; d++)
         t->dims[d] = 1;
     for (uint32_t d = 0; d < t->n_dims; d++)
@@ -204,8 +229,9 @@ static kv_status read_tensor_infos(reader *r, kv_gguf *g, uint64_t count)
 
 static kv_status bad_tensor(const kv_gguf *g, const kv_gguf_tensor *t, const char *what)
 {
-    return kv_fail(KV_ERR_FORMAT, "%s: tensor '%.*s' %s; the file is damaged, fetch it again",
-                   g->where, (int)(t->name.n < 80 ? t->name.n : 80), t->name.p, what);
+    char name[SHOWN];
+    return kv_fail(KV_ERR_FORMAT, "%s: tensor '%s' %s; the file is damaged, fetch it again", g->where,
+                   kv_printable(t->name.p, t->name.n, name, sizeof name), what);
 }
 
 /* Product of the dims, or 0 when it does not fit in 63 bits. */

@@ -3,6 +3,7 @@
  * refused by name: silently ignoring it would make every result wrong. */
 #include "common/hash.h"
 #include "common/model_private.h"
+#include "common/utf8.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -16,11 +17,12 @@ static kv_status refuse_key(const kv_gguf *g, const char *key)
 static kv_status check_architecture(const kv_gguf *g)
 {
     kv_span arch;
+    char shown[40];
     KV_TRY(kv_gguf_string(g, "general.architecture", &arch));
     if (arch.n != 5 || memcmp(arch.p, "llama", 5) != 0)
-        return kv_fail(KV_ERR_UNSUPPORTED, "%s: architecture '%.*s' is not supported; kvdiff reads "
+        return kv_fail(KV_ERR_UNSUPPORTED, "%s: architecture '%s' is not supported; kvdiff reads "
                                            "'llama' models", kv_gguf_where(g),
-                       (int)(arch.n < 40 ? arch.n : 40), arch.p);
+                       kv_printable(arch.p, arch.n, shown, sizeof shown));
     static const char *const refused[] = {"llama.expert_count", "llama.attention.sliding_window",
                                           "llama.attention.clamp_kqv", "llama.attention.scale",
                                           "llama.logit_scale", "llama.embedding_scale",
@@ -129,21 +131,19 @@ static kv_status bind_tensor(kv_model *m, const kv_gguf *g, const kv_gguf_tensor
 {
     kv_role role;
     int32_t layer;
-    const int shown = (int)(t->name.n < 80 ? t->name.n : 80);
+    char name[80];
+    kv_printable(t->name.p, t->name.n, name, sizeof name);
     if (!find_role(t->name, m->cfg.n_layers, &role, &layer))
-        return kv_fail(KV_ERR_UNSUPPORTED, "%s: tensor '%.*s' has no place in the models that kvdiff "
-                                           "computes; use a plain Llama", kv_gguf_where(g), shown,
-                       t->name.p);
+        return kv_fail(KV_ERR_UNSUPPORTED, "%s: tensor '%s' has no place in the models that kvdiff "
+                                           "computes; use a plain Llama", kv_gguf_where(g), name);
     const int dtype = kv_dtype_from_gguf(t->gguf_type);
     if (dtype < 0)
-        return kv_fail(KV_ERR_UNSUPPORTED, "%s: tensor '%.*s' has type %u, which kvdiff cannot widen; "
+        return kv_fail(KV_ERR_UNSUPPORTED, "%s: tensor '%s' has type %u, which kvdiff cannot widen; "
                                            "re-quantise to F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q5_K "
-                                           "or Q6_K", kv_gguf_where(g), shown, t->name.p,
-                       t->gguf_type);
+                                           "or Q6_K", kv_gguf_where(g), name, t->gguf_type);
     kv_tensor *slot = kv_model_slot(m, role, layer);
     if (slot->data)
-        return kv_fail(KV_ERR_FORMAT, "%s: tensor '%.*s' appears twice", kv_gguf_where(g), shown,
-                       t->name.p);
+        return kv_fail(KV_ERR_FORMAT, "%s: tensor '%s' appears twice", kv_gguf_where(g), name);
     slot->data = t->data;
     slot->dtype = dtype;
     slot->cols = (int64_t)t->dims[0];

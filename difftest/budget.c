@@ -5,6 +5,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 kv_status dt_budget_init(dt_budget *b, const kv_model *m, int n_docs, int n_devices, int32_t threads)
 {
@@ -85,6 +86,7 @@ static void measure_device(dt_budget *b, int doc, int device, const int32_t *tok
 {
     dt_budget_device *d = &b->devices[device];
     if (!d->backend || d->failed != KV_OK) return;
+    memset(b->mine.p, 0xff, (size_t)n * (size_t)b->model->cfg.vocab_size * sizeof(float)); /* the reference's rows */
     d->failed = measure(b, d->backend, d->options, &d->session, tokens, n, b->mine.p);
     if (d->failed != KV_OK) {
         snprintf(d->why, sizeof d->why, "%s", kv_message());

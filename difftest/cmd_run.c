@@ -321,6 +321,7 @@ static int conclude(run *r, kv_status st)
     double seconds;
     char message[KV_MESSAGE_MAX];
     snprintf(message, sizeof message, "%s", kv_message());
+    (void)dt_writer_flush(r->writer); /* a failure comes back from the stop */
     dt_writer_stats(r->writer, &rows, &seconds);
     const kv_status stopped = dt_writer_stop(r->writer);
     r->writer = NULL;

@@ -57,6 +57,7 @@ kv_status dt_export(const kv_backend *b, kv_session *s, int32_t layer, uint32_t 
 {
     KV_TRY(said(b, s, b->export_state(s, layer, what, NULL, 0, size)));
     KV_TRY(kv_buffer_reserve(buffer, *size + *size / 4));
+    memset(buffer->p, 0, *size); /* the last export may have been another side's */
     return said(b, s, b->export_state(s, layer, what, buffer->p, buffer->bytes, size));
 }
 

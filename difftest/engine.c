@@ -221,9 +221,19 @@ static void take_question(const flow *f, dt_lane *l, const dt_seen *s, const flo
     const int64_t V = f->e->plan->model->cfg.vocab_size, at = (int64_t)(s->n - 1) * V;
     if (!d->is_passkey || s->pos0 + s->n != f->end) return;
     dt_metrics_row(s->logits + at, got ? got + at : NULL, V, d->answer.v[0], &l->last);
+    if (got && (l->last.flags & DT_ROW_NONFINITE))
+        dt_lane_fail(l, DT_CASE_FAIL, f->end - 1, "NaN or infinity in the logits of the question's last token");
     if (l->bitexact && (l->last.flags & DT_ROW_DIFFERS))
         dt_lane_fail(l, DT_CASE_FAIL, f->end - 1, "logits of the question's last token differ by up to %lld ulp",
                      (long long)l->last.max_ulp);
+}
+
+/* The buffers hold what another side wrote: a row that is not written must not pass for that. */
+static void poison(dt_engine *e, const kv_step *step)
+{
+    const size_t n = (size_t)step->n;
+    if (step->logits) memset(step->logits, 0xff, n * (size_t)e->plan->model->cfg.vocab_size * sizeof(float));
+    if (step->nll) memset(step->nll, 0xff, n * sizeof(float));
 }
 
 static kv_status step_lane(flow *f, dt_lane *l, const kv_step *ref_step, const dt_seen *seen)
@@ -235,8 +245,9 @@ static kv_status step_lane(flow *f, dt_lane *l, const kv_step *ref_step, const d
         kv_step step = *ref_step;
         step.events = &l->events;
         step.follow = follows(l) ? &e->ref_events : NULL;
-        step.nll = l->bitexact ? e->got_nll.p : NULL;
+        step.nll = l->bitexact && step.nll ? e->got_nll.p : NULL;
         step.logits = step.logits ? e->got_logits.p : NULL;
+        poison(e, &step);
         dt_lane_step(l, &step);
         if (!l->alive) return KV_OK;
         got = step.logits;
@@ -266,7 +277,7 @@ static kv_status check_state(flow *f, int64_t pos)
 static kv_status step(flow *f, int64_t at, int32_t n)
 {
     dt_engine *e = f->e;
-    dt_seen seen = {.pos0 = at, .n = n, .targets = e->targets.p, .nll = e->ref_nll.p,
+    dt_seen seen = {.pos0 = at, .base = f->begin, .n = n, .targets = e->targets.p, .nll = e->ref_nll.p,
                     .events = &e->ref_events};
     choose_rows(f, at, n, &seen);
     set_targets(f, at, n, e->targets.p);

@@ -33,6 +33,7 @@ typedef struct dt_lane {
 /* What a step looked like on the reference's side. */
 typedef struct dt_seen {
     int64_t pos0;              /* document position of the step's first token */
+    int64_t base;              /* document position of the session's token 0, from which events count */
     int32_t n;                 /* tokens of the step */
     int32_t from, to;          /* rows that are scored */
     const int32_t *targets;    /* [n] */

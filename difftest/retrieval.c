@@ -24,6 +24,12 @@ typedef struct speaker {
     int ok;
 } speaker;
 
+static void not_finite(speaker *s, int64_t pos)
+{
+    s->ok = 0;
+    if (s->lane) dt_lane_fail(s->lane, DT_CASE_FAIL, pos, "NaN or infinity in the logits of the answer");
+}
+
 static void give_up(speaker *s, const char *what)
 {
     s->ok = 0;
@@ -49,6 +55,9 @@ static void feed(dt_engine *e, speaker *s, const int32_t *tokens, int32_t n, int
     const int follower = s->lane && s->backend->caps & KV_CAP_NEEDS_FOLLOW;
     const kv_step step = {.tokens = tokens, .n = n, .rows = rows, .logits = logits, .targets = targets,
                           .nll = nll, .events = events, .follow = follower ? &e->ref_events : NULL};
+    /* what the speaker before wrote must not pass for this one's */
+    if (logits) memset(logits, 0xff, (size_t)e->plan->model->cfg.vocab_size * sizeof *logits);
+    if (nll) memset(nll, 0xff, (size_t)n * sizeof *nll);
     const double t = kv_now();
     if (s->backend->step(s->session, &step) != KV_OK) give_up(s, "step");
     *(s->lane ? &s->lane->seconds : &e->ref_seconds) += kv_now() - t;
@@ -59,8 +68,9 @@ static int finished(const speaker *s, int32_t digits)
     return !s->ok || s->digits >= digits;
 }
 
-static void answer_greedily(dt_engine *e, speaker *s, int n, int32_t digits)
+static void answer_greedily(dt_engine *e, const corpus_stream *d, speaker *s, int n)
 {
+    const int32_t digits = d->passkey.n_digits;
     const int64_t V = e->plan->model->cfg.vocab_size;
     for (int said = 0; said < DT_ANSWER_TOKENS; said++) {
         int left = 0;
@@ -80,7 +90,7 @@ static void answer_greedily(dt_engine *e, speaker *s, int n, int32_t digits)
             dt_row_metrics m;
             dt_metrics_row(e->got_logits.p, NULL, V, 0, &m);
             if (m.top1_ref < 0)
-                give_up(&s[i], "NaN or infinity");
+                not_finite(&s[i], d->tokens.n + said);
             else
                 s[i].next = m.top1_ref;
         }
@@ -88,8 +98,10 @@ static void answer_greedily(dt_engine *e, speaker *s, int n, int32_t digits)
 }
 
 /* Adds the NLL of answer tokens 1.. to what the prompt's last row gave for token 0. */
-static kv_status answer_as_expected(dt_engine *e, speaker *s, int n, const kv_tokens *answer)
+static kv_status answer_as_expected(dt_engine *e, const corpus_stream *d, speaker *s, int n)
 {
+    const kv_tokens *answer = &d->answer;
+    const int64_t after = d->tokens.n;
     const int32_t k = (int32_t)answer->n - 1;
     if (k < 1) return KV_OK;
     KV_TRY(kv_buffer_reserve(&e->got_nll, (size_t)k * sizeof(float)));
@@ -103,6 +115,7 @@ static kv_status answer_as_expected(dt_engine *e, speaker *s, int n, const kv_to
         free(own.v);
         for (int32_t r = 0; s[i].ok && r < k; r++)
             s[i].nll += (double)nll[r];
+        if (s[i].ok && !isfinite(s[i].nll)) not_finite(&s[i], after);
     }
     return KV_OK;
 }
@@ -150,8 +163,10 @@ static kv_status conclude(dt_engine *e, const corpus_stream *d, const speaker *r
     if (l->bitexact && (strcmp(l->ref_answer, l->answer) != 0 || ref->nll != got->nll))
         dt_lane_fail(l, DT_CASE_FAIL, d->tokens.n, "answer %s (NLL %a) where the reference says %s (NLL %a)",
                      l->answer, got->nll, l->ref_answer, ref->nll);
-    return dt_count_resident(got->backend, got->session, k->insert_pos, k->key_end, &e->state,
-                             &r->needle_resident_got);
+    if (dt_count_resident(got->backend, got->session, k->insert_pos, k->key_end, &e->state,
+                          &r->needle_resident_got) != KV_OK)
+        dt_lane_fail(l, DT_CASE_ERROR, -1, "cache export: %s", kv_message());
+    return KV_OK;
 }
 
 kv_status dt_retrieval_run(dt_engine *e, int doc, dt_lane *lanes, int n)
@@ -167,9 +182,9 @@ kv_status dt_retrieval_run(dt_engine *e, int doc, dt_lane *lanes, int n)
         begin(t, lanes[i].last.top1_got, lanes[i].last.nll_got);
     }
     take_snapshots(s, speakers);
-    answer_greedily(e, s, speakers, d->passkey.n_digits);
+    answer_greedily(e, d, s, speakers);
     restore_snapshots(s, speakers);
-    kv_status st = answer_as_expected(e, s, speakers, &d->answer);
+    kv_status st = answer_as_expected(e, d, s, speakers);
     restore_snapshots(s, speakers); /* the cache as the question found it */
     for (int i = 1; i < speakers && st == KV_OK; i++)
         st = conclude(e, d, &s[0], &s[i]);

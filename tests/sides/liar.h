@@ -45,7 +45,7 @@
     X(export, "every export fails")                                          \
     X(layer, "an export of a single layer fails, and the others lie as `k`") \
     X(import, "import fails")                                                \
-    X(answer, "the logit of token 55, byte tokenizers' digit 7, wins every single row from `at` on") \
+    X(answer, "the byte 7 (nano: token 59) wins every single row from `at` on") \
     X(slow, "every step takes 5 ms longer")
 
 enum {
@@ -199,7 +199,7 @@ static void liar_bend_rows(const kv_session *s, const kv_step *step)
     for (int64_t i = 0; step->logits && s->noise != 0 && i < rows * V; i++)
         step->logits[i] *= (float)(i % 2 ? 1 + s->noise : 1 - s->noise);
     if (s->lie == LIAR_answer && step->logits && step->rows == KV_ROWS_LAST && s->seen >= s->at)
-        step->logits[55] = 1e4f;
+        step->logits[4 + '7'] = 1e4f;
     if (row < 0) return;
     float *x = step->logits ? &step->logits[row * V + V / 2] : NULL;
     if (s->lie == LIAR_logit && x) liar_flip(x);
@@ -228,18 +228,19 @@ static void liar_bend_events(const kv_session *s, kv_events *list, size_t from)
 
 /* ---- state --------------------------------------------------------------------------------------------- */
 
-/* Offsets of the first run's positions and K bytes, by the layout of common/state.h. */
+/* The first run's first position, or the top bit of the mantissa of its first K value; offsets by the layout
+ * of common/state.h. Exports of other layers stay as they are. */
 static void liar_bend_state(uint8_t *blob, int bend_position)
 {
     kv_state_head h;
     kv_state_run run;
     memcpy(&h, blob, sizeof h);
     memcpy(&run, blob + sizeof h, sizeof run);
-    if (run.n == 0) return;
+    if (run.n == 0 || h.layer0 != 0) return;
     const size_t places = (4 * (size_t)run.n + 7) / 8 * 8, positions = sizeof h + sizeof run + 8 * (size_t)run.n;
     const size_t records = positions + places + (h.what & KV_STATE_SCORE ? places : 0);
     if (bend_position) blob[positions] ^= 1;
-    else if (h.what & KV_STATE_KV) blob[records] ^= 1;
+    else if (h.what & KV_STATE_KV) blob[records + 2] ^= 0x40;
 }
 
 static kv_status liar_export(kv_session *s, int32_t layer, uint32_t what, void *dst, size_t cap, size_t *need)

@@ -29,7 +29,7 @@ typedef struct lab {
 } lab;
 
 /* Before lab_run: one document (a corpus's spelling) and one policy. */
-KV_UNUSED_TEST_HELPER void lab_begin(lab *l, const char *corpus, const char *policy)
+KV_UNUSED_TEST_HELPER void lab_begin(lab *l, const char *spec, const char *policy)
 {
     memset(l, 0, sizeof *l);
     dt_options_init(&l->o);
@@ -37,7 +37,7 @@ KV_UNUSED_TEST_HELPER void lab_begin(lab *l, const char *corpus, const char *pol
     l->o.q = 16;
     l->o.digest_every = 16;
     l->o.threads = 1;
-    assert_ok(dt_list_add(&l->o.corpora, corpus, strlen(corpus)));
+    assert_ok(dt_list_add(&l->o.corpora, spec, strlen(spec)));
     assert_ok(dt_list_add(&l->o.policies, policy, strlen(policy)));
     snprintf(l->file, sizeof l->file, "%s", in_folder("lab.db"));
     remove(l->file);

@@ -153,8 +153,8 @@ KV_UNUSED_TEST_HELPER naive_bits naive_key(real x)
 
 KV_UNUSED_TEST_HELPER real naive_max(const real *x, int64_t n)
 {
-    real m = x[0];
-    for (int64_t i = 1; i < n; i++)
+    real m = -(real)kv_inf();
+    for (int64_t i = 0; i < n; i++)
         if (naive_key(x[i]) > naive_key(m)) m = x[i];
     return m;
 }
@@ -216,6 +216,7 @@ KV_UNUSED_TEST_HELPER void naive_chunk(const real *q, const real *const *k, cons
                                        int64_t D, real *max, real *sum, real *o)
 {
     real s[256];
+    if (n < 1 || n > 256) fail_msg("a chunk of %lld entries", (long long)n);
     for (int64_t i = 0; i < n; i++) {
         s[i] = 0;
         for (int64_t d = 0; d < D; d++)
@@ -243,6 +244,7 @@ KV_UNUSED_TEST_HELPER real naive_attention(const real *q, const real *const *k, 
     static real o[NAIVE_MAX_CHUNKS][NAIVE_MAX_DIM];
     real max[NAIVE_MAX_CHUNKS], sum[NAIVE_MAX_CHUNKS], total = 0;
     const int64_t chunks = (n + 255) / 256;
+    if (chunks < 1 || chunks > NAIVE_MAX_CHUNKS) fail_msg("a view of %lld entries", (long long)n);
     for (int64_t c = 0; c < chunks; c++)
         naive_chunk(q, k + 256 * c, v + 256 * c, c + 1 < chunks ? 256 : n - 256 * c, D, &max[c], &sum[c],
                     o[c]);

@@ -305,6 +305,19 @@ static void huge_counts_are_refused_at_once(void **state)
         }
 }
 
+static void a_key_that_appears_twice_is_refused(void **state)
+{
+    (void)state;
+    gguf_build b = {0};
+    kv_gguf *g;
+    gb_u32(&b, "once", 1);
+    gb_u32(&b, "again", 1);
+    gb_u32(&b, "again", 2);
+    gb_finish(&b);
+    assert_refused(kv_gguf_parse(b.p, b.n, "x", &g), KV_ERR_FORMAT, "key 'again' appears twice");
+    gb_free(&b);
+}
+
 static void arrays_of_arrays_and_unknown_types_are_refused(void **state)
 {
     (void)state;
@@ -434,6 +447,7 @@ int main(void)
         cmocka_unit_test(every_flipped_bit_is_refused_in_one_line_or_harmless),
         cmocka_unit_test(wrong_magic_and_versions_are_refused),
         cmocka_unit_test(huge_counts_are_refused_at_once),
+        cmocka_unit_test(a_key_that_appears_twice_is_refused),
         cmocka_unit_test(arrays_of_arrays_and_unknown_types_are_refused),
         cmocka_unit_test(alignment_must_be_a_sane_multiple_of_8),
         cmocka_unit_test(tensors_that_do_not_fit_the_file_are_refused),

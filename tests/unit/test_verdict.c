@@ -1,0 +1,199 @@
+/* Verdicts: which of the words a case ends with, by the device's contract and by what was there to judge. */
+#include "tests/unit/labkit.h"
+
+static void judge(lab *l, int32_t contract, const char *options)
+{
+    lab_begin(l, "book", "sliding:cap=60");
+    l->o.tokens = 100;
+    lab_device(l, contract, options);
+    lab_run(l);
+}
+
+/* ---- bounded --------------------------------------------------------------------------------------------- */
+
+/* The reference's own error is what the budget is made of, so the reference uses 1/16 of it. */
+static void a_bounded_device_with_the_references_bits_uses_a_sixteenth_of_the_budget(void **state)
+{
+    (void)state;
+    lab l;
+    judge(&l, KV_CONTRACT_BOUNDED, "lie=none");
+    lab_verdict(&l, 0, "PASS", "-", "provisional");
+    lab_tells(&l, "SELECT max_ratio = 0.0625 AND contract = 'bounded' FROM kase", "1");
+    lab_end(&l);
+}
+
+static void a_bounded_device_may_differ_within_the_budget(void **state)
+{
+    (void)state;
+    lab l;
+    judge(&l, KV_CONTRACT_BOUNDED, "lie=none,noise=1e-6");
+    lab_verdict(&l, 0, "PASS", "-", "provisional");
+    lab_tells(&l, "SELECT max_ulp > 0 AND n_bitexact = 0 AND first_diff_pos = 0 AND first_bad_pos IS NULL AND"
+                  " max_ratio > 0.0625 AND max_ratio < 1 FROM kase", "1");
+    lab_end(&l);
+}
+
+static void a_bounded_device_beyond_the_budget_is_not_trusted(void **state)
+{
+    (void)state;
+    static const char *const noises[] = {"lie=none,noise=1e-4", "lie=none,noise=0.5"};
+    for (int i = 0; i < 2; i++) {
+        lab l;
+        judge(&l, KV_CONTRACT_BOUNDED, noises[i]);
+        lab_verdict(&l, 0, "UNTRUSTED", "-", "times the reference's own against ref64");
+        lab_tells(&l, "SELECT max_ratio > 1 FROM kase", "1");
+        lab_end(&l);
+    }
+}
+
+static void a_bounded_device_is_held_to_its_decisions(void **state)
+{
+    (void)state;
+    lab l;
+    judge(&l, KV_CONTRACT_BOUNDED, "lie=slot,at=70");
+    lab_verdict(&l, 0, "FAIL", "70", "decision at token 70");
+    lab_end(&l);
+}
+
+static kv_status fail_measuring(const kv_open_args *args, kv_session **out)
+{
+    if (args->policy->selection != KV_SEL_FULL) return liar_open(args, out);
+    snprintf(liar_open_message, sizeof liar_open_message, "no policy full here");
+    return KV_ERR_UNSUPPORTED;
+}
+
+static void without_a_budget_there_is_no_trust(void **state)
+{
+    (void)state;
+    lab l;
+    lab_begin(&l, "book", "sliding:cap=60");
+    l.o.tokens = 100;
+    lab_device(&l, KV_CONTRACT_BOUNDED, "lie=none");
+    lab_device(&l, KV_CONTRACT_BOUNDED, "lie=none,at=1");
+    l.tables[0].open = fail_measuring;
+    lab_run(&l);
+    lab_verdict(&l, 0, "UNTRUSTED", "-", "no error budget: liar: no policy full here");
+    lab_verdict(&l, 1, "PASS", "-", "provisional");
+    lab_tells(&l, "SELECT count(*) FROM kase WHERE max_ratio IS NULL", "1");
+    lab_end(&l);
+}
+
+/* ---- statistical, two models, nothing ---------------------------------------------------------------------- */
+
+static void a_statistical_contract_stays_open(void **state)
+{
+    (void)state;
+    lab l;
+    judge(&l, KV_CONTRACT_STATISTICAL, "lie=none");
+    lab_verdict(&l, 0, "INCONCLUSIVE", "-", "needs a baseline");
+    lab_end(&l);
+}
+
+static void nothing_scored_is_no_pass(void **state)
+{
+    (void)state;
+    for (int contract = KV_CONTRACT_BITEXACT; contract <= KV_CONTRACT_STATISTICAL; contract++) {
+        lab l;
+        lab_begin(&l, put_file("x.txt", "x"), "full");
+        lab_device(&l, contract, "lie=none");
+        lab_run(&l);
+        lab_verdict(&l, 0, "INCONCLUSIVE", "-", "nothing was scored");
+        lab_tells(&l, "SELECT n_tok || ',' || (SELECT count(*) FROM tok) FROM kase", "0,0");
+        lab_end(&l);
+    }
+}
+
+static void two_tokens_are_one_scored_row(void **state)
+{
+    (void)state;
+    lab l;
+    lab_begin(&l, put_file("xy.txt", "xy"), "full");
+    lab_device(&l, KV_CONTRACT_BITEXACT, "lie=none");
+    lab_device(&l, KV_CONTRACT_BITEXACT, "lie=logit,at=0");
+    lab_run(&l);
+    lab_verdict(&l, 0, "PASS", "-", "");
+    lab_verdict(&l, 1, "FAIL", "0", "ulp");
+    lab_tells(&l, "SELECT group_concat(n_tok) FROM kase", "1,1");
+    lab_end(&l);
+}
+
+static void two_models_are_recorded_not_judged(void **state)
+{
+    (void)state;
+    for (int contract = KV_CONTRACT_BITEXACT; contract <= KV_CONTRACT_STATISTICAL; contract++) {
+        lab l;
+        lab_begin(&l, "book", "full");
+        l.o.tokens = 100;
+        l.o.device_model = "nano";
+        lab_device(&l, contract, "lie=logit,at=50");
+        lab_run(&l);
+        lab_verdict(&l, 0, "RECORDED", "-", "two different models");
+        lab_tells(&l, "SELECT max_ulp || ',' || first_diff_pos || ',' || (key LIKE '%|nano~nano|%') FROM kase",
+                  "1,50,1");
+        lab_end(&l);
+    }
+}
+
+static void two_models_must_still_be_finite(void **state)
+{
+    (void)state;
+    lab l;
+    lab_begin(&l, "book", "full");
+    l.o.tokens = 100;
+    l.o.device_model = "nano";
+    lab_device(&l, KV_CONTRACT_BITEXACT, "lie=nan,at=50");
+    lab_run(&l);
+    lab_verdict(&l, 0, "FAIL", "50", "NaN");
+    lab_end(&l);
+}
+
+/* ---- more than one fault ------------------------------------------------------------------------------------ */
+
+/* The first reason is the cause; the first token is the smallest. */
+static void the_first_reason_stays(void **state)
+{
+    (void)state;
+    lab l;
+    lab_begin(&l, "book", "sink:cap=40");
+    l.o.tokens = 100;
+    l.o.digest_every = 16;
+    lab_device(&l, KV_CONTRACT_BITEXACT, "lie=cache,at=30");
+    lab_run(&l);
+    lab_verdict(&l, 0, "FAIL", "31", "cache after token 31");
+    lab_tells(&l, "SELECT first_diff_pos = (SELECT min(pos) FROM tok WHERE max_ulp > 0 OR flags & 8) FROM kase", "1");
+    lab_end(&l);
+}
+
+static void a_lie_is_told_once_per_document_and_policy(void **state)
+{
+    (void)state;
+    lab l;
+    lab_begin(&l, "book", "sink:cap=40");
+    l.o.tokens = 60;
+    assert_ok(dt_list_add(&l.o.policies, "full", 4));
+    assert_ok(dt_list_add(&l.o.corpora, put_file("short.txt", "less than thirty bytes"), strlen(in_folder("short.txt"))));
+    lab_device(&l, KV_CONTRACT_BITEXACT, "lie=logit,at=30");
+    lab_run(&l);
+    lab_tells(&l, "SELECT group_concat(status || ':' || ifnull(first_bad_pos, '-')) FROM (SELECT * FROM kase ORDER BY"
+                  " case_id)", "FAIL:30,PASS:-,FAIL:30,PASS:-");
+    lab_end(&l);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_bounded_device_with_the_references_bits_uses_a_sixteenth_of_the_budget),
+        cmocka_unit_test(a_bounded_device_may_differ_within_the_budget),
+        cmocka_unit_test(a_bounded_device_beyond_the_budget_is_not_trusted),
+        cmocka_unit_test(a_bounded_device_is_held_to_its_decisions),
+        cmocka_unit_test(without_a_budget_there_is_no_trust),
+        cmocka_unit_test(a_statistical_contract_stays_open),
+        cmocka_unit_test(nothing_scored_is_no_pass),
+        cmocka_unit_test(two_tokens_are_one_scored_row),
+        cmocka_unit_test(two_models_are_recorded_not_judged),
+        cmocka_unit_test(two_models_must_still_be_finite),
+        cmocka_unit_test(the_first_reason_stays),
+        cmocka_unit_test(a_lie_is_told_once_per_document_and_policy),
+    };
+    return cmocka_run_group_tests(tests, folderkit_make, folderkit_remove);
+}
