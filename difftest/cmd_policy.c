@@ -58,7 +58,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 static const struct argp_option options[] = {
     {"tokens", OPT_TOKENS, "N", 0,
      "length of the stream that positions are computed for (default 4096)", 0},
-    {"q", 'q', "N", 0, "tokens per step (default 64)", 0},
+    {"q", 'q', "N", 0, "tokens per step (default 256)", 0},
     DT_FORMAT_OPTION(OPT_FORMAT),
     {NULL, 0, NULL, 0, NULL, 0},
 };
@@ -209,7 +209,7 @@ static int explain(const request *r)
 
 int dt_cmd_policy(int argc, char **argv)
 {
-    request r = {.tokens = 4096, .q = 64};
+    request r = {.tokens = 4096, .q = 256};
     int done;
     const int code = dt_argp(&parser, argc, argv, &r, &done);
     if (done) return code;

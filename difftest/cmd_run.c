@@ -25,7 +25,7 @@ static const struct argp_option options[] = {
     {"device", OPT_DEVICE, "LIST", 0,
      "none, or sides separated by commas: blas, emu, cuda:exact, FILE.so [blas]", 0},
     {"tokens", OPT_TOKENS, "N", 0, "tokens of each text [all]", 0},
-    {"q", 'q', "N", 0, "tokens per step [64]", 0},
+    {"q", 'q', "N", 0, "tokens per step [256]", 0},
     {"mode", OPT_MODE, "free|locked|follow", 0,
      "let errors grow, start every step from the reference's cache, or replay its decisions [free]", 0},
     {"window", OPT_WINDOW, "N", 0, "llama-perplexity's half-window mode: chunks of N tokens, second half scored",

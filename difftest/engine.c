@@ -274,6 +274,14 @@ static kv_status check_state(flow *f, int64_t pos)
     return KV_OK;
 }
 
+/* In locked mode after every step: the next one overwrites what this one did to the device's cache. */
+static int state_is_due(const flow *f, int64_t next)
+{
+    const dt_options *o = f->e->plan->options;
+    if (next == f->end || o->mode == DT_MODE_LOCKED) return 1;
+    return o->digest_every && next - f->checked >= o->digest_every;
+}
+
 static kv_status step(flow *f, int64_t at, int32_t n)
 {
     dt_engine *e = f->e;
@@ -291,9 +299,7 @@ static kv_status step(flow *f, int64_t at, int32_t n)
     seen.resident = f->resident;
     for (int i = 0; i < f->n_lanes; i++)
         KV_TRY(step_lane(f, &f->lanes[i], &s, &seen));
-    const int32_t every = e->plan->options->digest_every;
-    if (at + n == f->end || (every && at + n - f->checked >= every)) return check_state(f, at + n - 1);
-    return KV_OK;
+    return state_is_due(f, at + n) ? check_state(f, at + n - 1) : KV_OK;
 }
 
 /* ---- a document -------------------------------------------------------------------------------------------- */

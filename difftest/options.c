@@ -13,7 +13,7 @@ const char *dt_mode_name(int mode)
 
 void dt_options_init(dt_options *o)
 {
-    *o = (dt_options){.model = "smollm2", .q = 64, .digest_every = 64, .threads = kv_cpu_count()};
+    *o = (dt_options){.model = "smollm2", .q = 256, .digest_every = 64, .threads = kv_cpu_count()};
 }
 
 static void free_list(dt_list *l)
@@ -51,13 +51,14 @@ static int is_option(const char *text, size_t n)
 
 kv_status dt_list_add_devices(dt_list *l, const char *text)
 {
-    while (*text) {
+    for (int more = 1; more;) {
         size_t n = strcspn(text, ",");
         while (text[n] == ',' && is_option(text + n + 1, strcspn(text + n + 1, ",")))
             n += 1 + strcspn(text + n + 1, ",");
         if (n == 0) return kv_fail(KV_ERR_USAGE, "--device: an empty name in the list; write --device=blas,emu");
         KV_TRY(dt_list_add(l, text, n));
-        text += n + (text[n] == ',');
+        more = text[n] == ',';
+        text += n + (size_t)more;
     }
     return KV_OK;
 }

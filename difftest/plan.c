@@ -9,6 +9,42 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* ---- names ------------------------------------------------------------------------------------------- */
+
+static const char *corpus_name(const dt_plan *p, int i, char *text)
+{
+    (void)text;
+    return corpus_get_info(p->corpora[i])->name;
+}
+
+static const char *policy_name(const dt_plan *p, int i, char *text)
+{
+    kv_policy_format(&p->policies[i], text);
+    return text;
+}
+
+static const char *side_name(const dt_plan *p, int i, char *text)
+{
+    (void)text;
+    return p->sides[i].name;
+}
+
+/* Results go by names: two things of one name would be two cases of one key. */
+static kv_status check_names(const dt_plan *p, const dt_list *l, const char *option,
+                             const char *(*name)(const dt_plan *, int, char *))
+{
+    char a[KV_POLICY_TEXT_MAX], b[KV_POLICY_TEXT_MAX];
+    for (int i = 0; i < l->n; i++)
+        for (int j = 0; j < i; j++) {
+            if (strcmp(l->v[i], l->v[j]) == 0)
+                return kv_fail(KV_ERR_USAGE, "--%s=%s is given twice", option, l->v[i]);
+            if (strcmp(name(p, i, a), name(p, j, b)) == 0)
+                return kv_fail(KV_ERR_USAGE, "--%s=%s and --%s=%s are both '%s' in the results; leave one out, or "
+                                             "rename it", option, l->v[i], option, l->v[j], name(p, i, a));
+        }
+    return KV_OK;
+}
+
 /* ---- models ------------------------------------------------------------------------------------------ */
 
 static kv_status check_same_vocabulary(const dt_plan *p, const kv_tokenizer *other)
@@ -104,6 +140,7 @@ static kv_status open_corpora(dt_plan *p)
         KV_TRY(corpus_open(o->corpora.v[p->n_corpora], &p->corpora[p->n_corpora]));
         n += corpus_get_info(p->corpora[p->n_corpora])->n_docs;
     }
+    KV_TRY(check_names(p, &o->corpora, "corpus", corpus_name));
     p->docs = calloc((size_t)n + 1, sizeof *p->docs);
     if (!p->docs) return kv_fail(KV_ERR_NOMEM, "out of memory");
     for (int i = 0; i < p->n_corpora; i++)
@@ -124,7 +161,7 @@ static kv_status parse_policies(dt_plan *p)
     if (!p->policies) return kv_fail(KV_ERR_NOMEM, "out of memory");
     for (; p->n_policies < o->policies.n; p->n_policies++)
         KV_TRY(kv_policy_parse(o->policies.v[p->n_policies], &p->policies[p->n_policies]));
-    return KV_OK;
+    return check_names(p, &o->policies, "policy", policy_name);
 }
 
 static kv_status open_sides(dt_plan *p)
@@ -135,7 +172,7 @@ static kv_status open_sides(dt_plan *p)
     if (!p->sides) return kv_fail(KV_ERR_NOMEM, "out of memory");
     for (; !none && p->n_sides < o->devices.n; p->n_sides++)
         KV_TRY(dt_side_open(o->devices.v[p->n_sides], &p->sides[p->n_sides]));
-    return KV_OK;
+    return check_names(p, &o->devices, "device", side_name);
 }
 
 /* ---- checks ------------------------------------------------------------------------------------------------ */
@@ -157,15 +194,6 @@ static kv_status check_context(const dt_plan *p)
                                            "stay in the cache, or --allow-long", p->docs[d].doc->name, text,
                            (long long)most, p->model->name, (long long)limit, (long long)limit);
         }
-    return KV_OK;
-}
-
-static kv_status check_duplicates(const dt_list *l, const char *option)
-{
-    for (int i = 0; i < l->n; i++)
-        for (int j = 0; j < i; j++)
-            if (strcmp(l->v[i], l->v[j]) == 0)
-                return kv_fail(KV_ERR_USAGE, "%s=%s is given twice", option, l->v[i]);
     return KV_OK;
 }
 
@@ -268,10 +296,6 @@ void dt_plan_repro(const dt_plan *p, int doc, int policy, const char *device, ch
 
 static kv_status make(dt_plan *p)
 {
-    const dt_options *o = p->options;
-    KV_TRY(check_duplicates(&o->corpora, "--corpus"));
-    KV_TRY(check_duplicates(&o->policies, "--policy"));
-    KV_TRY(check_duplicates(&o->devices, "--device"));
     KV_TRY(parse_policies(p));
     KV_TRY(open_sides(p));
     KV_TRY(open_models(p));

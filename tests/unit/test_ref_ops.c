@@ -244,12 +244,6 @@ static void rotate_panel_keeps_nan_in_its_lane(void **state)
     }
 }
 
-static void ops_ran_on_every_instruction_set(void **state)
-{
-    (void)state;
-    naive_report_missing();
-}
-
 #ifndef REF_CASES_ONLY
 int main(void)
 {
@@ -263,7 +257,7 @@ int main(void)
         cmocka_unit_test(nll_agrees_with_arithmetic_on_paper),
         cmocka_unit_test(rotate_panel_turns_both_pairings),
         cmocka_unit_test(rotate_panel_keeps_nan_in_its_lane),
-        cmocka_unit_test(ops_ran_on_every_instruction_set),
+        cmocka_unit_test(every_instruction_set_was_checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
