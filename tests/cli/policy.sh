@@ -25,7 +25,7 @@ check 'words of a parameter' \
     "$KVDIFF" policy --format=json
 check 'canonical spelling leaves defaults out' json 'd["policy"] == "sink:cap=9"' \
     "$KVDIFF" policy sink:sinks=4,cap=9+f32 --format=json
-check 'sink: entries and positions' json '(d["entries"], d["max_position"], d["bounded"]) == (13, 76, True)' \
+check 'sink: entries and positions' json '(d["entries"], d["max_position"], d["bounded"]) == (13, 268, True)' \
     "$KVDIFF" policy sink:cap=9 --format=json
 check 'full grows' json '(d["entries"], d["max_position"], d["bounded"]) == (1000, 999, False)' \
     "$KVDIFF" policy full --tokens=1000 --format=json
