@@ -45,29 +45,35 @@ static float f16_at(const uint8_t *p)
     return kv_f162f(h);
 }
 
-static void dequant_q4_0(const uint8_t *b, float *y)
+int kv_dtype_has_min(int32_t t) { return t == KV_DTYPE_Q4_1; }
+
+int kv_dtype_has_codes(int32_t t) { return t == KV_DTYPE_Q4_0 || t == KV_DTYPE_Q4_1 || t == KV_DTYPE_Q8_0; }
+
+void kv_read_codes(int32_t dtype, const void *block, kv_codes *out)
 {
-    const float d = f16_at(b);
+    const uint8_t *b = block, *q = b + (kv_dtype_has_min(dtype) ? 4 : 2);
+    const int zero = dtype == KV_DTYPE_Q4_0 ? 8 : 0;
+    out->d = f16_at(b);
+    out->m = kv_dtype_has_min(dtype) ? f16_at(b + 2) : 0;
+    if (dtype == KV_DTYPE_Q8_0) {
+        memcpy(out->q, q, sizeof out->q);
+        return;
+    }
     for (int j = 0; j < 16; j++) {
-        y[j] = d * (float)((b[2 + j] & 15) - 8);
-        y[j + 16] = d * (float)((b[2 + j] >> 4) - 8);
+        out->q[j] = (int8_t)((q[j] & 15) - zero);
+        out->q[j + 16] = (int8_t)((q[j] >> 4) - zero);
     }
 }
 
-static void dequant_q4_1(const uint8_t *b, float *y)
+static void dequant_codes(int32_t dtype, const uint8_t *b, float *y)
 {
-    const float d = f16_at(b), m = f16_at(b + 2);
-    for (int j = 0; j < 16; j++) {
-        y[j] = d * (float)(b[4 + j] & 15) + m;
-        y[j + 16] = d * (float)(b[4 + j] >> 4) + m;
-    }
-}
-
-static void dequant_q8_0(const uint8_t *b, float *y)
-{
-    const float d = f16_at(b);
+    kv_codes c;
+    kv_read_codes(dtype, b, &c);
     for (int j = 0; j < 32; j++)
-        y[j] = d * (float)(int8_t)b[2 + j];
+        y[j] = c.d * (float)c.q[j];
+    if (kv_dtype_has_min(dtype))
+        for (int j = 0; j < 32; j++)
+            y[j] = y[j] + c.m;
 }
 
 /* Scale and minimum of sub-block j (0..7): six bits each, packed in twelve bytes. */
@@ -144,13 +150,9 @@ static void dequant_block(int32_t dtype, const uint8_t *b, float *y)
         break;
     }
     case KV_DTYPE_Q4_0:
-        dequant_q4_0(b, y);
-        break;
     case KV_DTYPE_Q4_1:
-        dequant_q4_1(b, y);
-        break;
     case KV_DTYPE_Q8_0:
-        dequant_q8_0(b, y);
+        dequant_codes(dtype, b, y);
         break;
     case KV_DTYPE_Q4_K:
         dequant_q4_k(b, y);

@@ -51,6 +51,17 @@ int64_t kv_dtype_row_bytes(int32_t dtype, int64_t cols);
 /* Widens n weights that start at a block boundary. n is a multiple of the block. */
 void kv_dequant(int32_t dtype, const void *src, int64_t n, float *dst);
 
+/* Formats whose weight is d * q, or d * q + m, with one d and m for 32 weights: Q4_0, Q4_1, Q8_0. d is fp16 and
+ * q has at most eight bits, so that the product is exact in fp32. */
+typedef struct kv_codes {
+    float d, m; /* m: 0 where the format has none */
+    int8_t q[32];
+} kv_codes;
+
+int kv_dtype_has_codes(int32_t dtype);
+int kv_dtype_has_min(int32_t dtype);
+void kv_read_codes(int32_t dtype, const void *block, kv_codes *out);
+
 /* dst[n_rows][cols] = rows row0 .. row0 + n_rows - 1 of t in fp32. */
 void kv_tensor_rows_f32(const kv_tensor *t, int64_t row0, int64_t n_rows, float *dst);
 

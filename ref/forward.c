@@ -51,9 +51,13 @@ static void product_task(void *arg, int64_t task, int worker)
     while (strip >= p->first + p->strips)
         p++;
     const int64_t K = p->w->k, col = (strip - p->first) * g->strip_panels * REF_PANEL;
-    g->s->kernels->gemm(g->x + row * K, K, ref_min(GEMM_ROWS, g->m - row), K, p->w->panels + col * K,
-                        ref_min(g->strip_panels * REF_PANEL, p->w->n - col),
-                        p->c + row * p->w->n + col, p->w->n);
+    const ref_gemm_job job = {.a = g->x + row * K, .lda = K, .m = ref_min(GEMM_ROWS, g->m - row), .k = K,
+                              .panels = p->w->panels + col * K, .has_min = p->w->has_min,
+                              .codes = p->w->codes ? p->w->codes + col / REF_PANEL * (K / 32) : NULL,
+                              .n = ref_min(g->strip_panels * REF_PANEL, p->w->n - col),
+                              .c = p->c + row * p->w->n + col, .ldc = p->w->n,
+                              .cold = g->s->weights->arena_bytes > REF_CACHED_BYTES};
+    g->s->kernels->gemm(&job);
 }
 
 /* Few rows: strips as wide as an even share of the threads allows, since every weight is read once.

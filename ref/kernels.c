@@ -1,5 +1,6 @@
 /* kernels.c - matrix products and element-wise loops; see kernels.h. Compiled once per instruction set
- * (registers: simd.h, shape of the tiles: here). Attention is in kernels_attn.h, part of this unit. */
+ * (registers: simd.h, shape of the tiles: here). Attention is in kernels_attn.h, few rows times quantised weights
+ * in kernels_codes.h, parts of this unit. */
 #include "ref/kernels.h"
 
 #include "ref/simd.h"
@@ -13,20 +14,26 @@
 #    define TABLE     REF(kernels_avx512)
 #    define ISA_NAME  "avx512"
 #    define GROUPS(m) ((m) == 1 ? 8 : (m) <= 3 ? 4 : 2)
-enum { MR = 12, MAX_GROUPS = 8 };
+enum { MR = 12, MAX_GROUPS = 8, CODE_GROUPS = 4 };
 #elif defined(REF_ISA_avx2)
 #    define TABLE     REF(kernels_avx2)
 #    define ISA_NAME  "avx2"
 #    define GROUPS(m) ((m) == 1 ? 4 : (m) <= 3 ? 2 : 1)
-enum { MR = 6, MAX_GROUPS = 4 };
+enum { MR = 6, MAX_GROUPS = 4, CODE_GROUPS = 2 };
 #else
 #    define TABLE     REF(kernels_scalar)
 #    define ISA_NAME  "scalar"
 #    define GROUPS(m) 1
-enum { MR = 4, MAX_GROUPS = 1 };
+enum { MR = 4, MAX_GROUPS = 1, CODE_GROUPS = 1 };
 #endif
 
-enum { MC = 96, NC = 16 }; /* rows and panels whose operands stay in the second-level cache */
+enum {
+    FEW_ROWS = 3,           /* too few to hide the way to memory */
+    AHEAD = 16,             /* rows of b between use and request, see tile() */
+    MC = 96,                /* rows whose block of k stays in the second-level cache */
+    A_STRIDE = REF_KB + 16, /* of such a block's copy */
+    CONFLICT = 256          /* rows that lie a multiple of this apart compete for the same lines of the cache */
+};
 
 extern const ref_kernels TABLE;
 
@@ -38,6 +45,12 @@ typedef enum tile_mode {
     TILE_CONTINUE /* c holds a chain; carry it on */
 } tile_mode;
 
+typedef enum tile_kind {
+    TILE_REALS,   /* b: keys or values, in `real` */
+    TILE_WEIGHTS, /* b: weights, in float */
+    TILE_COLD     /* weights that come from memory; few rows only */
+} tile_kind;
+
 /* a: rows of broadcast operands; b: for every k, `groups` vectors of 16 columns. */
 typedef struct operands {
     const real *a;
@@ -45,14 +58,19 @@ typedef struct operands {
     const void *b;   /* float (weights) or real (keys, values) */
     int64_t ldb;     /* elements between consecutive k */
     int64_t b_group; /* elements between column groups */
+    int64_t ahead;   /* elements from the value of b in use to the one that is asked for */
     real *c;
     int64_t ldc;
 } operands;
 
-/* rows, groups and weights are constants at every call, so that the accumulators stay in registers. */
-INLINE void tile(const int rows, const int groups, const int weights, const operands *o, int64_t kc,
+/* rows, groups and kind are constants at every call, so that the accumulators stay in registers. */
+INLINE void tile(const int rows, const int groups, const tile_kind kind, const operands *o, int64_t kc,
                  tile_mode mode)
 {
+    const int weights = kind != TILE_REALS;
+    /* The hardware's prefetchers lose track of so many streams; many rows have time to wait. */
+    const int ask = kind == TILE_COLD || (kind == TILE_REALS && rows <= FEW_ROWS);
+    const size_t size = weights ? sizeof(float) : sizeof(real);
     v16 acc[MR > MAX_GROUPS ? 2 * MR : 2 * MAX_GROUPS];
     UNROLL
     for (int i = 0; i < rows * groups; i++) {
@@ -65,9 +83,11 @@ INLINE void tile(const int rows, const int groups, const int weights, const oper
         const int64_t at = k * o->ldb;
         v16 b[MAX_GROUPS];
         UNROLL
-        for (int g = 0; g < groups; g++)
+        for (int g = 0; g < groups; g++) {
+            if (ask) __builtin_prefetch((const char *)o->b + size * (size_t)(at + g * group + o->ahead), 0, 2);
             b[g] = weights ? v_load_w((const float *)o->b + at + g * group)
                            : v_load((const real *)o->b + at + g * group);
+        }
         UNROLL
         for (int i = 0; i < rows; i++) {
             const v16 x = v_set1(a[i * lda + k]);
@@ -83,39 +103,45 @@ INLINE void tile(const int rows, const int groups, const int weights, const oper
     }
 }
 
-/* Chooses the compiled tile for `rows` (1 .. MR) and `groups` (1, or GROUPS of some row count). */
-INLINE void tile_any(const int weights, int64_t rows, int64_t groups, const operands *o, int64_t kc,
-                     tile_mode mode)
-{
-    switch (rows * 16 + groups) {
+/* The shapes in use: 1 .. MR rows by 1 group, or by GROUPS of some row count. */
+#if defined(REF_ISA_avx512) && REF_BITS == 32
+#    define TILES_OF_FEW  T(1, 1) T(2, 1) T(3, 1) T(1, 8) T(2, 4) T(3, 4)
+#    define TILES_OF_MANY                                                                          \
+        T(4, 1) T(5, 1) T(6, 1) T(7, 1) T(8, 1) T(9, 1) T(10, 1) T(11, 1) T(12, 1) T(1, 2) T(2, 2) \
+        T(3, 2) T(4, 2) T(5, 2) T(6, 2) T(7, 2) T(8, 2) T(9, 2) T(10, 2) T(11, 2) T(12, 2)
+#elif defined(REF_ISA_avx2)
+#    define TILES_OF_FEW  T(1, 1) T(2, 1) T(3, 1) T(1, 4) T(2, 2) T(3, 2)
+#    define TILES_OF_MANY T(4, 1) T(5, 1) T(6, 1)
+#else
+#    define TILES_OF_FEW  T(1, 1) T(2, 1) T(3, 1)
+#    define TILES_OF_MANY T(4, 1)
+#endif
 #define T(r, g)                                                                                    \
     case (r) * 16 + (g):                                                                           \
-        tile(r, g, weights, o, kc, mode);                                                          \
+        tile(r, g, KIND, o, kc, mode);                                                             \
         break;
-        T(1, 1) T(2, 1) T(3, 1) T(4, 1)
-#if defined(REF_ISA_avx2) || defined(REF_ISA_avx512)
-        T(5, 1) T(6, 1)
-#endif
-#if defined(REF_ISA_avx512) && REF_BITS == 32
-        T(7, 1) T(8, 1) T(9, 1) T(10, 1) T(11, 1) T(12, 1)
-        T(1, 2) T(2, 2) T(3, 2) T(4, 2) T(5, 2) T(6, 2) T(7, 2) T(8, 2) T(9, 2) T(10, 2) T(11, 2)
-        T(12, 2) T(2, 4) T(3, 4) T(1, 8)
-#elif defined(REF_ISA_avx2)
-        T(2, 2) T(3, 2) T(1, 4)
-#endif
-#undef T
-    }
-}
 
 static void tile_weights(int64_t rows, int64_t groups, const operands *o, int64_t kc, tile_mode mode)
 {
-    tile_any(1, rows, groups, o, kc, mode);
+#define KIND TILE_WEIGHTS
+    switch (rows * 16 + groups) { TILES_OF_FEW TILES_OF_MANY }
+#undef KIND
+}
+
+static void tile_cold(int64_t rows, int64_t groups, const operands *o, int64_t kc, tile_mode mode)
+{
+#define KIND TILE_COLD
+    switch (rows * 16 + groups) { TILES_OF_FEW }
+#undef KIND
 }
 
 static void tile_reals(int64_t rows, int64_t groups, const operands *o, int64_t kc, tile_mode mode)
 {
-    tile_any(0, rows, groups, o, kc, mode);
+#define KIND TILE_REALS
+    switch (rows * 16 + groups) { TILES_OF_FEW TILES_OF_MANY }
+#undef KIND
 }
+#undef T
 
 /* Rows of the next tile when `left` remain: the last two tiles share evenly, because a tile of one or
  * two rows cannot hide the latency of its chains. */
@@ -127,60 +153,88 @@ INLINE int64_t next_rows(int64_t left)
 
 /* ---- matrix product ------------------------------------------------------------------------------ */
 
-/* All rows of a block times `groups` adjacent panels, one block of k. */
-INLINE void gemm_strip(operands o, int64_t rows, int64_t groups, int64_t kc, tile_mode mode)
-{
-    for (int64_t h; rows > 0; rows -= h) {
-        h = next_rows(rows);
-        tile_weights(h, groups, &o, kc, mode);
-        o.a += h * o.lda;
-        o.c += h * o.ldc;
-    }
-}
-
 /* The last panel of a matrix whose N is not a multiple of 16: through a full-width tile on the side. */
-static void gemm_edge(const real *a, int64_t lda, int64_t M, int64_t K, const float *panel, int64_t n,
-                      real *c, int64_t ldc)
+static void gemm_edge(const ref_gemm_job *j)
 {
     real side[MR * 16];
-    for (int64_t m = 0, h; m < M; m += h) {
-        h = ref_min(MR, M - m);
-        for (int64_t k0 = 0; k0 < K; k0 += REF_KB) {
-            const operands o = {a + m * lda + k0, lda, panel + k0 * 16, 16, 0, side, 16};
-            tile_weights(h, 1, &o, ref_min(REF_KB, K - k0), k0 ? TILE_ADD : TILE_SET);
+    const int64_t full = j->n / 16, n = j->n % 16;
+    const float *panel = j->panels + full * j->k * 16;
+    real *c = j->c + 16 * full;
+    for (int64_t m = 0, h; m < j->m; m += h) {
+        h = ref_min(MR, j->m - m);
+        for (int64_t k0 = 0; k0 < j->k; k0 += REF_KB) {
+            const operands o = {j->a + m * j->lda + k0, j->lda, panel + k0 * 16, 16, 0, 0, side, 16};
+            tile_weights(h, 1, &o, ref_min(REF_KB, j->k - k0), k0 ? TILE_ADD : TILE_SET);
         }
         for (int64_t i = 0; i < h; i++)
-            memcpy(c + (m + i) * ldc, side + 16 * i, (size_t)n * sizeof *c);
+            memcpy(c + (m + i) * j->ldc, side + 16 * i, (size_t)n * sizeof *c);
     }
 }
 
-/* One block of k: panels [p0, p1) for rows [m0, m0 + rows). */
-INLINE void gemm_block(const real *a, int64_t lda, int64_t rows, int64_t K, int64_t k0,
-                       const float *panels, int64_t p0, int64_t p1, int64_t groups, real *c,
-                       int64_t ldc)
+/* Few rows: every weight is used once or twice, so that panels are walked to their ends, group by group. */
+static void gemm_few(const ref_gemm_job *j)
 {
-    const int64_t kc = ref_min(REF_KB, K - k0);
-    const tile_mode mode = k0 ? TILE_ADD : TILE_SET;
-    for (int64_t p = p0, g; p < p1; p += g) {
-        g = p + groups <= p1 ? groups : 1;
-        const operands o = {a + k0, lda, panels + (p * K + k0) * 16, 16, K * 16, c + 16 * p, ldc};
-        gemm_strip(o, rows, g, kc, mode);
+    const int64_t full = j->n / 16, groups = GROUPS(j->m);
+    for (int64_t p = 0, g; p < full; p += g) {
+        g = p + groups <= full ? groups : 1;
+        for (int64_t k0 = 0; k0 < j->k; k0 += REF_KB) {
+            const operands o = {j->a + k0, j->lda, j->panels + (p * j->k + k0) * 16, 16, j->k * 16, 16 * AHEAD,
+                                j->c + 16 * p, j->ldc};
+            (j->cold ? tile_cold : tile_weights)(j->m, g, &o, ref_min(REF_KB, j->k - k0),
+                                                 k0 ? TILE_ADD : TILE_SET);
+        }
     }
 }
 
-static void gemm(const real *a, int64_t lda, int64_t M, int64_t K, const float *panels, int64_t n,
-                 real *c, int64_t ldc)
+/* A block of rows and of k times all full panels. */
+INLINE void gemm_block(const ref_gemm_job *j, int64_t m, int64_t rows, int64_t k0, const real *a, int64_t lda)
 {
-    const int64_t full = n / 16, groups = GROUPS(M);
-    for (int64_t m = 0; m < M; m += MC) {
-        const int64_t rows = ref_min(MC, M - m);
-        for (int64_t p = 0; p < full; p += NC)
-            for (int64_t k0 = 0; k0 < K; k0 += REF_KB)
-                gemm_block(a + m * lda, lda, rows, K, k0, panels, p, ref_min(p + NC, full), groups,
-                           c + m * ldc, ldc);
+    const int64_t full = j->n / 16, groups = GROUPS(j->m), kc = ref_min(REF_KB, j->k - k0);
+    for (int64_t p = 0, g; p < full; p += g) {
+        g = p + groups <= full ? groups : 1;
+        operands o = {a, lda, j->panels + (p * j->k + k0) * 16, 16, j->k * 16, 0, j->c + m * j->ldc + 16 * p, j->ldc};
+        for (int64_t left = rows, h; left > 0; left -= h) {
+            h = next_rows(left);
+            tile_weights(h, g, &o, kc, k0 ? TILE_ADD : TILE_SET);
+            o.a += h * o.lda;
+            o.c += h * o.ldc;
+        }
     }
-    if (n % 16)
-        gemm_edge(a, lda, M, K, panels + full * K * 16, n % 16, c + 16 * full, ldc);
+}
+
+static void gemm_many(const ref_gemm_job *j)
+{
+    real copy[MC * A_STRIDE];
+    for (int64_t m = 0; m < j->m; m += MC) {
+        const int64_t rows = ref_min(MC, j->m - m);
+        for (int64_t k0 = 0; k0 < j->k; k0 += REF_KB) {
+            const real *a = j->a + m * j->lda + k0;
+            if (j->lda % CONFLICT) {
+                gemm_block(j, m, rows, k0, a, j->lda);
+                continue;
+            }
+            for (int64_t i = 0; i < rows; i++)
+                memcpy(copy + i * A_STRIDE, a + i * j->lda, (size_t)ref_min(REF_KB, j->k - k0) * sizeof *a);
+            gemm_block(j, m, rows, k0, copy, A_STRIDE);
+        }
+    }
+}
+
+#if REF_BITS == 32
+#    include "ref/kernels_codes.h"
+#else
+static void gemm_codes(const ref_gemm_job *j) { gemm_few(j); }
+#endif
+
+static void gemm(const ref_gemm_job *j)
+{
+    if (j->m <= FEW_ROWS && j->codes)
+        gemm_codes(j);
+    else if (j->m <= FEW_ROWS)
+        gemm_few(j);
+    else
+        gemm_many(j);
+    if (j->n % 16) gemm_edge(j);
 }
 
 /* ---- reductions and element-wise loops ------------------------------------------------------------ */

@@ -9,6 +9,20 @@
 
 #include "common/status.h"
 #include "ref/real.h"
+#include "ref/weights.h"
+
+/* c[i][j] = sum over k of a[i][k] * W[j][k]: m rows, n outputs. */
+typedef struct ref_gemm_job {
+    const real *a; /* [m][lda] */
+    int64_t lda, m, k;
+    const float *panels;         /* W, packed */
+    const ref_code_block *codes; /* the same W, or NULL; fp32 only: in double a weight has been rounded before */
+    int has_min;
+    int64_t n;
+    real *c; /* [m][ldc] */
+    int64_t ldc;
+    int cold; /* the weights come from memory, not from a cache: decides the speed of few rows, no bit */
+} ref_gemm_job;
 
 /* Consecutive entries of one KV head in view order. Key of slot s: lane s % 16 of panel s / 16;
  * value of slot s: row s. */
@@ -34,16 +48,14 @@ typedef struct ref_attn_job {
 
 enum {
     REF_ATTN_ROWS = 48, /* rows that share one walk over the keys */
-    REF_MAX_SPANS = 32  /* consecutive runs of slots in a view */
+    REF_MAX_SPANS = 32, /* consecutive runs of slots in a view */
+    REF_CACHED_BYTES = 32 << 20 /* weights up to here may stay in a cache from one token to the next */
 };
 
 typedef struct ref_kernels {
     const char *name;
 
-    /* c[m][j] = sum over k of a[m][k] * W[j][k] for m < M and the n columns of `panels`.
-     * a: [M][lda], panels: packed, c: [M][ldc]. */
-    void (*gemm)(const real *a, int64_t lda, int64_t M, int64_t K, const float *panels, int64_t n,
-                 real *c, int64_t ldc);
+    void (*gemm)(const ref_gemm_job *job);
 
     void (*attn)(const ref_attn_job *job);
 

@@ -53,7 +53,7 @@ static void find_pieces(attn_state *s, int64_t c)
 static void score_piece(const attn_state *s, int64_t r0, int64_t h, const piece *p)
 {
     const int64_t D = s->job->head_dim, groups = GROUPS(h);
-    operands o = {s->job->q + r0 * D, D, NULL, 16, D * 16, NULL, SCORE_STRIDE};
+    operands o = {s->job->q + r0 * D, D, NULL, 16, D * 16, groups * D * 16, NULL, SCORE_STRIDE};
     int64_t panel = p->slot / 16;
     const int64_t end = (p->slot + p->n + 15) / 16;
     if (p->slot % 16) {
@@ -123,7 +123,7 @@ static void weigh_common(const attn_state *s, int64_t h, int64_t common, real *o
         for (int64_t d = 0, g; d < s->dv; d += 16 * g) {
             g = d + 16 * groups <= s->dv ? groups : 1;
             const operands op = {s->scores + p->at, SCORE_STRIDE, p->v + p->slot * s->dv + d, s->dv, 16,
-                                 o + d, s->dv};
+                                 AHEAD * s->dv, o + d, s->dv};
             tile_reals(h, g, &op, n, mode);
         }
         mode = TILE_CONTINUE;

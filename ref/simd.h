@@ -21,6 +21,10 @@ typedef __m512 v16;
 INLINE v16 v_zero(void) { return _mm512_setzero_ps(); }
 INLINE v16 v_load(const real *p) { return _mm512_loadu_ps(p); }
 INLINE v16 v_load_w(const float *p) { return _mm512_loadu_ps(p); }
+INLINE v16 v_load_q(const int8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+}
 INLINE void v_store(real *p, v16 v) { _mm512_storeu_ps(p, v); }
 INLINE v16 v_set1(real x) { return _mm512_set1_ps(x); }
 INLINE v16 v_add(v16 a, v16 b) { return _mm512_add_ps(a, b); }
@@ -60,6 +64,11 @@ typedef struct v16 {
 INLINE v16 v_zero(void) { return (v16){_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 INLINE v16 v_load(const real *p) { return (v16){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 INLINE v16 v_load_w(const float *p) { return v_load(p); }
+INLINE __m256 v8_load_q(const int8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
+}
+INLINE v16 v_load_q(const int8_t *p) { return (v16){v8_load_q(p), v8_load_q(p + 8)}; }
 INLINE void v_store(real *p, v16 v)
 {
     _mm256_storeu_ps(p, v.l);
@@ -117,6 +126,7 @@ typedef struct v16 {
 INLINE v16 v_zero(void) { LANES(0); }
 INLINE v16 v_load(const real *p) { LANES(p[i]); }
 INLINE v16 v_load_w(const float *p) { LANES((real)p[i]); }
+INLINE v16 v_load_q(const int8_t *p) { LANES((real)p[i]); }
 INLINE void v_store(real *p, v16 v)
 {
     for (int i = 0; i < 16; i++)

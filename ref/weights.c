@@ -19,29 +19,51 @@ void ref_pack_panel(const kv_tensor *t, int64_t row0, float *scratch, float *pan
             panel[k * PANEL + j] = scratch[j * K + k];
 }
 
+void ref_pack_codes(const kv_tensor *t, int64_t row0, ref_code_block *blocks)
+{
+    const int64_t rows = t->rows - row0 < PANEL ? t->rows - row0 : PANEL, n = t->cols / 32;
+    const int64_t bytes = kv_dtype_block_bytes(t->dtype);
+    const uint8_t *src = (const uint8_t *)t->data + row0 * n * bytes;
+    memset(blocks, 0, (size_t)n * sizeof *blocks);
+    for (int64_t j = 0; j < rows; j++)
+        for (int64_t b = 0; b < n; b++) {
+            kv_codes c;
+            kv_read_codes(t->dtype, src + (j * n + b) * bytes, &c);
+            blocks[b].d[j] = c.d;
+            blocks[b].m[j] = c.m;
+            for (int k = 0; k < 32; k++)
+                blocks[b].q[k][j] = c.q[k];
+        }
+}
+
 /* Everything that has to be packed, so that it can be laid out, then filled in parallel. */
 typedef struct item {
     const kv_tensor *t;
     int64_t offset; /* floats into the arena */
+    int64_t codes;  /* blocks into the other; -1: the format has none */
     int64_t first_task; /* panels of all items before this one; a vector is one task */
     int is_vector;
 } item;
 
 typedef struct packer {
     item *items;
-    int64_t n_items, n_tasks, floats;
+    int64_t n_items, n_tasks, floats, blocks;
     float *arena;
+    ref_code_block *codes;
     kv_buffer *scratch; /* [threads] */
 } packer;
 
 static void plan_item(packer *p, const kv_tensor *t, int is_vector)
 {
     item *it = &p->items[p->n_items++];
-    *it = (item){.t = t, .first_task = p->n_tasks, .is_vector = is_vector};
+    *it = (item){.t = t, .first_task = p->n_tasks, .is_vector = is_vector, .codes = -1};
     p->n_tasks += is_vector ? 1 : (t->rows + PANEL - 1) / PANEL;
     const int64_t floats = is_vector ? t->cols : ref_packed_size(t->rows, t->cols);
     it->offset = p->floats;
     p->floats += (floats + PANEL - 1) / PANEL * PANEL;
+    if (is_vector || !kv_dtype_has_codes(t->dtype)) return;
+    it->codes = p->blocks;
+    p->blocks += (t->rows + PANEL - 1) / PANEL * (t->cols / 32);
 }
 
 static void run_task(void *arg, int64_t task, int worker)
@@ -62,6 +84,8 @@ static void run_task(void *arg, int64_t task, int worker)
         kv_tensor_rows_f32(it->t, 0, 1, dst);
     else
         ref_pack_panel(it->t, panel * PANEL, p->scratch[worker].p, dst + panel * PANEL * it->t->cols);
+    if (it->codes >= 0)
+        ref_pack_codes(it->t, panel * PANEL, p->codes + it->codes + panel * (it->t->cols / 32));
 }
 
 /* ---- binding: which tensor becomes which field ---------------------------------------------------- */
@@ -78,9 +102,12 @@ static ref_packed bind_matrix(binder *b, kv_role role, int32_t layer)
     const kv_tensor *t = role == KV_ROLE_OUTPUT ? kv_model_head(b->m) : kv_model_tensor(b->m, role, layer);
     if (b->planning) {
         plan_item(b->p, t, 0);
-        return (ref_packed){NULL, t->rows, t->cols};
+        return (ref_packed){.n = t->rows, .k = t->cols};
     }
-    return (ref_packed){b->p->arena + b->p->items[b->next++].offset, t->rows, t->cols};
+    const item *it = &b->p->items[b->next++];
+    return (ref_packed){.panels = b->p->arena + it->offset,
+                        .codes = it->codes < 0 ? NULL : b->p->codes + it->codes,
+                        .has_min = kv_dtype_has_min(t->dtype), .n = t->rows, .k = t->cols};
 }
 
 static const float *bind_vector(binder *b, kv_role role, int32_t layer)
@@ -142,11 +169,13 @@ static kv_status build(ref_weights *w, kv_pool *pool)
     binder b = {.p = &p, .m = m, .planning = 1};
     bind_all(&b, w);
     w->arena_bytes = (size_t)p.floats * sizeof(float);
+    w->codes_bytes = (size_t)p.blocks * sizeof(ref_code_block);
     w->arena = p.arena = kv_big_alloc(w->arena_bytes);
+    w->codes = p.codes = kv_big_alloc(w->codes_bytes);
     kv_status st = KV_OK;
-    if (!w->arena)
+    if (!w->arena || !w->codes)
         st = kv_fail(KV_ERR_NOMEM, "model '%s': out of memory, %zu MiB of packed weights are needed",
-                     m->name, w->arena_bytes >> 20);
+                     m->name, (w->arena_bytes + w->codes_bytes) >> 20);
     if (st == KV_OK) st = pack_all(&p, pool);
     b = (binder){.p = &p, .m = m, .planning = 0};
     if (st == KV_OK) bind_all(&b, w);
@@ -161,6 +190,7 @@ static ref_weights *shared; /* one entry per open model */
 static void destroy(ref_weights *w)
 {
     kv_big_free(w->arena, w->arena_bytes);
+    kv_big_free(w->codes, w->codes_bytes);
     free(w->layers);
     free(w);
 }

@@ -7,9 +7,18 @@
 #include "common/model.h"
 #include "common/pool.h"
 
-/* W[N][K] as panels [ceil(N/16)][K][16], zero padded. */
+/* 32 weights each of 16 outputs as their file keeps them: w[k][j] = d[j] * q[k][j] + m[j]. A third of the bytes
+ * of fp32 for the same values, which is what a product of few rows waits for. */
+typedef struct ref_code_block {
+    float d[16], m[16];
+    int8_t q[32][16];
+} ref_code_block;
+
+/* W[N][K] as panels [ceil(N/16)][K][16], zero padded, and, where the file's format has them, as codes. */
 typedef struct ref_packed {
     const float *panels;
+    const ref_code_block *codes; /* [ceil(N/16)][K/32], or NULL */
+    int has_min;                 /* m counts; where it does not, not even a zero is added */
     int64_t n, k;
 } ref_packed;
 
@@ -22,8 +31,8 @@ typedef struct ref_weights {
     const kv_model *model;
     int users;
     struct ref_weights *next;
-    void *arena;
-    size_t arena_bytes;
+    void *arena, *codes; /* panels and vectors; codes */
+    size_t arena_bytes, codes_bytes;
     const float *output_norm;
     ref_packed head;
     ref_layer_weights *layers; /* [n_layers] */
@@ -35,6 +44,9 @@ void ref_weights_release(const ref_weights *w); /* accepts NULL */
 
 /* Floats that a packed N x K matrix occupies. */
 int64_t ref_packed_size(int64_t n, int64_t k);
+
+/* The same rows as blocks[cols / 32]; t's format has codes. */
+void ref_pack_codes(const kv_tensor *t, int64_t row0, ref_code_block *blocks);
 
 /* Packs rows [row0, row0 + 16) of t into one panel; rows behind the last are zero. scratch: 16 * cols
  * floats. */

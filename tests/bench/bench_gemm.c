@@ -39,10 +39,12 @@ static double compare(const ref_kernels *kern, const shape *s, double *mine, dou
     bench_fill(a, na, 1);
     bench_fill(w, nw, 2);
     pack(w, s->n, s->k, p);
+    const ref_gemm_job job = {.a = a, .lda = s->k, .m = s->m, .k = s->k, .panels = p, .n = s->n, .c = c,
+                              .ldc = s->n, .cold = nw * 4 > REF_CACHED_BYTES};
     for (int r = -1; r < BENCH_RUNS; r++) { /* the first pair warms up */
         double t = kv_now(), ours, blas = 0;
         for (int i = 0; i < repeat; i++)
-            kern->gemm(a, s->k, s->m, s->k, p, s->n, c, s->n);
+            kern->gemm(&job);
         ours = kv_now() - t;
         for (int i = 0; i < repeat; i++)
             blas += bench_sgemm(1, s->m, s->n, s->k, a, w, c);

@@ -26,6 +26,7 @@ int main(void)
         cmocka_unit_test(gemm_has_the_bits_of_the_contract_for_1_to_30_rows),
         cmocka_unit_test(gemm_adds_blocks_of_256_in_order),
         cmocka_unit_test(gemm_crosses_its_cache_blocks),
+        cmocka_unit_test(gemm_copies_rows_that_compete_for_the_cache),
         cmocka_unit_test(gemm_inputs_tell_a_wrong_order_from_the_right_one),
         cmocka_unit_test(gemm_keeps_zeros_subnormals_and_overflow),
         cmocka_unit_test(rmsnorm_sums_in_64_lanes),
