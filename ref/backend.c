@@ -9,15 +9,37 @@
 
 /* ---- opening and closing -------------------------------------------------------------------------- */
 
+typedef struct ref_options {
+    const ref_kernels *kernels;
+    int quotient; /* RoPE frequencies rounded twice */
+} ref_options;
+
+static kv_status parse_option(const char *text, char isa[16], ref_options *o)
+{
+    if (strncmp(text, "isa=", 4) == 0) {
+        snprintf(isa, 16, "%s", text + 4);
+        return KV_OK;
+    }
+    o->quotient = strcmp(text, "freq=quotient") == 0;
+    if (o->quotient) return KV_OK;
+    return kv_fail(KV_ERR_USAGE, "option '%s' is unknown; the reference has isa=scalar|avx2|avx512 and "
+                                 "freq=quotient", text);
+}
+
+static kv_status parse_options(const char *options, ref_options *o)
+{
+    char list[64], isa[16] = "", *rest = NULL;
+    *o = (ref_options){0};
+    snprintf(list, sizeof list, "%s", options ? options : "");
+    for (const char *t = strtok_r(list, ",", &rest); t; t = strtok_r(NULL, ",", &rest))
+        KV_TRY(parse_option(t, isa, o));
+    return REF(kernels_find)(isa[0] ? isa : NULL, &o->kernels);
+}
+
 static kv_status available(const char *options, char *why, size_t why_size)
 {
-    const ref_kernels *k;
-    const char *isa = options && strncmp(options, "isa=", 4) == 0 ? options + 4 : NULL;
-    if (options && *options && !isa) {
-        snprintf(why, why_size, "option '%s' is unknown; the reference has isa=scalar|avx2|avx512", options);
-        return kv_fail(KV_ERR_USAGE, "%s", why);
-    }
-    const kv_status st = REF(kernels_find)(isa, &k);
+    ref_options o;
+    const kv_status st = parse_options(options, &o);
     if (st != KV_OK) snprintf(why, why_size, "%s", kv_message());
     return st;
 }
@@ -57,16 +79,16 @@ static void close_session(kv_session *handle)
 
 static kv_status fill_session(ref_session *s, const kv_open_args *a)
 {
-    char why[KV_MESSAGE_MAX];
-    KV_TRY(available(a->options, why, sizeof why));
+    ref_options o;
+    KV_TRY(parse_options(a->options, &o));
     KV_TRY(refuse(a));
-    KV_TRY(REF(kernels_find)(a->options && *a->options ? a->options + 4 : NULL, &s->kernels));
+    s->kernels = o.kernels;
     KV_TRY(kv_pool_create(a->threads, &s->pool));
     s->scratch = calloc((size_t)a->threads, sizeof *s->scratch);
     if (!s->scratch) return kv_fail(KV_ERR_NOMEM, "out of memory");
     s->model = a->model;
     const kv_config *cfg = &a->model->cfg;
-    REF(rope_init)(&s->rope, cfg);
+    REF(rope_init)(&s->rope, cfg, o.quotient);
     s->scale = cfg->softmax_scale != 0 ? (real)cfg->softmax_scale
                                        : (real)(1.0 / kv_dsqrt((double)cfg->head_dim));
     KV_TRY(kv_buffer_reserve(&s->embed_row, (size_t)cfg->d_model * sizeof(float)));

@@ -21,7 +21,9 @@ typedef struct ref_rope_table {
     real *cos, *sin;
 } ref_rope_table;
 
-void REF(rope_init)(ref_rope *r, const kv_config *cfg);
+/* quotient: frequencies as 1 / theta^(2i/rd), the power and the quotient rounded to fp32 each, as Hugging Face's
+ * models compute them; else docs/numerics.md, one rounding. */
+void REF(rope_init)(ref_rope *r, const kv_config *cfg, int quotient);
 
 /* cos and sin of one position for every pair. */
 void REF(rope_at)(const ref_rope *r, int64_t pos, real *cos, real *sin);

@@ -25,7 +25,7 @@ static ref_rope init(const rope_case *c)
     const kv_config cfg = {.head_dim = c->head_dim, .rope_dims = c->rope_dims, .rope_theta = c->theta,
                            .rope_pairing = c->pairing, .rope_sign = c->sign};
     ref_rope r;
-    REF(rope_init)(&r, &cfg);
+    REF(rope_init)(&r, &cfg, 0);
     return r;
 }
 
@@ -42,6 +42,23 @@ static void rope_frequencies_follow_the_formula(void **state)
             assert_bits(&r.inv_freq[p], &want, 1, "case %d, pair %lld", i, (long long)p);
         }
     }
+}
+
+/* The other way to round them: never further than a bit away, and not the same everywhere. */
+static void rope_frequencies_may_be_quotients(void **state)
+{
+    (void)state;
+    const kv_config cfg = {.head_dim = 64, .rope_dims = 64, .rope_theta = 1e5, .rope_sign = 1};
+    ref_rope one, two;
+    int differ = 0;
+    REF(rope_init)(&one, &cfg, 0);
+    REF(rope_init)(&two, &cfg, 1);
+    for (int64_t p = 0; p < one.pairs; p++) {
+        const double off = (double)two.inv_freq[p] / (double)one.inv_freq[p] - 1;
+        assert_true(off <= 0x1p-23 && off >= -0x1p-23);
+        differ += two.inv_freq[p] != one.inv_freq[p];
+    }
+    assert_true(differ > 0 && one.inv_freq[0] == two.inv_freq[0]);
 }
 
 /* Values that can be said without a program: theta^(-1/4), theta^(-1/2), theta^(-3/4) of 10000. */
@@ -235,6 +252,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rope_frequencies_follow_the_formula),
+        cmocka_unit_test(rope_frequencies_may_be_quotients),
         cmocka_unit_test(rope_frequencies_of_theta_10000_are_powers_of_ten),
         cmocka_unit_test(rope_tables_follow_the_formula),
         cmocka_unit_test(rope_of_sign_minus_one_negates_the_sine_only),
