@@ -215,9 +215,9 @@ static void check_nll512(int threads)
     free(got);
 }
 
-/* The witness is torch in fp32, whose RoPE frequencies are quotients: with these every token must agree, beyond
- * the trained context too. With frequencies of the contract (docs/decisions.md, 17) angles differ in proportion
- * to the position: every token of the trained context must agree. */
+/* The witness is torch in fp32, whose RoPE frequencies are quotients. With frequencies of the contract angles differ
+ * in proportion to the position, and two tokens beyond the trained context are above the limit: that line is red
+ * until contract or limit is changed (docs/decisions.md, 17). */
 static void check_long(int threads)
 {
     int32_t *tokens = calloc(MAX_TOKENS, sizeof *tokens), first;
@@ -229,21 +229,18 @@ static void check_long(int threads)
     const int32_t n = load_nll("nll_long12288_torch_fp32.tsv", -1, 1, 2, tokens, want);
     const struct {
         const char *options, *name;
-        int32_t judged;
-    } ways[] = {{"freq=quotient", "frequencies as quotients", n}, {"", "frequencies of the contract", 8192}};
+    } ways[] = {{"freq=quotient", "frequencies as quotients"}, {"", "frequencies of the contract"}};
     for (size_t w = 0; w < sizeof ways / sizeof *ways; w++) {
-        nll_check c = {.each = 1e-3, .mean = 1e-5}, all = c;
+        nll_check c = {.each = 1e-3, .mean = 1e-5};
         golden_stream s;
         dt_side way = side;
         snprintf(way.options, sizeof way.options, "%s", ways[w].options);
         golden_open(&s, &way, model, "full", threads);
         golden_feed(&s, tokens, n + 1, 256, 256, got, NULL, NULL, NULL);
         golden_close(&s);
-        const int ok = compare_nll(want, got, ways[w].judged, &c);
-        compare_nll(want, got, n, &all);
-        golden_ok(ok && n == 12288,
-                  "long, %s: first %d of %d NLLs within 1e-3 (largest %.1e; of all %.1e, mean off by %.1e)",
-                  ways[w].name, ways[w].judged, n, c.worst, all.worst, all.mean_off);
+        const int ok = compare_nll(want, got, n, &c);
+        golden_ok(ok && n == 12288, "long, %s: %d NLLs within 1e-3 (largest %.1e, mean off by %.1e)", ways[w].name, n,
+                  c.worst, c.mean_off);
     }
     free(tokens);
     free(want);
