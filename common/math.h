@@ -15,7 +15,7 @@
 #ifndef KV_COMMON_MATH_H
 #define KV_COMMON_MATH_H
 
-#define KV_NUMERIC_CONTRACT_VERSION 1 /* of docs/numerics.md; stored with every result */
+#define KV_NUMERIC_CONTRACT_VERSION 2 /* of docs/numerics.md; stored with every result */
 
 #include "common/hd.h"
 

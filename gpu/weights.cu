@@ -105,7 +105,7 @@ std::vector<float> inverse_frequencies(const kv_config &cfg)
     const double log_theta = kv_log_core(cfg.rope_theta);
     for (int32_t i = 0; i < cfg.rope_dims / 2; i++) {
         const double exponent = kv_ddiv((double)(2 * i), (double)cfg.rope_dims);
-        v.push_back(kv_d2f(kv_exp_core(kv_dmul(-exponent, log_theta))));
+        v.push_back(kv_div(1.0f, kv_d2f(kv_exp_core(kv_dmul(exponent, log_theta)))));
     }
     return v;
 }

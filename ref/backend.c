@@ -9,37 +9,21 @@
 
 /* ---- opening and closing -------------------------------------------------------------------------- */
 
-typedef struct ref_options {
-    const ref_kernels *kernels;
-    int quotient; /* RoPE frequencies rounded twice */
-} ref_options;
-
-static kv_status parse_option(const char *text, char isa[16], ref_options *o)
+static kv_status parse_options(const char *options, const ref_kernels **kernels)
 {
-    if (strncmp(text, "isa=", 4) == 0) {
-        snprintf(isa, 16, "%s", text + 4);
-        return KV_OK;
+    const char *isa = NULL;
+    if (options && options[0]) {
+        if (strncmp(options, "isa=", 4) != 0)
+            return kv_fail(KV_ERR_USAGE, "option '%s' is unknown; the reference has isa=scalar|avx2|avx512", options);
+        isa = options + 4;
     }
-    o->quotient = strcmp(text, "freq=quotient") == 0;
-    if (o->quotient) return KV_OK;
-    return kv_fail(KV_ERR_USAGE, "option '%s' is unknown; the reference has isa=scalar|avx2|avx512 and "
-                                 "freq=quotient", text);
-}
-
-static kv_status parse_options(const char *options, ref_options *o)
-{
-    char list[64], isa[16] = "", *rest = NULL;
-    *o = (ref_options){0};
-    snprintf(list, sizeof list, "%s", options ? options : "");
-    for (const char *t = strtok_r(list, ",", &rest); t; t = strtok_r(NULL, ",", &rest))
-        KV_TRY(parse_option(t, isa, o));
-    return REF(kernels_find)(isa[0] ? isa : NULL, &o->kernels);
+    return REF(kernels_find)(isa, kernels);
 }
 
 static kv_status available(const char *options, char *why, size_t why_size)
 {
-    ref_options o;
-    const kv_status st = parse_options(options, &o);
+    const ref_kernels *k;
+    const kv_status st = parse_options(options, &k);
     if (st != KV_OK) snprintf(why, why_size, "%s", kv_message());
     return st;
 }
@@ -79,16 +63,14 @@ static void close_session(kv_session *handle)
 
 static kv_status fill_session(ref_session *s, const kv_open_args *a)
 {
-    ref_options o;
-    KV_TRY(parse_options(a->options, &o));
+    KV_TRY(parse_options(a->options, &s->kernels));
     KV_TRY(refuse(a));
-    s->kernels = o.kernels;
     KV_TRY(kv_pool_create(a->threads, &s->pool));
     s->scratch = calloc((size_t)a->threads, sizeof *s->scratch);
     if (!s->scratch) return kv_fail(KV_ERR_NOMEM, "out of memory");
     s->model = a->model;
     const kv_config *cfg = &a->model->cfg;
-    REF(rope_init)(&s->rope, cfg, o.quotient);
+    REF(rope_init)(&s->rope, cfg);
     s->scale = cfg->softmax_scale != 0 ? (real)cfg->softmax_scale
                                        : (real)(1.0 / kv_dsqrt((double)cfg->head_dim));
     KV_TRY(kv_buffer_reserve(&s->embed_row, (size_t)cfg->d_model * sizeof(float)));

@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-void REF(rope_init)(ref_rope *r, const kv_config *cfg, int quotient)
+void REF(rope_init)(ref_rope *r, const kv_config *cfg)
 {
     *r = (ref_rope){.head_dim = cfg->head_dim,
                     .pairs = cfg->rope_dims / 2,
@@ -11,8 +11,7 @@ void REF(rope_init)(ref_rope *r, const kv_config *cfg, int quotient)
     const double log_theta = kv_log_core(cfg->rope_theta);
     for (int64_t i = 0; i < r->pairs; i++) {
         const double share = (double)(2 * i) / (double)cfg->rope_dims;
-        r->inv_freq[i] = quotient ? (real)(1.0f / (float)kv_exp_core(share * log_theta))
-                                  : (real)kv_exp_core(-(share * log_theta));
+        r->inv_freq[i] = 1 / (real)kv_exp_core(share * log_theta);
     }
 }
 

@@ -21,9 +21,8 @@ typedef struct ref_rope_table {
     real *cos, *sin;
 } ref_rope_table;
 
-/* quotient: frequencies as 1 / theta^(2i/rd), the power and the quotient rounded to fp32 each, as Hugging Face's
- * models compute them; else docs/numerics.md, one rounding. */
-void REF(rope_init)(ref_rope *r, const kv_config *cfg, int quotient);
+/* Frequencies 1 / theta^(2i/rd): docs/numerics.md, section 3. */
+void REF(rope_init)(ref_rope *r, const kv_config *cfg);
 
 /* cos and sin of one position for every pair. */
 void REF(rope_at)(const ref_rope *r, int64_t pos, real *cos, real *sin);

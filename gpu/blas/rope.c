@@ -12,7 +12,7 @@ void blas_rope_init(blas_rope *r, const kv_config *cfg)
     r->half = cfg->rope_pairing == KV_ROPE_HALF;
     r->sign = (float)cfg->rope_sign;
     for (int64_t i = 0; i < r->pairs; i++)
-        r->inv_freq[i] = (float)kv_exp_core(-((double)(2 * i) / dims) * log_theta);
+        r->inv_freq[i] = 1.0f / (float)kv_exp_core((double)(2 * i) / dims * log_theta);
 }
 
 void blas_rope_at(const blas_rope *r, int64_t pos, float *cos, float *sin)

@@ -212,7 +212,7 @@ void test_tables_are_those_of_the_definition(void **)
         assert_side(s.s, side()->table(s.s, KV_TABLE_ROPE_SIN, first, 3, sines.data()));
         for (int64_t p = first; p < first + 3; p++)
             for (int32_t i = 0; i < half; i++) {
-                const float f = kv_d2f(kv_exp_core(-(2.0 * i / (2.0 * half)) * kv_log_core(10000.0)));
+                const float f = 1.0f / kv_d2f(kv_exp_core(2.0 * i / (2.0 * half) * kv_log_core(10000.0)));
                 float sine, cosine;
                 kv_sincos((float)p * f, &sine, &cosine);
                 c.push_back(cosine);

@@ -8,7 +8,7 @@ namespace
 std::vector<float> frequencies(int32_t half)
 {
     std::vector<float> f;
-    for (int32_t j = 0; j < half; j++) f.push_back(kv_d2f(kv_exp_core(-(2.0 * j / (2.0 * half)) * kv_log_core(10000.0))));
+    for (int32_t j = 0; j < half; j++) f.push_back(1.0f / kv_d2f(kv_exp_core(2.0 * j / (2.0 * half) * kv_log_core(10000.0))));
     return f;
 }
 

@@ -215,9 +215,6 @@ static void check_nll512(int threads)
     free(got);
 }
 
-/* The witness is torch in fp32, whose RoPE frequencies are quotients. With frequencies of the contract angles differ
- * in proportion to the position, and two tokens beyond the trained context are above the limit: that line is red
- * until contract or limit is changed (docs/decisions.md, 17). */
 static void check_long(int threads)
 {
     int32_t *tokens = calloc(MAX_TOKENS, sizeof *tokens), first;
@@ -227,21 +224,13 @@ static void check_long(int threads)
     load_ids("dev_2701-moby-dick.64k.tok.u32", &first, 1); /* this file leaves the first token out */
     tokens[0] = first;
     const int32_t n = load_nll("nll_long12288_torch_fp32.tsv", -1, 1, 2, tokens, want);
-    const struct {
-        const char *options, *name;
-    } ways[] = {{"freq=quotient", "frequencies as quotients"}, {"", "frequencies of the contract"}};
-    for (size_t w = 0; w < sizeof ways / sizeof *ways; w++) {
-        nll_check c = {.each = 1e-3, .mean = 1e-5};
-        golden_stream s;
-        dt_side way = side;
-        snprintf(way.options, sizeof way.options, "%s", ways[w].options);
-        golden_open(&s, &way, model, "full", threads);
-        golden_feed(&s, tokens, n + 1, 256, 256, got, NULL, NULL, NULL);
-        golden_close(&s);
-        const int ok = compare_nll(want, got, n, &c);
-        golden_ok(ok && n == 12288, "long, %s: %d NLLs within 1e-3 (largest %.1e, mean off by %.1e)", ways[w].name, n,
-                  c.worst, c.mean_off);
-    }
+    nll_check c = {.each = 1e-3, .mean = 1e-5};
+    golden_stream s;
+    golden_open(&s, &side, model, "full", threads);
+    golden_feed(&s, tokens, n + 1, 256, 256, got, NULL, NULL, NULL);
+    golden_close(&s);
+    const int ok = compare_nll(want, got, n, &c);
+    golden_ok(ok && n == 12288, "long: %d NLLs within 1e-3 (largest %.1e, mean off by %.1e)", n, c.worst, c.mean_off);
     free(tokens);
     free(want);
     free(got);

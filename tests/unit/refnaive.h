@@ -177,7 +177,7 @@ KV_UNUSED_TEST_HELPER real naive_nll(const real *z, int64_t n, int64_t target)
 KV_UNUSED_TEST_HELPER void naive_angle(int64_t pos, int64_t i, int64_t rd, double theta, int sign,
                                        real *c, real *s)
 {
-    const real inv_freq = (real)kv_exp_core(-(((double)(2 * i) / (double)rd) * kv_log_core(theta)));
+    const real inv_freq = (real)1 / (real)kv_exp_core(((double)(2 * i) / (double)rd) * kv_log_core(theta));
     const real angle = (real)pos * inv_freq;
 #if REF_BITS == 32
     kv_sincos(angle, s, c);

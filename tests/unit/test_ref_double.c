@@ -48,7 +48,6 @@ int main(void)
         cmocka_unit_test(attention_of_ties_of_giants_and_of_zeros),
         cmocka_unit_test(attention_inputs_tell_one_chunk_from_two),
         cmocka_unit_test(rope_frequencies_follow_the_formula),
-        cmocka_unit_test(rope_frequencies_may_be_quotients),
         cmocka_unit_test(rope_frequencies_of_theta_10000_are_powers_of_ten),
         cmocka_unit_test(rope_tables_follow_the_formula),
         cmocka_unit_test(rope_of_sign_minus_one_negates_the_sine_only),
