@@ -20,7 +20,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-#define KV_BACKEND_ABI 1u
+#define KV_BACKEND_ABI 2u
 #define KV_SIDE_ENTRY  "kv_side_entry"
 
 /* What a side promises about its numbers. */
@@ -162,6 +162,28 @@ typedef enum kv_table {
     KV_TABLE_ROPE_SIN  /* the same for sines, as the forward pass uses them */
 } kv_table;
 
+/* ---- tracing a policy without a model ------------------------------------------------------------- */
+
+/* What a ring cache holds: canonical slots, sinks left out. Valid during the call that passes it. */
+typedef struct kv_trace_state {
+    int64_t seen;
+    int32_t n_sink, n_rings, n_slots;
+    const int32_t *count, *start; /* [n_rings] entries of a ring, ring offset of its oldest */
+    const int64_t *og;            /* [n_slots] original index, -1 for an empty slot */
+    const int32_t *pos;           /* [n_slots] position of the next read, -1 for an empty slot */
+} kv_trace_state;
+
+/* Tokens 0 .. n_tokens-1 are inserted one by one, each with a score that never changes. One KV head. */
+typedef struct kv_trace {
+    const kv_policy *policy; /* sink or cascade */
+    int64_t n_tokens;
+    float (*score)(void *arg, int64_t token);
+    /* after every token; a non-zero return ends the trace early */
+    int (*look)(void *arg, const kv_trace_state *state);
+    void *arg;
+    kv_events *events; /* or NULL */
+} kv_trace;
+
 typedef struct kv_open_args {
     const kv_model *model;   /* outlives the session */
     const kv_policy *policy; /* copied */
@@ -212,6 +234,9 @@ typedef struct kv_backend {
 
     /* A derived table, so that both sides' can be compared bit for bit when a case opens. */
     kv_status (*table)(kv_session *s, kv_table which, int64_t first, int64_t n, float *dst);
+
+    /* The side's insertion rule alone, without a model. Optional: NULL. */
+    kv_status (*trace)(const kv_trace *t);
 } kv_backend;
 
 typedef const kv_backend *kv_side_entry_fn(uint32_t abi);

@@ -1,35 +1,9 @@
-#include "common/policy.h"
+#include "common/policy_rules.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static const char *const sliding_pos_words[] = {"rerotate", "absolute", "saturate", NULL};
-
-enum { CAP_MAX = 1 << 28 };
-
-static const kv_policy_param sliding_params[] = {
-    {"cap", "most entries a step may end with", offsetof(kv_policy, sliding.cap), 1, 0, 2, CAP_MAX,
-     NULL},
-    {"pos", "how positions are numbered", offsetof(kv_policy, sliding.pos), 0, KV_SLIDING_REROTATE,
-     0, 2, sliding_pos_words},
-};
-
-static const kv_policy_param sink_params[] = {
-    {"cap", "slots other than sinks", offsetof(kv_policy, sink.cap), 1, 0, 1, CAP_MAX, NULL},
-    {"sinks", "first tokens kept for ever", offsetof(kv_policy, sink.sinks), 0, 4, 0, 1 << 20,
-     NULL},
-};
-
-static const struct {
-    const kv_policy_param *params;
-    size_t n;
-} selection_params[] = {
-    [KV_SEL_FULL] = {NULL, 0},
-    [KV_SEL_SLIDING] = {sliding_params, sizeof sliding_params / sizeof *sliding_params},
-    [KV_SEL_SINK] = {sink_params, sizeof sink_params / sizeof *sink_params},
-};
 
 static const char *const selection_names[] = {
 #define X(symbol, name, id, about) [id] = #name,
@@ -72,14 +46,6 @@ const char *kv_storage_about(int32_t i)
     return i >= 0 && i < KV_STORE_COUNT ? storage_abouts[i] : "?";
 }
 
-const kv_policy_param *kv_selection_params(int32_t selection, size_t *n)
-{
-    *n = 0;
-    if (selection < 0 || selection >= KV_SEL_COUNT) return NULL;
-    *n = selection_params[selection].n;
-    return selection_params[selection].params;
-}
-
 static int32_t *field(kv_policy *p, const kv_policy_param *d)
 {
     return (int32_t *)(void *)((char *)p + d->offset);
@@ -88,6 +54,11 @@ static int32_t *field(kv_policy *p, const kv_policy_param *d)
 static int32_t value(const kv_policy *p, const kv_policy_param *d)
 {
     return *(const int32_t *)(const void *)((const char *)p + d->offset);
+}
+
+static double *decimal(const kv_policy *p, const kv_policy_param *d)
+{
+    return (double *)(void *)((char *)(uintptr_t)p + d->offset);
 }
 
 /* Writes "a, b, c" (or "a|b|c") into a static-sized buffer for a message. */
@@ -107,33 +78,41 @@ static void join_params(const kv_policy_param *d, size_t n, char *dst, size_t si
         used += (size_t)snprintf(dst + used, size - used, "%s%s", used ? ", " : "", d[i].name);
 }
 
-static kv_status parse_value(const char *spec, const kv_policy_param *d, const char *text,
-                             int32_t *out)
+static kv_status parse_word(const char *spec, const kv_policy_param *d, const char *text, int32_t *out)
 {
-    char list[128];
-    if (d->words) {
-        for (int32_t i = 0; d->words[i]; i++)
-            if (strcmp(text, d->words[i]) == 0) {
-                *out = i;
-                return KV_OK;
-            }
-        join_words(d->words, ", ", list, sizeof list);
-        return kv_fail(KV_ERR_USAGE, "policy '%s': %s=%s is unknown; use one of %s", spec, d->name,
-                       text, list);
-    }
+    char list[160];
+    for (int32_t i = 0; d->words[i]; i++)
+        if (strcmp(text, d->words[i]) == 0) {
+            *out = i;
+            return KV_OK;
+        }
+    join_words(d->words, ", ", list, sizeof list);
+    return kv_fail(KV_ERR_USAGE, "policy '%s': %s=%s is unknown; use one of %s", spec, d->name, text, list);
+}
+
+static kv_status parse_decimal(const char *spec, const kv_policy_param *d, const char *text, double *out)
+{
+    char *end;
+    *out = strtod(text, &end);
+    if (end == text || *end != '\0' || !(*out > 0 && *out < 1))
+        return kv_fail(KV_ERR_USAGE, "policy '%s': %s=%s is not a decimal number between 0 and 1, such as %s", spec,
+                       d->name, text, d->decimal);
+    return KV_OK;
+}
+
+static kv_status parse_value(const char *spec, const kv_policy_param *d, const char *text, kv_policy *p)
+{
+    if (d->words) return parse_word(spec, d, text, field(p, d));
+    if (d->decimal) return parse_decimal(spec, d, text, decimal(p, d));
     char *end;
     errno = 0;
     const long v = strtol(text, &end, 10);
     if (end == text || *end != '\0')
-        return kv_fail(KV_ERR_USAGE, "policy '%s': %s=%s is not a whole number", spec, d->name,
-                       text);
-    if (errno == ERANGE || v < d->min || v > d->max) {
-        const long nearest = v < d->min ? d->min : d->max;
-        return kv_fail(KV_ERR_USAGE,
-                       "policy '%s': %s=%s is outside %d..%d; the nearest legal value is %ld", spec,
-                       d->name, text, d->min, d->max, nearest);
-    }
-    *out = (int32_t)v;
+        return kv_fail(KV_ERR_USAGE, "policy '%s': %s=%s is not a whole number", spec, d->name, text);
+    if (errno == ERANGE || v < d->min || v > d->max)
+        return kv_fail(KV_ERR_USAGE, "policy '%s': %s=%s is outside %d..%d; the nearest legal value is %d", spec, d->name,
+                       text, d->min, d->max, v < d->min ? d->min : d->max);
+    *field(p, d) = (int32_t)v;
     return KV_OK;
 }
 
@@ -144,34 +123,37 @@ static const kv_policy_param *find_param(const kv_policy_param *d, size_t n, con
     return NULL;
 }
 
-/* text = "key=value,key=value"; modified in place. */
-static kv_status parse_params(const char *spec, char *text, int32_t selection, kv_policy *out)
-{
+/* What a list of parameters belongs to. */
+typedef struct owner {
+    const char *name;
+    const kv_policy_param *d;
     size_t n;
-    const kv_policy_param *d = kv_selection_params(selection, &n);
-    uint64_t seen = 0;
-    char list[128], *save = NULL;
+} owner;
+
+/* text = "key=value,key=value"; modified in place. */
+static kv_status parse_params(const char *spec, char *text, const owner *o, kv_policy *out, uint64_t *given)
+{
+    char list[192], *save = NULL;
+    *given = 0;
     for (char *item = strtok_r(text, ",", &save); item; item = strtok_r(NULL, ",", &save)) {
         char *eq = strchr(item, '=');
         if (eq) *eq = '\0';
-        const kv_policy_param *p = find_param(d, n, item);
+        const kv_policy_param *p = find_param(o->d, o->n, item);
         if (!p) {
-            join_params(d, n, list, sizeof list);
-            return kv_fail(KV_ERR_USAGE, "policy '%s': %s has no parameter '%s'; it has: %s", spec,
-                           kv_selection_name(selection), item, list);
+            join_params(o->d, o->n, list, sizeof list);
+            return kv_fail(KV_ERR_USAGE, "policy '%s': %s has no parameter '%s'; it has: %s", spec, o->name, item, list);
         }
         if (!eq)
-            return kv_fail(KV_ERR_USAGE, "policy '%s': '%s' needs a value, as in %s=...", spec,
-                           item, item);
-        if (seen & (UINT64_C(1) << (p - d)))
-            return kv_fail(KV_ERR_USAGE, "policy '%s': %s is given twice; keep one", spec, item);
-        seen |= UINT64_C(1) << (p - d);
-        KV_TRY(parse_value(spec, p, eq + 1, field(out, p)));
+            return kv_fail(KV_ERR_USAGE, "policy '%s': '%s' needs a value, as in %s=...", spec, item, item);
+        const uint64_t bit = UINT64_C(1) << (p - o->d);
+        if (*given & bit) return kv_fail(KV_ERR_USAGE, "policy '%s': %s is given twice; keep one", spec, item);
+        *given |= bit;
+        KV_TRY(parse_value(spec, p, eq + 1, out));
     }
-    for (size_t i = 0; i < n; i++)
-        if (d[i].required && !(seen & (UINT64_C(1) << i)))
-            return kv_fail(KV_ERR_USAGE, "policy '%s': %s=N is missing (%s); it has no default",
-                           spec, d[i].name, d[i].about);
+    for (size_t i = 0; i < o->n; i++)
+        if (o->d[i].flags & KV_PARAM_REQUIRED && !(*given & (UINT64_C(1) << i)))
+            return kv_fail(KV_ERR_USAGE, "policy '%s': %s=N is missing (%s); it has no default", spec, o->d[i].name,
+                           o->d[i].about);
     return KV_OK;
 }
 
@@ -182,14 +164,26 @@ static int32_t find_name(const char *const *names, int32_t n, const char *name)
     return -1;
 }
 
+static void set_defaults_of(kv_policy *p, const kv_policy_param *d, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (d[i].decimal)
+            *decimal(p, &d[i]) = strtod(d[i].decimal, NULL);
+        else
+            *field(p, &d[i]) = d[i].def;
+}
+
 static void set_defaults(kv_policy *p)
 {
+    size_t n;
     memset(p, 0, sizeof *p);
     for (int32_t s = 0; s < KV_SEL_COUNT; s++) {
-        size_t n;
         const kv_policy_param *d = kv_selection_params(s, &n);
-        for (size_t i = 0; i < n; i++)
-            *field(p, &d[i]) = d[i].def;
+        set_defaults_of(p, d, n);
+    }
+    for (int32_t s = 0; s < KV_STORE_COUNT; s++) {
+        const kv_policy_param *d = kv_storage_params(s, &n);
+        set_defaults_of(p, d, n);
     }
 }
 
@@ -202,6 +196,17 @@ static kv_status unknown_name(const char *spec, const char *what, const char *na
     for (int32_t i = 0; i < n && used < sizeof list; i++)
         used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", names[i]);
     return kv_fail(KV_ERR_USAGE, "policy '%s': unknown %s '%s'; known: %s", spec, what, name, list);
+}
+
+static kv_status parse_storage(const char *spec, char *text, kv_policy *out, uint64_t *given)
+{
+    char empty[1] = "", *params = strchr(text, ':');
+    if (params) *params++ = '\0';
+    out->storage = find_name(storage_names, KV_STORE_COUNT, text);
+    if (out->storage < 0) return unknown_name(spec, "storage", text, storage_names, KV_STORE_COUNT);
+    owner o = {kv_storage_name(out->storage), NULL, 0};
+    o.d = kv_storage_params(out->storage, &o.n);
+    return parse_params(spec, params ? params : empty, &o, out, given);
 }
 
 kv_status kv_policy_parse(const char *spec, kv_policy *out)
@@ -221,15 +226,22 @@ kv_status kv_policy_parse(const char *spec, kv_policy *out)
     if (out->selection < 0)
         return unknown_name(spec, "selection", text, selection_names, KV_SEL_COUNT);
     char empty[1] = "";
-    KV_TRY(parse_params(spec, params ? params : empty, out->selection, out));
-    if (storage) {
-        char *storage_params = strchr(storage, ':');
-        if (storage_params) *storage_params++ = '\0';
-        out->storage = find_name(storage_names, KV_STORE_COUNT, storage);
-        if (out->storage < 0)
-            return unknown_name(spec, "storage", storage, storage_names, KV_STORE_COUNT);
-        if (storage_params)
-            return kv_fail(KV_ERR_USAGE, "policy '%s': storage %s has no parameters", spec, storage);
+    uint64_t given, ignored;
+    owner o = {kv_selection_name(out->selection), NULL, 0};
+    o.d = kv_selection_params(out->selection, &o.n);
+    KV_TRY(parse_params(spec, params ? params : empty, &o, out, &given));
+    if (storage) KV_TRY(parse_storage(spec, storage, out, &ignored));
+    KV_TRY(kv_policy_derive(spec, out, given));
+    return kv_policy_check_rules(spec, out);
+}
+
+static kv_status check_limits(const char *spec, const kv_policy *p, const kv_policy_param *d, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (d[i].decimal || d[i].flags & KV_PARAM_ALIAS) continue;
+        const int32_t v = value(p, &d[i]);
+        if (v < d[i].min || v > d[i].max)
+            return kv_fail(KV_ERR_USAGE, "policy %s: %s=%d is outside %d..%d", spec, d[i].name, v, d[i].min, d[i].max);
     }
     return KV_OK;
 }
@@ -242,51 +254,60 @@ kv_status kv_policy_check(const kv_policy *p)
         return kv_fail(KV_ERR_USAGE, "policy: storage %d is unknown", p->storage);
     size_t n;
     const kv_policy_param *d = kv_selection_params(p->selection, &n);
-    for (size_t i = 0; i < n; i++) {
-        const int32_t v = value(p, &d[i]);
-        if (v < d[i].min || v > d[i].max)
-            return kv_fail(KV_ERR_USAGE, "policy %s: %s=%d is outside %d..%d",
-                           kv_selection_name(p->selection), d[i].name, v, d[i].min, d[i].max);
+    KV_TRY(check_limits(kv_selection_name(p->selection), p, d, n));
+    d = kv_storage_params(p->storage, &n);
+    KV_TRY(check_limits(kv_storage_name(p->storage), p, d, n));
+    return kv_policy_check_rules(kv_selection_name(p->selection), p);
+}
+
+/* The shortest decimal text that reads back as v. */
+static void print_decimal(double v, char *dst)
+{
+    for (int digits = 1; digits <= 17; digits++) {
+        snprintf(dst, 32, "%.*g", digits, v);
+        if (strtod(dst, NULL) == v) return;
     }
-    return KV_OK;
+}
+
+void kv_policy_value(const kv_policy *p, const kv_policy_param *d, char *dst)
+{
+    if (d->decimal)
+        print_decimal(*decimal(p, d), dst);
+    else if (d->words)
+        snprintf(dst, 32, "%s", d->words[value(p, d)]);
+    else
+        snprintf(dst, 32, "%d", value(p, d));
+}
+
+static int is_default(const kv_policy *p, const kv_policy_param *d)
+{
+    if (d->flags & KV_PARAM_REQUIRED) return 0;
+    if (d->decimal) return *decimal(p, d) == strtod(d->decimal, NULL);
+    if (d->flags & KV_PARAM_DERIVED && p->selection == KV_SEL_H2O) return p->h2o.heavy == p->h2o.recent;
+    return value(p, d) == d->def;
+}
+
+/* Appends ":key=value,..." of everything that differs from its default; returns the new length. */
+static size_t format_params(const kv_policy *p, const kv_policy_param *d, size_t n, char *dst, size_t used)
+{
+    char sep = ':', text[32];
+    for (size_t i = 0; i < n && used < KV_POLICY_TEXT_MAX; i++) {
+        if (d[i].flags & KV_PARAM_ALIAS || is_default(p, &d[i])) continue;
+        kv_policy_value(p, &d[i], text);
+        used += (size_t)snprintf(dst + used, KV_POLICY_TEXT_MAX - used, "%c%s=%s", sep, d[i].name, text);
+        sep = ',';
+    }
+    return used;
 }
 
 void kv_policy_format(const kv_policy *p, char *dst)
 {
-    size_t n, used = 0;
+    size_t n;
     const kv_policy_param *d = kv_selection_params(p->selection, &n);
-    used += (size_t)snprintf(dst, KV_POLICY_TEXT_MAX, "%s", kv_selection_name(p->selection));
-    char sep = ':';
-    for (size_t i = 0; i < n && used < KV_POLICY_TEXT_MAX; i++) {
-        const int32_t v = value(p, &d[i]);
-        if (!d[i].required && v == d[i].def) continue;
-        if (d[i].words)
-            used += (size_t)snprintf(dst + used, KV_POLICY_TEXT_MAX - used, "%c%s=%s", sep,
-                                     d[i].name, d[i].words[v]);
-        else
-            used += (size_t)snprintf(dst + used, KV_POLICY_TEXT_MAX - used, "%c%s=%d", sep,
-                                     d[i].name, v);
-        sep = ',';
-    }
-    if (p->storage != KV_STORE_F32 && used < KV_POLICY_TEXT_MAX)
-        snprintf(dst + used, KV_POLICY_TEXT_MAX - used, "+%s", kv_storage_name(p->storage));
-}
-
-int64_t kv_policy_max_position(const kv_policy *p, int64_t n_tokens, int32_t q)
-{
-    const int64_t last = n_tokens - 1;
-    int64_t bound = last;
-    switch (p->selection) {
-    case KV_SEL_SLIDING:
-        /* A step ends with at most cap entries; its newest sits at cap - 1. */
-        if (p->sliding.pos != KV_SLIDING_ABSOLUTE) bound = (int64_t)p->sliding.cap - 1;
-        break;
-    case KV_SEL_SINK:
-        /* Stored entries hold 0 .. sinks + cap - 1; a step's tokens follow. */
-        bound = (int64_t)p->sink.sinks + p->sink.cap + q - 1;
-        break;
-    default:
-        break;
-    }
-    return bound < last ? bound : last;
+    size_t used = (size_t)snprintf(dst, KV_POLICY_TEXT_MAX, "%s", kv_selection_name(p->selection));
+    used = format_params(p, d, n, dst, used);
+    if (p->storage == KV_STORE_F32 || used >= KV_POLICY_TEXT_MAX) return;
+    used += (size_t)snprintf(dst + used, KV_POLICY_TEXT_MAX - used, "+%s", kv_storage_name(p->storage));
+    d = kv_storage_params(p->storage, &n);
+    format_params(p, d, n, dst, used);
 }

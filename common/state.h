@@ -9,7 +9,10 @@
  *     int32_t pos[n]      RoPE position: of the next read for sink and cascade, of the last read
  *                         otherwise; padded to 8 bytes
  *     float   score[n]    only with KV_STATE_SCORE; padded to 8 bytes
- *     records[n]          only with KV_STATE_KV: K row, then V row, as stored
+ *     int32_t bytes[n]    only with KV_STATE_KV and record_bytes = 0: of each record; padded to 8 bytes
+ *     records[n]          only with KV_STATE_KV: K row, then V row, as stored; padded to 8 bytes.
+ *                         With record_bytes = 0 records differ in size (docs/policy/kvarn.md, kivi.md) and
+ *                         each is padded to 8 bytes.
  *
  * Entries stand in view order: sinks, then oldest to newest. The layout is shared by all sides; who
  * is in it, in which order and at which position is each side's own decision. */
@@ -28,7 +31,7 @@ enum {
 enum { KV_KEY_ROTATED, KV_KEY_RAW }; /* K stored after or before RoPE */
 
 #define KV_STATE_MAGIC   0x5453564Bu /* "KVST" */
-#define KV_STATE_VERSION 1u
+#define KV_STATE_VERSION 2u
 
 typedef struct kv_state_head {
     uint32_t magic, version;
@@ -38,8 +41,8 @@ typedef struct kv_state_head {
     int32_t n_layers;      /* exported layers */
     int32_t n_kv_heads;
     int32_t head_dim;
-    int32_t record_bytes;  /* of one entry of one KV head: K and V */
-    int32_t reserved;
+    int32_t record_bytes;  /* of one entry of one KV head: K and V; 0: each says its own */
+    int32_t storage;       /* kv_storage */
     int64_t seen;          /* tokens fed so far */
     uint64_t total_bytes;  /* of the whole blob */
 } kv_state_head;
@@ -48,7 +51,7 @@ KV_STATIC_ASSERT(sizeof(kv_state_head) == 56, "kv_state_head is a file layout");
 typedef struct kv_state_run {
     int32_t layer, head;
     int32_t n; /* resident entries */
-    int32_t reserved;
+    int32_t record_total; /* record_bytes = 0: bytes of all records, padding included; else 0 */
 } kv_state_run;
 KV_STATIC_ASSERT(sizeof(kv_state_run) == 16, "kv_state_run is a file layout");
 
@@ -58,17 +61,28 @@ typedef struct kv_state_view {
     int64_t *og;
     int32_t *pos;
     float *score;      /* NULL when absent */
+    int32_t *bytes;    /* NULL when all records have one size */
     uint8_t *records;  /* NULL when absent */
 } kv_state_view;
 
 KV_EXTERN_C_BEGIN
 
-/* Bytes of a run with n entries. */
-size_t kv_state_run_bytes(const kv_state_head *h, int64_t n);
+/* Bytes of a run with n entries; record_total as in kv_state_run (0 when records have one size). */
+size_t kv_state_run_bytes(const kv_state_head *h, int64_t n, int64_t record_total);
 
 /* Lays out run number i of a blob whose earlier runs are already written; *offset is advanced.
- * The caller fills run->n first when writing (n >= 0), or passes n < 0 when reading a checked blob. */
-kv_state_view kv_state_place(const kv_state_head *h, void *blob, size_t *offset, int64_t n);
+ * A reader of a checked blob passes n < 0; a writer passes n and record_total, which are put into the run. */
+kv_state_view kv_state_place(const kv_state_head *h, void *blob, size_t *offset, int64_t n, int64_t record_total);
+
+/* Bytes of entry i's record, and the distance from one record to the next. */
+static inline int32_t kv_state_record_bytes(const kv_state_head *h, const kv_state_view *v, int64_t i)
+{
+    return v->bytes ? v->bytes[i] : h->record_bytes;
+}
+static inline int64_t kv_state_record_stride(const kv_state_head *h, const kv_state_view *v, int64_t i)
+{
+    return v->bytes ? ((int64_t)v->bytes[i] + 7) / 8 * 8 : h->record_bytes;
+}
 
 /* Verifies that size bytes at blob are a complete, consistent state; every later access through
  * kv_state_place(…, n < 0) stays inside. ERR_FORMAT says what is wrong. */

@@ -74,16 +74,25 @@ static const struct argp parser = {options,
 
 /* ---- one parameter -------------------------------------------------------------------------- */
 
-static json_t *word_or_number(const kv_policy_param *d, int32_t v)
+static json_t *param_default(const kv_policy_param *d)
 {
-    return d->words ? json_string(d->words[v]) : json_integer(v);
+    if (d->decimal) return json_string(d->decimal);
+    return d->words ? json_string(d->words[d->def]) : json_integer(d->def);
+}
+
+static json_t *param_value(const kv_policy *p, const kv_policy_param *d)
+{
+    char text[32];
+    kv_policy_value(p, d, text);
+    return d->words || d->decimal ? json_string(text) : json_integer(strtol(text, NULL, 10));
 }
 
 static json_t *describe_param(const kv_policy_param *d)
 {
     json_t *o =
-        json_pack("{s:s, s:s, s:b}", "name", d->name, "about", d->about, "required", d->required);
-    if (!d->required) json_object_set_new(o, "default", word_or_number(d, d->def));
+        json_pack("{s:s, s:s, s:b}", "name", d->name, "about", d->about, "required", d->flags & KV_PARAM_REQUIRED);
+    if (!(d->flags & (KV_PARAM_REQUIRED | KV_PARAM_DERIVED))) json_object_set_new(o, "default", param_default(d));
+    if (d->decimal) return o;
     if (!d->words) {
         json_object_set_new(o, "min", json_integer(d->min));
         json_object_set_new(o, "max", json_integer(d->max));
@@ -101,9 +110,13 @@ static void print_param(const kv_policy_param *d)
     printf("    %-8s %s", d->name, d->about);
     for (int i = 0; d->words && d->words[i]; i++)
         printf("%s%s", i ? "|" : ": ", d->words[i]);
-    if (!d->words) printf(", %d..%d", d->min, d->max);
-    if (d->required)
+    if (!d->words && !d->decimal) printf(", %d..%d", d->min, d->max);
+    if (d->flags & KV_PARAM_REQUIRED)
         printf(" (required)\n");
+    else if (d->flags & KV_PARAM_DERIVED)
+        printf("\n");
+    else if (d->decimal)
+        printf(" (default %s)\n", d->decimal);
     else if (d->words)
         printf(" (default %s)\n", d->words[d->def]);
     else
@@ -150,26 +163,6 @@ static int list_text(void)
 
 /* ---- one of them ---------------------------------------------------------------------------- */
 
-/* Most entries of a layer and KV head after a step; INT64_MAX = grows with the stream. */
-static int64_t kept(const kv_policy *p)
-{
-    switch (p->selection) {
-    case KV_SEL_SLIDING:
-        return p->sliding.cap;
-    case KV_SEL_SINK:
-        return (int64_t)p->sink.sinks + p->sink.cap;
-    default:
-        return INT64_MAX;
-    }
-}
-
-static int32_t value_of(const kv_policy *p, const kv_policy_param *d)
-{
-    int32_t v;
-    memcpy(&v, (const char *)p + d->offset, sizeof v);
-    return v;
-}
-
 static int explain(const request *r)
 {
     kv_policy p;
@@ -179,11 +172,11 @@ static int explain(const request *r)
     if (st != KV_OK) return dt_report_failure(st);
     kv_policy_format(&p, text);
     const kv_policy_param *d = kv_selection_params(p.selection, &n);
-    const int64_t most = kept(&p), entries = most < r->tokens ? most : r->tokens;
+    const int64_t most = kv_policy_max_entries(&p), entries = most < r->tokens ? most : r->tokens;
     const int64_t position = kv_policy_max_position(&p, r->tokens, r->q);
     json_t *params = json_object();
     for (size_t i = 0; i < n; i++)
-        json_object_set_new(params, d[i].name, word_or_number(&d[i], value_of(&p, &d[i])));
+        json_object_set_new(params, d[i].name, param_value(&p, &d[i]));
     if (r->json)
         return dt_print_json(json_pack(
             "{s:s, s:s, s:s, s:o, s:b, s:I, s:i, s:I, s:I}", "policy", text, "selection",
@@ -194,11 +187,9 @@ static int explain(const request *r)
     printf("policy        %s\nselection     %s: %s\n", text, kv_selection_name(p.selection),
            kv_selection_about(p.selection));
     for (size_t i = 0; i < n; i++) {
-        const int32_t v = value_of(&p, &d[i]);
-        if (d[i].words)
-            printf("  %-11s %s\n", d[i].name, d[i].words[v]);
-        else
-            printf("  %-11s %d\n", d[i].name, v);
+        char value[32];
+        kv_policy_value(&p, &d[i], value);
+        printf("  %-11s %s\n", d[i].name, value);
     }
     printf("storage       %s: %s\n", kv_storage_name(p.storage), kv_storage_about(p.storage));
     printf("entries kept  %" PRId64 " per layer and KV head after %" PRId64 " tokens%s\n", entries,

@@ -153,19 +153,26 @@ kv_status dt_db_model(dt_db *db, const kv_model *m, int64_t *model_id)
 
 /* ---- policy --------------------------------------------------------------------------------- */
 
+static void add_params(json_t *o, const kv_policy *p, const kv_policy_param *params, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (params[i].flags & KV_PARAM_ALIAS) continue;
+        char text[32];
+        kv_policy_value(p, &params[i], text);
+        const int number = !params[i].words && !params[i].decimal;
+        json_object_set_new(o, params[i].name, number ? json_integer(strtol(text, NULL, 10)) : json_string(text));
+    }
+}
+
 static json_t *describe_policy(const kv_policy *p)
 {
-    size_t n;
-    const kv_policy_param *params = kv_selection_params(p->selection, &n);
     json_t *o = json_pack("{s:s, s:s}", "selection", kv_selection_name(p->selection), "storage",
                           kv_storage_name(p->storage));
-    for (size_t i = 0; i < n; i++) {
-        int32_t value;
-        memcpy(&value, (const char *)p + params[i].offset, sizeof value);
-        json_object_set_new(o, params[i].name,
-                            params[i].words ? json_string(params[i].words[value])
-                                            : json_integer(value));
-    }
+    size_t n;
+    const kv_policy_param *params = kv_selection_params(p->selection, &n);
+    add_params(o, p, params, n);
+    params = kv_storage_params(p->storage, &n);
+    add_params(o, p, params, n);
     return o;
 }
 

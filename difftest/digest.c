@@ -9,13 +9,14 @@
 static void add_run(const kv_state_head *h, const kv_state_view *v, uint64_t *content, XXH64_state_t *order,
                     XXH64_state_t *score)
 {
+    const uint8_t *record = v->records;
     for (int64_t i = 0; i < v->run->n; i++) {
         const int64_t place[2] = {v->og[i], v->pos[i]};
         XXH64_update(order, place, sizeof place);
         if (!v->records) continue;
         const int64_t key[3] = {v->run->layer, v->run->head, v->og[i]};
-        *content += kv_xxh64(v->records + i * h->record_bytes, (size_t)h->record_bytes,
-                             kv_xxh64(key, sizeof key, 0));
+        *content += kv_xxh64(record, (size_t)kv_state_record_bytes(h, v, i), kv_xxh64(key, sizeof key, 0));
+        record += kv_state_record_stride(h, v, i);
     }
     if (v->score) XXH64_update(score, v->score, (size_t)v->run->n * sizeof *v->score);
 }
@@ -37,7 +38,7 @@ kv_status dt_digest_blob(const void *blob, size_t size, kv_digest *out)
     size_t offset = sizeof h;
     for (int64_t i = 0; i < (int64_t)h.n_layers * h.n_kv_heads; i++) {
         /* a view of bytes that are only read */
-        const kv_state_view v = kv_state_place(&h, (void *)(uintptr_t)blob, &offset, -1);
+        const kv_state_view v = kv_state_place(&h, (void *)(uintptr_t)blob, &offset, -1, 0);
         add_run(&h, &v, &out->content, order, score);
     }
     out->order = XXH64_digest(order);
@@ -80,7 +81,7 @@ kv_status dt_count_resident(const kv_backend *b, kv_session *s, int64_t from, in
     KV_TRY(kv_state_check(buffer->p, size));
     kv_state_head h;
     memcpy(&h, buffer->p, sizeof h);
-    const kv_state_view v = kv_state_place(&h, buffer->p, &offset, -1);
+    const kv_state_view v = kv_state_place(&h, buffer->p, &offset, -1, 0);
     *n = 0;
     for (int32_t i = 0; i < v.run->n; i++)
         *n += v.og[i] >= from && v.og[i] < to;

@@ -359,6 +359,7 @@ const kv_backend backend = {
     door_snapshot_free,
     nullptr, /* digest: the tester computes them from an export */
     door_table,
+    nullptr, /* trace */
 };
 } // namespace
 

@@ -30,7 +30,7 @@ kv_state_head describe(const kv_session *s, int32_t layer, uint32_t what, int64_
     h.head_dim = cfg.head_dim;
     h.record_bytes = (int32_t)(2 * sizeof(float)) * cfg.head_dim;
     h.seen = s->cache.seen;
-    h.total_bytes = sizeof h + (uint64_t)h.n_layers * (uint64_t)h.n_kv_heads * kv_state_run_bytes(&h, n_entries);
+    h.total_bytes = sizeof h + (uint64_t)h.n_layers * (uint64_t)h.n_kv_heads * kv_state_run_bytes(&h, n_entries, 0);
     return h;
 }
 
@@ -124,7 +124,7 @@ kv_status common_entries(const kv_state_head &h, void *blob, std::vector<gpu_ent
     size_t offset = sizeof h;
     kv_state_view first = {};
     for (int64_t i = 0; i < (int64_t)h.n_layers * h.n_kv_heads; i++) {
-        const kv_state_view v = kv_state_place(&h, blob, &offset, -1);
+        const kv_state_view v = kv_state_place(&h, blob, &offset, -1, 0);
         if (i == 0) first = v;
         const size_t n = (size_t)v.run->n;
         if (v.run->n != first.run->n || memcmp(v.og, first.og, n * sizeof *v.og) != 0 ||
@@ -172,7 +172,7 @@ kv_status gpu_state_export(kv_session *s, int32_t layer, uint32_t what, void *ds
     KV_TRY(upload_rows(s, entries));
     size_t offset = sizeof h;
     for (int32_t i = 0; i < h.n_layers * h.n_kv_heads; i++) {
-        kv_state_view v = kv_state_place(&h, dst, &offset, (int64_t)entries.size());
+        kv_state_view v = kv_state_place(&h, dst, &offset, (int64_t)entries.size(), 0);
         v.run->layer = h.layer0 + i / h.n_kv_heads;
         v.run->head = i % h.n_kv_heads;
         v.run->n = (int32_t)entries.size();
@@ -202,7 +202,7 @@ kv_status gpu_state_import(kv_session *s, const void *src, size_t size)
     KV_TRY(upload_rows(s, entries));
     size_t offset = sizeof h;
     for (int32_t i = 0; i < h.n_layers * h.n_kv_heads; i++) {
-        const kv_state_view v = kv_state_place(&h, blob, &offset, -1);
+        const kv_state_view v = kv_state_place(&h, blob, &offset, -1, 0);
         KV_TRY(copy_records(s, v.run->layer, v.run->head, v.run->n, nullptr, v.records));
     }
     KV_TRY(gpu_stream_finish(s->stream.s));

@@ -37,8 +37,12 @@ static kv_status refuse(const kv_open_args *a)
     if (a->policy->storage != KV_STORE_F32)
         return kv_fail(KV_ERR_UNSUPPORTED, "the reference does not have storage '%s'",
                        kv_storage_name(a->policy->storage));
+    if (!REF(policy_find)(a->policy->selection))
+        return kv_fail(KV_ERR_UNSUPPORTED, "the reference does not have selection '%s'",
+                       kv_selection_name(a->policy->selection));
     if (a->threads < 1) return kv_fail(KV_ERR_USAGE, "threads=%d: at least 1", a->threads);
-    return kv_policy_check(a->policy);
+    KV_TRY(kv_policy_check(a->policy));
+    return kv_policy_fit(a->policy, &a->model->cfg);
 }
 
 static void close_session(kv_session *handle)

@@ -5,16 +5,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define X(symbol, name, id, about) extern const ref_policy REF(policy_##name);
-#include "common/policy.def"
-#undef X
+extern const ref_policy REF(policy_full), REF(policy_sliding), REF(policy_sink);
 
 const ref_policy *REF(policy_find)(int32_t selection)
 {
-    static const ref_policy *const table[] = {
-#define X(symbol, name, id, about) [id] = &REF(policy_##name),
-#include "common/policy.def"
-#undef X
+    static const ref_policy *const table[KV_SEL_COUNT] = {
+        [KV_SEL_FULL] = &REF(policy_full),
+        [KV_SEL_SLIDING] = &REF(policy_sliding),
+        [KV_SEL_SINK] = &REF(policy_sink),
     };
     return table[selection];
 }

@@ -59,7 +59,7 @@ static kv_status export_head(const ref_session *s, int32_t layer, uint32_t what,
                          .seen = s->seen,
                          .total_bytes = sizeof *h};
     for (int32_t i = 0; i < h->n_layers; i++)
-        h->total_bytes += (uint64_t)c->n_kv_heads * kv_state_run_bytes(h, c->layers[h->layer0 + i].n);
+        h->total_bytes += (uint64_t)c->n_kv_heads * kv_state_run_bytes(h, c->layers[h->layer0 + i].n, 0);
     return KV_OK;
 }
 
@@ -68,8 +68,8 @@ static void export_run(const ref_cache *c, const kv_state_head *h, int32_t layer
 {
     const ref_layer *l = &c->layers[layer];
     const size_t begin = *offset;
-    memset((uint8_t *)dst + begin, 0, kv_state_run_bytes(h, l->n)); /* the padding too */
-    const kv_state_view v = kv_state_place(h, dst, offset, l->n);
+    memset((uint8_t *)dst + begin, 0, kv_state_run_bytes(h, l->n, 0)); /* the padding too */
+    const kv_state_view v = kv_state_place(h, dst, offset, l->n, 0);
     *v.run = (kv_state_run){layer, head, (int32_t)l->n, 0};
     for (int64_t i = 0; i < l->n; i++) {
         const ref_entry e = c->ops->entry(c, l, i);
@@ -121,7 +121,7 @@ static kv_status import_layer(ref_session *s, const kv_state_head *h, int32_t la
     ref_cache *c = &s->cache;
     ref_layer *l = &c->layers[layer];
     for (int32_t head = 0; head < c->n_kv_heads; head++) {
-        const kv_state_view v = kv_state_place(h, src, offset, -1);
+        const kv_state_view v = kv_state_place(h, src, offset, -1, 0);
         if (head == 0) {
             KV_TRY(REF(cache_reserve)(c, l, v.run->n));
             KV_TRY(c->ops->adopt(c, l, v.run->n, v.og, v.pos, h->seen));

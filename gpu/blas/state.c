@@ -43,7 +43,7 @@ static kv_state_head make_head(const blas_session *s, int32_t layer, uint32_t wh
                        .total_bytes = sizeof h};
     for (int32_t l = 0; l < h.n_layers; l++)
         h.total_bytes +=
-            (uint64_t)c->n_kv_heads * kv_state_run_bytes(&h, c->layers[h.layer0 + l].index.n);
+            (uint64_t)c->n_kv_heads * kv_state_run_bytes(&h, c->layers[h.layer0 + l].index.n, 0);
     return h;
 }
 
@@ -53,8 +53,8 @@ static void export_run(const blas_cache *c, const kv_state_head *h, int32_t laye
     const blas_layer *l = &c->layers[layer];
     const blas_index *ix = &l->index;
     const size_t row_bytes = (size_t)c->head_dim * sizeof(float);
-    memset((uint8_t *)dst + *offset, 0, kv_state_run_bytes(h, ix->n)); /* the padding too */
-    const kv_state_view v = kv_state_place(h, dst, offset, ix->n);
+    memset((uint8_t *)dst + *offset, 0, kv_state_run_bytes(h, ix->n, 0)); /* the padding too */
+    const kv_state_view v = kv_state_place(h, dst, offset, ix->n, 0);
     *v.run = (kv_state_run){layer, head, (int32_t)ix->n, 0};
     for (int64_t i = 0; i < ix->n; i++) {
         v.og[i] = ix->og[i];
@@ -126,7 +126,7 @@ static kv_status read_runs(blas_session *s, const kv_state_head *h, void *src, i
         blas_layer *l = &c->layers[layer];
         kv_state_view first = {0};
         for (int32_t head = 0; head < c->n_kv_heads; head++) {
-            const kv_state_view v = kv_state_place(h, src, &offset, -1);
+            const kv_state_view v = kv_state_place(h, src, &offset, -1, 0);
             const int64_t n = v.run->n;
             if (head == 0) first = v;
             if (!apply) {

@@ -15,7 +15,7 @@ public:
     explicit llama(const kv_model *m) : m_(m), c_(m->cfg), keys_((size_t)c_.n_layers), values_((size_t)c_.n_layers)
     {
         for (int i = 0; i < c_.rope_dims / 2; i++)
-            freq_.push_back(kv_d2f(kv_exp_core(-(2.0 * i / c_.rope_dims) * kv_log_core(c_.rope_theta))));
+            freq_.push_back(1.0f / kv_d2f(kv_exp_core(2.0 * i / c_.rope_dims * kv_log_core(c_.rope_theta))));
     }
 
     /* Named rows of the last token that was fed, as taps name them: point, layer. */

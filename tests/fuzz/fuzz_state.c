@@ -23,14 +23,14 @@ uint8_t *fuzz_seed(unsigned i, size_t *size)
                        .seen = 9,
                        .total_bytes = sizeof h};
     for (int k = 0; k < 4; k++)
-        h.total_bytes += kv_state_run_bytes(&h, k);
+        h.total_bytes += kv_state_run_bytes(&h, k, 0);
     *size = (size_t)h.total_bytes;
     uint8_t *blob = calloc(1, *size);
     if (!blob) abort();
     memcpy(blob, &h, sizeof h);
     size_t offset = sizeof h;
     for (int k = 0; k < 4; k++) {
-        const kv_state_view v = kv_state_place(&h, blob, &offset, k);
+        const kv_state_view v = kv_state_place(&h, blob, &offset, k, 0);
         *v.run = (kv_state_run){h.layer0 + k / 2, k % 2, k, 0};
     }
     return blob;
@@ -59,7 +59,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     memcpy(&h, data, sizeof h);
     size_t offset = sizeof h;
     for (int64_t i = 0; i < (int64_t)h.n_layers * h.n_kv_heads; i++) {
-        const kv_state_view v = kv_state_place(&h, (void *)(uintptr_t)data, &offset, -1);
+        const kv_state_view v = kv_state_place(&h, (void *)(uintptr_t)data, &offset, -1, 0);
         touched += touch(&h, &v);
     }
     FUZZ_DEMAND(offset == size);

@@ -125,7 +125,7 @@ int32_t golden_kept(golden_stream *s, int32_t layer, int32_t head, int64_t *og, 
     memcpy(&h, b.p, sizeof h);
     kv_state_view v = {0};
     for (int32_t i = 0; i <= head; i++)
-        v = kv_state_place(&h, b.p, &offset, -1);
+        v = kv_state_place(&h, b.p, &offset, -1, 0);
     const int32_t n = v.run->n;
     if (n > cap) golden_die("more entries than any policy of this test keeps");
     memcpy(og, v.og, (size_t)n * sizeof *og);

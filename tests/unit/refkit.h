@@ -144,7 +144,7 @@ KV_UNUSED_TEST_HELPER kv_state_view refkit_run(const refkit_blob *b, int32_t ind
     kv_state_view v = {0};
     assert_true(index < h.n_layers * h.n_kv_heads);
     for (int32_t i = 0; i <= index; i++)
-        v = kv_state_place(&h, b->p, &offset, -1);
+        v = kv_state_place(&h, b->p, &offset, -1, 0);
     return v;
 }
 

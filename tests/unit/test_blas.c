@@ -575,7 +575,7 @@ static void foreign_states_are_refused(void **state)
     assert_int_equal(blas->export_state(a.session, 4, KV_STATE_KV, NULL, 0, &need), KV_ERR_USAGE);
     assert_int_equal(blas->export_state(a.session, -1, KV_STATE_KV, blob, 10, &need), KV_ERR_USAGE);
     size_t offset = sizeof(kv_state_head);
-    const kv_state_view v = kv_state_place(blob, blob, &offset, -1);
+    const kv_state_view v = kv_state_place(blob, blob, &offset, -1, 0);
     v.og[1] = v.og[0];
     assert_int_equal(blas->import_state(a.session, blob, size), KV_ERR_FORMAT);
     step_ok(&a, nano, 2); /* a refused import leaves the session as it was */
@@ -656,7 +656,7 @@ static void taps_and_nll_show_the_pass(void **state)
     size_t size, offset = sizeof(kv_state_head);
     void *blob = exported(s, &size);
     for (int run = 0; run < 2 * 2 + 2; run++) {
-        const kv_state_view view = kv_state_place(blob, blob, &offset, -1);
+        const kv_state_view view = kv_state_place(blob, blob, &offset, -1, 0);
         const float *record = (const float *)(const void *)view.records + 3 * 64;
         if (view.run->layer != 2) continue;
         assert_memory_equal(record, k + 32 * view.run->head, 32 * sizeof(float));

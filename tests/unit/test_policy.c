@@ -76,7 +76,7 @@ static void every_mistake_gets_a_line_that_helps(void **state)
         {"sliding:cap=8,pos=relative", "use one of rerotate, absolute, saturate"},
         {"full+f33", "unknown storage 'f33'; known: f32"},
         {"full+", "unknown storage ''"},
-        {"full+f32:bits=2", "has no parameters"},
+        {"full+f32:bits=2", "has no parameter 'bits'"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         kv_policy p;
@@ -120,7 +120,8 @@ static void names_and_lines_exist_for_every_policy(void **state)
         for (size_t i = 0; i < n; i++) {
             assert_true(strlen(d[i].about) > 5);
             assert_true(d[i].offset + sizeof(int32_t) <= sizeof(kv_policy));
-            assert_true(d[i].required || (d[i].def >= d[i].min && d[i].def <= d[i].max));
+            assert_true(d[i].flags & (KV_PARAM_REQUIRED | KV_PARAM_DERIVED) || d[i].decimal ||
+                        (d[i].def >= d[i].min && d[i].def <= d[i].max));
             if (i) assert_true(strcmp(d[i - 1].name, d[i].name) < 0);
         }
     }
@@ -142,7 +143,17 @@ static void ids_are_those_of_the_first_release(void **state)
     assert_int_equal(KV_SEL_FULL, 0);
     assert_int_equal(KV_SEL_SLIDING, 1);
     assert_int_equal(KV_SEL_SINK, 2);
+    assert_int_equal(KV_SEL_CASCADE, 3);
+    assert_int_equal(KV_SEL_XWINDOW, 4);
+    assert_int_equal(KV_SEL_H2O, 5);
+    assert_int_equal(KV_SEL_SNAPKV, 6);
+    assert_int_equal(KV_SEL_TOVA, 7);
+    assert_int_equal(KV_SEL_PYRAMID, 8);
     assert_int_equal(KV_STORE_F32, 0);
+    assert_int_equal(KV_STORE_F16, 1);
+    assert_int_equal(KV_STORE_BF16, 2);
+    assert_int_equal(KV_STORE_KVARN, 3);
+    assert_int_equal(KV_STORE_KIVI, 4);
 }
 
 /* The worked examples of docs/policy: sink cap=3,sinks=2 reads position 8 in a step of 4; sliding

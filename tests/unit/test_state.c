@@ -27,7 +27,7 @@ static kv_state_head make_head(uint32_t what)
     h.seen = 99;
     h.total_bytes = sizeof h;
     for (int i = 0; i < LAYERS * HEADS; i++)
-        h.total_bytes += kv_state_run_bytes(&h, run_length(i));
+        h.total_bytes += kv_state_run_bytes(&h, run_length(i), 0);
     return h;
 }
 
@@ -42,7 +42,7 @@ static uint8_t *make_state(uint32_t what, size_t *size)
     size_t offset = sizeof h;
     for (int i = 0; i < LAYERS * HEADS; i++) {
         const int64_t n = run_length(i);
-        kv_state_view v = kv_state_place(&h, blob, &offset, n);
+        kv_state_view v = kv_state_place(&h, blob, &offset, n, 0);
         *v.run = (kv_state_run){h.layer0 + i / HEADS, i % HEADS, (int32_t)n, 0};
         for (int64_t k = 0; k < n; k++) {
             v.og[k] = 100 * i + k;
@@ -59,14 +59,14 @@ static void run_sizes_follow_the_layout(void **state)
 {
     (void)state;
     kv_state_head h = make_head(0);
-    assert_int_equal(kv_state_run_bytes(&h, 0), 16);
-    assert_int_equal(kv_state_run_bytes(&h, 1), 16 + 8 + 8); /* positions padded to 8 */
-    assert_int_equal(kv_state_run_bytes(&h, 2), 16 + 16 + 8);
+    assert_int_equal(kv_state_run_bytes(&h, 0, 0), 16);
+    assert_int_equal(kv_state_run_bytes(&h, 1, 0), 16 + 8 + 8); /* positions padded to 8 */
+    assert_int_equal(kv_state_run_bytes(&h, 2, 0), 16 + 16 + 8);
     h.what = KV_STATE_SCORE;
-    assert_int_equal(kv_state_run_bytes(&h, 3), 16 + 24 + 16 + 16);
+    assert_int_equal(kv_state_run_bytes(&h, 3, 0), 16 + 24 + 16 + 16);
     h.what = KV_STATE_SCORE | KV_STATE_KV;
     h.record_bytes = 6;
-    assert_int_equal(kv_state_run_bytes(&h, 3), 16 + 24 + 16 + 16 + 24);
+    assert_int_equal(kv_state_run_bytes(&h, 3, 0), 16 + 24 + 16 + 16 + 24);
 }
 
 static void what_is_written_is_read_back(void **state)
@@ -78,7 +78,7 @@ static void what_is_written_is_read_back(void **state)
         assert_ok(kv_state_check(blob, size));
         const kv_state_head *h = (const kv_state_head *)(const void *)blob;
         for (int i = 0; i < LAYERS * HEADS; i++) {
-            const kv_state_view v = kv_state_place(h, blob, &offset, -1);
+            const kv_state_view v = kv_state_place(h, blob, &offset, -1, 0);
             assert_int_equal(v.run->n, run_length(i));
             assert_int_equal(v.score != NULL, (what & KV_STATE_SCORE) != 0);
             assert_int_equal(v.records != NULL, (what & KV_STATE_KV) != 0);
@@ -142,7 +142,7 @@ static void impossible_headers_are_refused(void **state)
         HEAD_FIELD(n_kv_heads, 0, "dimensions"),
         HEAD_FIELD(n_kv_heads, INT32_MAX, "dimensions"),
         HEAD_FIELD(head_dim, 0, "dimensions"),
-        HEAD_FIELD(record_bytes, 0, "dimensions"),
+        HEAD_FIELD(record_bytes, -1, "dimensions"),
         HEAD_FIELD(record_bytes, INT32_MAX, "dimensions"),
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
