@@ -150,7 +150,7 @@ kv_status dt_lane_compare(dt_lane *l, const dt_seen *s, const float *got, const 
     dt_engine *e = l->engine;
     const int64_t V = e->plan->model->cfg.vocab_size;
     int differ = 0;
-    if (l->side) KV_TRY(compare_events(l, s, &differ));
+    if (l->side && !l->side->is_policy) KV_TRY(compare_events(l, s, &differ));
     const int32_t n = s->to - s->from;
     if (n <= 0) return KV_OK;
     KV_TRY(kv_buffer_reserve(&e->metrics, (size_t)n * sizeof(dt_row_metrics)));
@@ -214,6 +214,7 @@ kv_status dt_lane_check_state(dt_lane *l, int64_t pos, const kv_digest *ref)
 {
     dt_engine *e = l->engine;
     int32_t layer;
+    if (l->side->is_policy) return KV_OK; /* another policy keeps other tokens, by right */
     const kv_status st = dt_digest(l->side->backend, l->session, -1, l->bitexact, &e->state, &l->digest);
     if (st != KV_OK) {
         dt_lane_fail(l, DT_CASE_ERROR, -1, "cache export: %s", kv_message());

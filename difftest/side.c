@@ -2,6 +2,7 @@
 
 #include "common/fpenv.h"
 #include "common/hash.h"
+#include "difftest/policy_side.h"
 #include "ref/backend.h"
 
 #include <dlfcn.h>
@@ -263,6 +264,11 @@ kv_status dt_side_load(const char *spec, dt_side *out)
     KV_TRY(name_side(spec, &s, out));
     if (strcmp(s.base, "ref") == 0 || strcmp(s.base, "ref64") == 0) {
         out->backend = s.base[3] ? ref64_backend() : ref_backend();
+        return KV_OK;
+    }
+    if (strcmp(s.base, "policy") == 0) {
+        out->backend = dt_policy_side();
+        out->is_policy = 1;
         return KV_OK;
     }
     KV_TRY(locate(spec, &s, path));

@@ -1,6 +1,7 @@
 /* side.h - finds a side by its spelling on the command line and loads it.
  *
  *   ref | ref64                    linked in
+ *   policy:SPEC                    linked in: the reference under another policy (policy_side.h)
  *   NAME[:options]                 NAME.so in the sides folder ($KVDIFF_SIDES, else "sides" next to
  * the program): blas, emu:seed=3, cuda:exact PATH/FILE.so[:options]         anybody's
  *
@@ -16,6 +17,7 @@ typedef struct dt_side {
     char options[256];  /* what follows the colon; "" = none */
     uint8_t so_sha[32]; /* SHA-256 of the shared object */
     int has_sha;        /* 0: linked in */
+    int is_policy;      /* policy:SPEC: measured, not judged */
     void *handle;       /* of dlopen; NULL: linked in */
 } dt_side;
 

@@ -33,6 +33,11 @@ static double judge(dt_lane *l)
         snprintf(l->reason, sizeof l->reason, "two different models: there is no contract to hold");
         return (double)NAN;
     }
+    if (l->side->is_policy) {
+        l->status = DT_CASE_RECORDED;
+        snprintf(l->reason, sizeof l->reason, "another policy: a measurement, there is no contract to hold");
+        return (double)NAN;
+    }
     switch (l->side->backend->contract) {
     case KV_CONTRACT_BITEXACT:
         return (double)NAN;
