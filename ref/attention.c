@@ -1,31 +1,8 @@
 /* attention.c - one layer's attention for a piece of a step: rotation, the walk over the view, insertion
- * into the cache. The arithmetic of a row is in kernels_attn.h. */
-#include "ref/session.h"
+ * into the cache (insert.c). The arithmetic of a row is in kernels_attn.h. */
+#include "ref/attention.h"
 
 #include <string.h>
-
-/* One layer and one piece, as the tasks below see it. */
-typedef struct layer_job {
-    ref_session *s;
-    ref_layer *layer;
-    int64_t m, panels;     /* tokens of the piece; panels of 16 of them */
-    int64_t group;         /* query heads per KV head */
-    int64_t stored;        /* entries of the cache in view */
-    ref_range ranges[REF_MAX_SPANS];
-    int64_t n_ranges;
-    const real *stored_k;  /* [H][cap/16][D][16] keys as attention reads them */
-    const ref_rope_table *own, *view;
-} layer_job;
-
-static int64_t q_width(const ref_session *s)
-{
-    return (int64_t)s->model->cfg.n_heads * s->model->cfg.head_dim;
-}
-
-static int64_t kv_width(const ref_session *s)
-{
-    return (int64_t)s->cache.n_kv_heads * s->cache.head_dim;
-}
 
 /* ---- the piece's own keys, values and queries ------------------------------------------------------ */
 
@@ -41,12 +18,12 @@ static void pack_own_keys(const real *rows, int64_t stride, int64_t n, int64_t D
 static void own_panel_task(void *arg, int64_t panel, int worker)
 {
     (void)worker;
-    const layer_job *j = arg;
+    const ref_attn_layer *j = arg;
     ref_session *s = j->s;
     const ref_work *w = &s->work;
     const ref_rope *r = &s->rope;
     const int64_t D = r->head_dim, dv = s->cache.dv, x0 = panel * REF_PANEL;
-    const int64_t n = ref_min(REF_PANEL, j->m - x0), kvw = kv_width(s), qw = q_width(s);
+    const int64_t n = ref_min(REF_PANEL, j->m - x0), kvw = ref_kv_width(s), qw = ref_q_width(s);
     for (int64_t h = 0; h < s->cache.n_kv_heads; h++) {
         const int64_t at = (h * j->panels + panel) * D * REF_PANEL;
         pack_own_keys(w->k + x0 * kvw + h * D, kvw, n, D, w->own_raw + at);
@@ -66,7 +43,7 @@ static void own_panel_task(void *arg, int64_t panel, int worker)
 /* ---- stored keys that are kept un-rotated ------------------------------------------------------------ */
 
 /* Lanes lo..hi-1 of a panel, lane l at column col0 + l of the view's table. */
-static void rotate_lanes(const layer_job *j, const real *src, int64_t lo, int64_t hi, int64_t col0,
+static void rotate_lanes(const ref_attn_layer *j, const real *src, int64_t lo, int64_t hi, int64_t col0,
                          real *dst)
 {
     const ref_rope *r = &j->s->rope;
@@ -88,7 +65,7 @@ static void rotate_lanes(const layer_job *j, const real *src, int64_t lo, int64_
 static void rotate_task(void *arg, int64_t task, int worker)
 {
     (void)worker;
-    const layer_job *j = arg;
+    const ref_attn_layer *j = arg;
     ref_session *s = j->s;
     const ref_rope *r = &s->rope;
     const int64_t slot0 = task * REF_PANEL, panel = r->head_dim * REF_PANEL;
@@ -111,7 +88,7 @@ static void rotate_task(void *arg, int64_t task, int worker)
     }
 }
 
-static kv_status rotate_store(layer_job *j, ref_rope_table *table)
+static kv_status rotate_store(ref_attn_layer *j, ref_rope_table *table)
 {
     ref_session *s = j->s;
     const int64_t n = j->stored > table->n ? 2 * j->stored : j->stored;
@@ -125,7 +102,7 @@ static kv_status rotate_store(layer_job *j, ref_rope_table *table)
 
 /* ---- the walk ------------------------------------------------------------------------------------------ */
 
-static int64_t row_blocks(const layer_job *j)
+static int64_t row_blocks(const ref_attn_layer *j)
 {
     return (j->m * j->group + REF_ATTN_ROWS - 1) / REF_ATTN_ROWS;
 }
@@ -133,16 +110,17 @@ static int64_t row_blocks(const layer_job *j)
 /* Rows are (token, query head of the group), token by token. */
 static void attend_task(void *arg, int64_t task, int worker)
 {
-    const layer_job *j = arg;
+    const ref_attn_layer *j = arg;
     ref_session *s = j->s;
     const ref_work *w = &s->work;
-    const int64_t D = s->cache.head_dim, qw = q_width(s), h = task / row_blocks(j);
+    const int64_t D = s->cache.head_dim, qw = ref_q_width(s), h = task / row_blocks(j);
     const int64_t row0 = task % row_blocks(j) * REF_ATTN_ROWS;
     real *scratch = s->scratch[worker].p, *q = scratch, *out[REF_ATTN_ROWS];
+    real max[REF_ATTN_ROWS], sum[REF_ATTN_ROWS];
     int64_t hi[REF_ATTN_ROWS];
     ref_span spans[REF_MAX_SPANS];
-    ref_attn_job job = {.q = q, .head_dim = D, .spans = spans, .hi = hi, .out = out,
-                        .scratch = scratch + REF_ATTN_ROWS * D};
+    ref_attn_job job = {.q = q, .head_dim = D, .spans = spans, .hi = hi, .out = out, .max = max,
+                        .sum = sum, .scratch = scratch + REF_ATTN_ROWS * D};
     job.rows = ref_min(REF_ATTN_ROWS, j->m * j->group - row0);
     for (int64_t r = 0; r < job.rows; r++) {
         const int64_t x = (row0 + r) / j->group, head = h * j->group + (row0 + r) % j->group;
@@ -158,6 +136,11 @@ static void attend_task(void *arg, int64_t task, int worker)
     spans[job.n_spans++] = (ref_span){w->own_k + h * j->panels * D * REF_PANEL,
                                       w->own_v + h * j->m * s->cache.dv, 0, j->m};
     s->kernels->attn(&job);
+    for (int64_t r = 0; j->row_max && r < job.rows; r++) {
+        const int64_t at = (h * j->group + (row0 + r) % j->group) * j->m + (row0 + r) / j->group;
+        j->row_max[at] = max[r];
+        j->row_sum[at] = sum[r];
+    }
 }
 
 static kv_status reserve_scratch(ref_session *s, int64_t entries)
@@ -169,32 +152,9 @@ static kv_status reserve_scratch(ref_session *s, int64_t entries)
     return KV_OK;
 }
 
-/* ---- insertion ------------------------------------------------------------------------------------------- */
-
-static void insert(const layer_job *j, int32_t layer, int64_t base)
-{
-    ref_session *s = j->s;
-    ref_cache *c = &s->cache;
-    const ref_work *w = &s->work;
-    const int raw = c->ops->key_form(&c->policy) == KV_KEY_RAW;
-    const int64_t D = c->head_dim, panel = D * REF_PANEL;
-    for (int64_t x = 0; x < j->m; x++) {
-        const int64_t slot = c->ops->place(c, layer, base + x);
-        for (int64_t h = 0; h < c->n_kv_heads; h++) {
-            const real *src = (raw ? w->own_raw : w->own_k) +
-                              (h * j->panels + x / REF_PANEL) * panel + x % REF_PANEL;
-            real *dst = ref_layer_k(c, j->layer, h) + slot / REF_PANEL * panel + slot % REF_PANEL;
-            for (int64_t d = 0; d < D; d++)
-                dst[d * REF_PANEL] = src[d * REF_PANEL];
-            memcpy(ref_layer_v(c, j->layer, h) + slot * c->dv, w->own_v + (h * j->m + x) * c->dv,
-                   (size_t)c->dv * sizeof(real));
-        }
-    }
-}
-
 /* ---- taps -------------------------------------------------------------------------------------------------- */
 
-static void tap_keys(const layer_job *j, int32_t layer, const ref_piece *p)
+static void tap_keys(const ref_attn_layer *j, int32_t layer, const ref_piece *p)
 {
     const ref_session *s = j->s;
     const int64_t D = s->cache.head_dim;
@@ -210,21 +170,42 @@ static void tap_keys(const layer_job *j, int32_t layer, const ref_piece *p)
     }
 }
 
+/* Room for what the softmax of every row ended with. */
+static kv_status keep_rows(ref_attn_layer *j)
+{
+    const int64_t n = j->s->model->cfg.n_heads * j->m;
+    KV_TRY(kv_buffer_reserve(&j->s->rows, (size_t)(2 * n) * sizeof(real)));
+    j->row_max = j->s->rows.p;
+    j->row_sum = j->row_max + n;
+    return KV_OK;
+}
+
+static kv_status take_in(ref_attn_layer *j, int32_t layer, int64_t base, const ref_demand *d)
+{
+    ref_sums sums = {.stored = j->stored, .m = j->m, .base = base, .n_heads = j->s->model->cfg.n_heads,
+                     .group = j->group};
+    if (d->rows) KV_TRY(REF(columns)(j, d, &sums));
+    return REF(insert)(j, layer, base, &sums);
+}
+
 kv_status REF(attend)(ref_session *s, int32_t layer, const ref_piece *p, int64_t base)
 {
     ref_cache *c = &s->cache;
     ref_layer *l = &c->layers[layer];
-    layer_job j = {.s = s, .layer = l, .m = p->m, .panels = (p->m + REF_PANEL - 1) / REF_PANEL,
-                   .group = s->model->cfg.n_heads / c->n_kv_heads, .own = &s->own_table};
+    ref_attn_layer j = {.s = s, .layer = l, .m = p->m, .panels = (p->m + REF_PANEL - 1) / REF_PANEL,
+                    .group = s->model->cfg.n_heads / c->n_kv_heads, .own = &s->own_table};
+    ref_demand demand = {0};
     double t0 = REF(now)();
     KV_TRY(REF(rope_table_fill)(&s->rope, &s->own_table, base, p->m));
     KV_TRY(REF(cache_reserve)(c, l, p->m));
     j.n_ranges = c->ops->view(c, l, j.ranges);
     for (int64_t i = 0; i < j.n_ranges; i++)
         j.stored += j.ranges[i].n;
+    if (c->ops->demand) c->ops->demand(c, l, p->m, &demand);
+    if (demand.rows) KV_TRY(keep_rows(&j));
     kv_pool_run(s->pool, j.panels, own_panel_task, &j);
-    REF(tap_rows)(p, KV_TAP_Q, layer, s->work.q, q_width(s));
-    REF(tap_rows)(p, KV_TAP_V, layer, s->work.v, kv_width(s));
+    REF(tap_rows)(p, KV_TAP_Q, layer, s->work.q, ref_q_width(s));
+    REF(tap_rows)(p, KV_TAP_V, layer, s->work.v, ref_kv_width(s));
     tap_keys(&j, layer, p);
     j.stored_k = l->k;
     if (j.stored && c->ops->key_form(&c->policy) == KV_KEY_RAW)
@@ -235,7 +216,7 @@ kv_status REF(attend)(ref_session *s, int32_t layer, const ref_piece *p, int64_t
     kv_pool_run(s->pool, c->n_kv_heads * row_blocks(&j), attend_task, &j);
     t0 = REF(now)();
     s->seconds[REF_OP_ATTENTION] += t0 - t1;
-    insert(&j, layer, base);
+    const kv_status st = take_in(&j, layer, base, &demand);
     s->seconds[REF_OP_OTHER] += REF(now)() - t0;
-    return c->event_status;
+    return st;
 }

@@ -55,6 +55,8 @@ static void close_session(kv_session *handle)
     free(s->scratch);
     kv_buffer_free(&s->work.memory);
     kv_buffer_free(&s->rotated);
+    kv_buffer_free(&s->rows);
+    kv_buffer_free(&s->columns);
     kv_buffer_free(&s->embed_row);
     kv_buffer_free(&s->head_out);
     REF(rope_table_free)(&s->own_table);
@@ -157,7 +159,7 @@ static kv_status reserve_work(ref_session *s, int64_t m)
 static kv_status run_pieces(ref_session *s, const kv_step *step)
 {
     for (int64_t at = 0, m; at < step->n; at += m) {
-        m = s->cache.ops->piece(&s->cache.policy, step->n - at);
+        m = s->cache.ops->piece(&s->cache.policy, s->seen, step->n - at);
         KV_TRY(reserve_work(s, m));
         const ref_piece p = {step->tokens + at, m, at, step};
         KV_TRY(REF(forward)(s, &p));

@@ -24,8 +24,12 @@ static kv_status allocate(const ref_cache *c, ref_layer *l, int64_t slots)
     l->v_bytes = (size_t)(c->n_kv_heads * l->cap * c->dv) * sizeof(real);
     l->k = kv_big_alloc(l->k_bytes);
     l->v = kv_big_alloc(l->v_bytes);
-    l->pos = c->ops->needs_pos ? calloc((size_t)l->cap, sizeof *l->pos) : NULL;
-    if (l->k && l->v && (l->pos || !c->ops->needs_pos)) return KV_OK;
+    const size_t rows = (size_t)(c->n_kv_heads * l->cap);
+    const ref_policy *o = c->ops;
+    l->pos = o->needs_pos ? calloc((size_t)l->cap, sizeof *l->pos) : NULL;
+    l->og = o->needs_og ? calloc(rows, sizeof *l->og) : NULL;
+    l->score = o->needs_score ? calloc(rows, sizeof *l->score) : NULL;
+    if (l->k && l->v && !l->pos == !o->needs_pos && !l->og == !o->needs_og && !l->score == !o->needs_score) return KV_OK;
     return kv_fail(KV_ERR_NOMEM, "out of memory: %zu MiB for one layer's cache of %lld entries",
                    (l->k_bytes + l->v_bytes) >> 20, (long long)l->cap);
 }
@@ -35,6 +39,8 @@ static void release(ref_layer *l)
     kv_big_free(l->k, l->k_bytes);
     kv_big_free(l->v, l->v_bytes);
     free(l->pos);
+    free(l->og);
+    free(l->score);
 }
 
 enum { FIRST_SLOTS = 1024 }; /* of a store that grows */
@@ -49,7 +55,8 @@ kv_status REF(cache_init)(ref_cache *c, const kv_config *cfg, const kv_policy *p
     c->head_dim = cfg->head_dim;
     c->dv = ref_round_up(cfg->head_dim, 16);
     c->layers = calloc((size_t)cfg->n_layers, sizeof *c->layers);
-    if (!c->layers) return kv_fail(KV_ERR_NOMEM, "out of memory");
+    c->moves = calloc((size_t)c->n_kv_heads, sizeof *c->moves);
+    if (!c->layers || !c->moves) return kv_fail(KV_ERR_NOMEM, "out of memory");
     const int64_t limit = c->ops->slots(p);
     for (int32_t i = 0; i < c->n_layers; i++)
         KV_TRY(allocate(c, &c->layers[i], limit ? ref_min(limit, FIRST_SLOTS) : FIRST_SLOTS));
@@ -59,11 +66,16 @@ kv_status REF(cache_init)(ref_cache *c, const kv_config *cfg, const kv_policy *p
 void REF(cache_free)(ref_cache *c)
 {
     for (int32_t i = 0; c->layers && i < c->n_layers; i++) {
-        release(&c->layers[i]);
-        free(c->layers[i].events.v);
+        REF(layer_free)(&c->layers[i]);
     }
+    for (int64_t h = 0; c->moves && h < c->n_kv_heads; h++)
+        free(c->moves[h].v);
     free(c->layers);
+    free(c->moves);
+    kv_buffer_free(&c->weights);
+    kv_buffer_free(&c->work);
     c->layers = NULL;
+    c->moves = NULL;
 }
 
 void REF(cache_reset)(ref_cache *c)
@@ -71,9 +83,39 @@ void REF(cache_reset)(ref_cache *c)
     for (int32_t i = 0; i < c->n_layers; i++) {
         ref_layer *l = &c->layers[i];
         l->n = l->seen = l->n_sink = l->head = 0;
+        memset(l->count, 0, sizeof l->count);
+        memset(l->start, 0, sizeof l->start);
         l->events.n = 0;
     }
+    c->window = 0;
     c->event_status = KV_OK;
+}
+
+void REF(layer_copy)(const ref_cache *c, const ref_layer *from, ref_layer *to)
+{
+    const size_t n = (size_t)from->cap;
+    for (int64_t h = 0; h < c->n_kv_heads; h++) {
+        memcpy(ref_layer_k(c, to, h), ref_layer_k(c, from, h), n * (size_t)c->head_dim * sizeof(real));
+        memcpy(ref_layer_v(c, to, h), ref_layer_v(c, from, h), n * (size_t)c->dv * sizeof(real));
+        if (from->og) memcpy(ref_layer_og(to, h), ref_layer_og(from, h), n * sizeof *from->og);
+        if (from->score) memcpy(ref_layer_score(to, h), ref_layer_score(from, h), n * sizeof *from->score);
+    }
+    if (from->pos) memcpy(to->pos, from->pos, n * sizeof *from->pos);
+}
+
+kv_status REF(layer_clone)(const ref_cache *c, const ref_layer *from, ref_layer *to)
+{
+    *to = *from;
+    to->events = (kv_events){0};
+    const kv_status st = allocate(c, to, from->cap);
+    if (st == KV_OK) REF(layer_copy)(c, from, to);
+    return st;
+}
+
+void REF(layer_free)(ref_layer *l)
+{
+    release(l);
+    free(l->events.v);
 }
 
 kv_status REF(cache_reserve)(ref_cache *c, ref_layer *l, int64_t m)
@@ -86,30 +128,50 @@ kv_status REF(cache_reserve)(ref_cache *c, ref_layer *l, int64_t m)
     n = ref_max(n, 2 * l->cap);
     if (limit) n = ref_min(n, limit);
     ref_layer bigger = *l;
-    bigger.k = bigger.v = NULL;
+    bigger.k = bigger.v = bigger.score = NULL;
     bigger.pos = NULL;
+    bigger.og = NULL;
     const kv_status st = allocate(c, &bigger, n);
     if (st != KV_OK) {
         release(&bigger);
         return st;
     }
-    for (int64_t h = 0; h < c->n_kv_heads; h++) {
-        memcpy(ref_layer_k(c, &bigger, h), ref_layer_k(c, l, h),
-               (size_t)(l->cap * c->head_dim) * sizeof(real));
-        memcpy(ref_layer_v(c, &bigger, h), ref_layer_v(c, l, h), (size_t)(l->cap * c->dv) * sizeof(real));
-    }
-    if (l->pos) memcpy(bigger.pos, l->pos, (size_t)l->cap * sizeof *l->pos);
+    REF(layer_copy)(c, l, &bigger);
     release(l);
     *l = bigger;
     return KV_OK;
 }
 
+void REF(cache_decide)(ref_cache *c, int32_t layer, kv_event e)
+{
+    if (!c->record_events) return;
+    e.layer = layer;
+    e.reserved = 0;
+    if (e.margin != e.margin) e.margin = kv_bits2f(0x7fc00000u); /* one NaN for all sides */
+    if (e.margin == 0) e.margin = 0; /* one zero, too */
+    const kv_status st = kv_events_push(&c->layers[layer].events, e);
+    if (st != KV_OK) c->event_status = st;
+}
+
 void REF(cache_event)(ref_cache *c, int32_t layer, int32_t kind, int64_t og, int64_t token,
                       int64_t slot)
 {
-    if (!c->record_events) return;
-    const kv_event e = {.og = og, .token = token, .layer = layer, .head = -1, .kind = kind,
-                        .slot = (int32_t)slot, .margin = kv_inf()};
-    const kv_status st = kv_events_push(&c->layers[layer].events, e);
-    if (st != KV_OK) c->event_status = st;
+    const kv_event e = {.og = og, .token = token, .head = -1, .kind = kind, .slot = (int32_t)slot, .margin = kv_inf()};
+    REF(cache_decide)(c, layer, e);
+}
+
+void REF(cache_move)(ref_cache *c, int64_t head, int64_t to, int64_t from)
+{
+    ref_moves *m = &c->moves[head];
+    if (m->n == m->cap) {
+        const int64_t cap = m->cap ? 2 * m->cap : 256;
+        ref_move *v = realloc(m->v, (size_t)cap * sizeof *v);
+        if (!v) {
+            c->event_status = kv_fail(KV_ERR_NOMEM, "out of memory for the rows that move");
+            return;
+        }
+        m->v = v;
+        m->cap = cap;
+    }
+    m->v[m->n++] = (ref_move){to, from};
 }

@@ -358,5 +358,6 @@ static void rotate_panel(const real *src, int64_t head_dim, int64_t rd, int half
 }
 
 #include "ref/kernels_attn.h"
+#include "ref/kernels_columns.h"
 
-const ref_kernels TABLE = {ISA_NAME, gemm, attn, rmsnorm, swiglu, add, nll, rotate_panel};
+const ref_kernels TABLE = {ISA_NAME, gemm, attn, rmsnorm, swiglu, add, nll, rotate_panel, columns};

@@ -44,10 +44,29 @@ typedef struct ref_attn_job {
     real *scratch;        /* REF(attn_scratch) reals */
     real **out;           /* [rows] where each row's D outputs go */
     real *lse;            /* [rows], or NULL */
+    real *max, *sum;      /* [rows] maximum and sum that the row's softmax ended with; both or neither */
 } ref_attn_job;
+
+/* For every key of some panels: the sum over queries of exp(score - max) / sum, plain or weighted. Queries ascend in
+ * blocks; a block's sum starts at +0, blocks are added in order. */
+typedef struct ref_column_job {
+    const real *q;         /* [rows][D], multiplied by the softmax scale */
+    int64_t rows, head_dim;
+    int64_t row0;          /* index of the first query in its piece */
+    const real *max, *sum; /* [rows] from attention */
+    const real *weights;   /* [rows], acc = fma(w, p, acc); NULL: acc = acc + p */
+    int64_t block;         /* queries of a block, counted from the first */
+    int reversed;          /* own keys: query r weighs key x with weights[rows - 1 - (r - x)] */
+    const real *k;         /* [panels][D][16] */
+    int64_t panels;
+    int64_t key0;          /* own keys: index of the first in the piece, seen by queries from there on; else -1 */
+    real *scratch;         /* REF_COLUMN_SCRATCH reals */
+    real *acc;             /* [panels][16] */
+} ref_column_job;
 
 enum {
     REF_ATTN_ROWS = 48, /* rows that share one walk over the keys */
+    REF_COLUMN_SCRATCH = 4096,
     REF_MAX_SPANS = 32, /* consecutive runs of slots in a view */
     REF_CACHED_BYTES = 32 << 20 /* weights up to here may stay in a cache from one token to the next */
 };
@@ -75,6 +94,8 @@ typedef struct ref_kernels {
      * uses column t. half: pairs (i, i + rd/2), else (2i, 2i+1). Dims from rd on are copied. */
     void (*rotate_panel)(const real *src, int64_t head_dim, int64_t rd, int half, const real *cos,
                          const real *sin, int64_t stride, real *dst);
+
+    void (*columns)(const ref_column_job *job);
 } ref_kernels;
 
 /* Reals of scratch that attn needs for a view of n entries. */

@@ -184,6 +184,10 @@ static void combine_row(const attn_state *s, int64_t r)
     for (int64_t d = 0; d < job->head_dim; d++)
         out[d] = O[d] / L + 0;
     if (job->lse) job->lse[r] = M + r_log(L);
+    if (job->max) {
+        job->max[r] = M;
+        job->sum[r] = L;
+    }
 }
 
 /* Scratch: scores, pieces, then per chunk maxima, sums and partial outputs. */

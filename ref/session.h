@@ -38,6 +38,8 @@ typedef struct ref_session {
     ref_work work;
     kv_buffer *scratch;  /* [threads] of attention */
     kv_buffer rotated;   /* [H][cap/16][D][16] stored keys as the current layer reads them */
+    kv_buffer rows;      /* [2][Hq][m] what the softmax of each row ended with */
+    kv_buffer columns;   /* sums of probabilities, and the queries they come from */
     kv_buffer embed_row;   /* [d_model] floats */
     kv_buffer head_out;  /* [rows][vocab] where the caller wants no float logits */
     int64_t seen;

@@ -49,7 +49,7 @@ static kv_status export_head(const ref_session *s, int32_t layer, uint32_t what,
         return kv_fail(KV_ERR_USAGE, "layer %d does not exist; the model has %d", layer, c->n_layers);
     *h = (kv_state_head){.magic = KV_STATE_MAGIC,
                          .version = KV_STATE_VERSION,
-                         .what = what & KV_STATE_KV, /* no policy here has scores */
+                         .what = what & (KV_STATE_KV | (c->ops->needs_score ? KV_STATE_SCORE : 0u)),
                          .key_form = c->ops->key_form(&c->policy),
                          .layer0 = layer < 0 ? 0 : layer,
                          .n_layers = layer < 0 ? c->n_layers : 1,
@@ -72,9 +72,10 @@ static void export_run(const ref_cache *c, const kv_state_head *h, int32_t layer
     const kv_state_view v = kv_state_place(h, dst, offset, l->n, 0);
     *v.run = (kv_state_run){layer, head, (int32_t)l->n, 0};
     for (int64_t i = 0; i < l->n; i++) {
-        const ref_entry e = c->ops->entry(c, l, i);
+        const ref_entry e = c->ops->entry(c, l, head, i);
         v.og[i] = e.og;
         v.pos[i] = e.pos;
+        if (v.score) v.score[i] = (float)ref_layer_score(l, head)[e.slot];
         if (v.records) read_record(c, l, head, e.slot, (float *)(void *)(v.records + i * h->record_bytes));
     }
 }
@@ -109,7 +110,8 @@ static kv_status check_import(const ref_session *s, const void *src, size_t size
     memcpy(&h, src, sizeof h);
     if (h.layer0 != 0 || h.n_layers != c->n_layers || h.n_kv_heads != c->n_kv_heads ||
         h.head_dim != c->head_dim || h.record_bytes != 2 * c->head_dim * (int32_t)sizeof(float) ||
-        h.key_form != c->ops->key_form(&c->policy) || !(h.what & KV_STATE_KV))
+        h.key_form != c->ops->key_form(&c->policy) || !(h.what & KV_STATE_KV) ||
+        (c->ops->needs_score && !(h.what & KV_STATE_SCORE)))
         return kv_fail(KV_ERR_MISMATCH, "cache state: of another model or policy, or without K and V; export "
                                         "all layers from a session of the same model and policy");
     return KV_OK;
@@ -122,16 +124,16 @@ static kv_status import_layer(ref_session *s, const kv_state_head *h, int32_t la
     ref_layer *l = &c->layers[layer];
     for (int32_t head = 0; head < c->n_kv_heads; head++) {
         const kv_state_view v = kv_state_place(h, src, offset, -1, 0);
-        if (head == 0) {
-            KV_TRY(REF(cache_reserve)(c, l, v.run->n));
-            KV_TRY(c->ops->adopt(c, l, v.run->n, v.og, v.pos, h->seen));
-        } else if (v.run->n != l->n) {
+        const ref_adopt a = {v.run->n, h->seen, v.og, v.pos, v.score};
+        if (head > 0 && v.run->n != l->n)
             return kv_fail(KV_ERR_FORMAT, "cache state: heads of layer %d hold different numbers", layer);
-        }
+        if (head == 0) KV_TRY(REF(cache_reserve)(c, l, v.run->n));
+        KV_TRY(c->ops->adopt(c, l, head, &a));
         for (int64_t i = 0; i < l->n; i++) {
-            const ref_entry e = c->ops->entry(c, l, i);
+            const ref_entry e = c->ops->entry(c, l, head, i);
             if (e.og != v.og[i])
                 return kv_fail(KV_ERR_FORMAT, "cache state: heads of layer %d hold different tokens", layer);
+            if (v.score) ref_layer_score(l, head)[e.slot] = (real)v.score[i];
             write_record(c, l, head, e.slot, (const float *)(const void *)(v.records + i * h->record_bytes));
         }
     }
@@ -160,7 +162,7 @@ kv_status REF(import_state)(kv_session *handle, const void *src, size_t size)
 /* ---- snapshots: the layers as they are ------------------------------------------------------------------ */
 
 typedef struct saved_cache {
-    int64_t seen;
+    int64_t seen, window;
     int32_t n_layers;
     ref_layer *layers; /* owned copies, without events */
 } saved_cache;
@@ -170,20 +172,10 @@ void REF(snapshot_free)(kv_session *handle, void *snap)
     (void)handle;
     saved_cache *p = snap;
     if (!p) return;
-    for (int32_t i = 0; p->layers && i < p->n_layers; i++) {
-        free(p->layers[i].k);
-        free(p->layers[i].v);
-        free(p->layers[i].pos);
-    }
+    for (int32_t i = 0; p->layers && i < p->n_layers; i++)
+        REF(layer_free)(&p->layers[i]);
     free(p->layers);
     free(p);
-}
-
-static void *copy_of(const void *p, size_t bytes)
-{
-    void *q = malloc(bytes ? bytes : 1);
-    if (q) memcpy(q, p, bytes);
-    return q;
 }
 
 kv_status REF(snapshot)(kv_session *handle, void **out)
@@ -194,20 +186,15 @@ kv_status REF(snapshot)(kv_session *handle, void **out)
     if (p) p->layers = calloc((size_t)s->cache.n_layers, sizeof *p->layers);
     int ok = p && p->layers;
     for (int32_t i = 0; ok && i < s->cache.n_layers; i++) {
-        const ref_layer *l = &s->cache.layers[i];
-        p->layers[i] = *l;
         p->n_layers = i + 1;
-        p->layers[i].events = (kv_events){0};
-        p->layers[i].k = copy_of(l->k, l->k_bytes);
-        p->layers[i].v = copy_of(l->v, l->v_bytes);
-        p->layers[i].pos = l->pos ? copy_of(l->pos, (size_t)l->cap * sizeof *l->pos) : NULL;
-        ok = p->layers[i].k && p->layers[i].v && (p->layers[i].pos || !l->pos);
+        ok = REF(layer_clone)(&s->cache, &s->cache.layers[i], &p->layers[i]) == KV_OK;
     }
     if (!ok) {
         REF(snapshot_free)(handle, p);
         return fail(s, kv_fail(KV_ERR_NOMEM, "out of memory for a snapshot of the cache"));
     }
     p->seen = s->seen;
+    p->window = s->cache.window;
     *out = p;
     return KV_OK;
 }
@@ -215,16 +202,13 @@ kv_status REF(snapshot)(kv_session *handle, void **out)
 /* Stores never shrink, so the snapshot's slots fit; panels of a head may lie further apart by now. */
 static void restore_layer(const ref_cache *c, const ref_layer *from, ref_layer *to)
 {
-    for (int64_t h = 0; h < c->n_kv_heads; h++) {
-        memcpy(ref_layer_k(c, to, h), ref_layer_k(c, from, h),
-               (size_t)(from->cap * c->head_dim) * sizeof(real));
-        memcpy(ref_layer_v(c, to, h), ref_layer_v(c, from, h), (size_t)(from->cap * c->dv) * sizeof(real));
-    }
-    if (to->pos) memcpy(to->pos, from->pos, (size_t)from->cap * sizeof *to->pos);
+    REF(layer_copy)(c, from, to);
     to->n = from->n;
     to->seen = from->seen;
     to->n_sink = from->n_sink;
     to->head = from->head;
+    memcpy(to->count, from->count, sizeof to->count);
+    memcpy(to->start, from->start, sizeof to->start);
 }
 
 kv_status REF(restore)(kv_session *handle, const void *snap)
@@ -235,6 +219,7 @@ kv_status REF(restore)(kv_session *handle, const void *snap)
     for (int32_t i = 0; i < s->cache.n_layers; i++)
         restore_layer(&s->cache, &p->layers[i], &s->cache.layers[i]);
     s->seen = p->seen;
+    s->cache.window = p->window;
     s->broken = 0;
     return KV_OK;
 }
@@ -257,7 +242,7 @@ static void digest_task(void *arg, int64_t task, int worker)
     float record[2 * KV_MAX_HEAD_DIM];
     uint64_t sum = 0;
     for (int64_t i = 0; i < l->n; i++) {
-        const ref_entry e = c->ops->entry(c, l, i);
+        const ref_entry e = c->ops->entry(c, l, head, i);
         const int64_t key[3] = {layer, head, e.og};
         read_record(c, l, head, e.slot, record);
         sum += kv_xxh64(record, (size_t)(2 * c->head_dim) * sizeof *record, kv_xxh64(key, sizeof key, 0));
@@ -265,36 +250,49 @@ static void digest_task(void *arg, int64_t task, int worker)
     j->content[task] = sum;
 }
 
+/* Original indices and positions, then scores, of all runs in view order; out is filled. */
+static kv_status digest_order(const ref_cache *c, int32_t layer0, int32_t n, kv_digest *out)
+{
+    int64_t entries = 0, at = 0;
+    for (int32_t i = 0; i < n; i++)
+        entries += c->layers[layer0 + i].n * c->n_kv_heads;
+    int64_t *order = malloc((size_t)(2 * entries + 1) * sizeof *order);
+    float *score = malloc((size_t)(entries + 1) * sizeof *score);
+    if (!order || !score) {
+        free(order);
+        free(score);
+        return kv_fail(KV_ERR_NOMEM, "out of memory for a digest");
+    }
+    for (int64_t run = 0; run < (int64_t)n * c->n_kv_heads; run++) {
+        const ref_layer *l = &c->layers[layer0 + run / c->n_kv_heads];
+        const int64_t head = run % c->n_kv_heads;
+        for (int64_t i = 0; i < l->n; i++, at++) {
+            const ref_entry e = c->ops->entry(c, l, head, i);
+            order[2 * at] = e.og;
+            order[2 * at + 1] = e.pos;
+            if (l->score) score[at] = (float)ref_layer_score(l, head)[e.slot];
+        }
+    }
+    out->order = kv_xxh64(order, (size_t)(2 * at) * sizeof *order, 0);
+    out->score = kv_xxh64(score, c->ops->needs_score ? (size_t)at * sizeof *score : 0, 0);
+    free(order);
+    free(score);
+    return KV_OK;
+}
+
 kv_status REF(digest)(kv_session *handle, int32_t layer, kv_digest *out)
 {
     ref_session *s = (ref_session *)handle;
     const ref_cache *c = &s->cache;
     const int32_t layer0 = layer < 0 ? 0 : layer, n = layer < 0 ? c->n_layers : 1;
-    int64_t entries = 0;
-    for (int32_t i = 0; i < n; i++)
-        entries += c->layers[layer0 + i].n * c->n_kv_heads;
     uint64_t *content = calloc((size_t)(n * c->n_kv_heads), sizeof *content);
-    int64_t *order = malloc((size_t)(2 * entries + 1) * sizeof *order);
-    if (!content || !order) {
-        free(content);
-        free(order);
-        return fail(s, kv_fail(KV_ERR_NOMEM, "out of memory for a digest"));
-    }
+    if (!content) return fail(s, kv_fail(KV_ERR_NOMEM, "out of memory for a digest"));
     digest_job j = {s, layer0, content};
     kv_pool_run(s->pool, (int64_t)n * c->n_kv_heads, digest_task, &j);
-    *out = (kv_digest){.score = kv_xxh64("", 0, 0)};
-    int64_t at = 0;
-    for (int32_t run = 0; run < n * c->n_kv_heads; run++) {
-        const ref_layer *l = &c->layers[layer0 + run / c->n_kv_heads];
+    *out = (kv_digest){0};
+    for (int32_t run = 0; run < n * c->n_kv_heads; run++)
         out->content += content[run];
-        for (int64_t i = 0; i < l->n; i++) {
-            const ref_entry e = c->ops->entry(c, l, i);
-            order[at++] = e.og;
-            order[at++] = e.pos;
-        }
-    }
-    out->order = kv_xxh64(order, (size_t)at * sizeof *order, 0);
     free(content);
-    free(order);
-    return KV_OK;
+    const kv_status st = digest_order(c, layer0, n, out);
+    return st == KV_OK ? KV_OK : fail(s, st);
 }

@@ -13,8 +13,9 @@ static int64_t slots(const kv_policy *p)
     return 0;
 }
 
-static int64_t piece(const kv_policy *p, int64_t left)
+static int64_t piece(const kv_policy *p, int64_t seen, int64_t left)
 {
+    (void)seen;
     (void)p;
     return left;
 }
@@ -43,16 +44,19 @@ static int64_t place(ref_cache *c, int32_t layer, int64_t pos)
     return og;
 }
 
-static ref_entry entry(const ref_cache *c, const ref_layer *l, int64_t i)
+static ref_entry entry(const ref_cache *c, const ref_layer *l, int64_t head, int64_t i)
 {
+    (void)head;
     (void)c;
     (void)l;
     return (ref_entry){i, i, (int32_t)i};
 }
 
-static kv_status adopt(ref_cache *c, ref_layer *l, int64_t n, const int64_t *og, const int32_t *pos,
-                       int64_t seen)
+static kv_status adopt(ref_cache *c, ref_layer *l, int64_t head, const ref_adopt *a)
 {
+    const int64_t n = a->n, seen = a->seen, *og = a->og;
+    const int32_t *pos = a->pos;
+    if (head > 0) return KV_OK;
     (void)c;
     for (int64_t i = 0; i < n; i++)
         if (og[i] != i || pos[i] != i)
@@ -62,4 +66,5 @@ static kv_status adopt(ref_cache *c, ref_layer *l, int64_t n, const int64_t *og,
     return KV_OK;
 }
 
-const ref_policy REF(policy_full) = {0, key_form, slots, piece, begin, view, place, entry, adopt};
+const ref_policy REF(policy_full) = {.needs_pos = 0, .key_form = key_form, .slots = slots, .piece = piece, .begin = begin,
+                                    .view = view, .place = place, .entry = entry, .adopt = adopt};

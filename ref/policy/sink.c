@@ -15,8 +15,9 @@ static int32_t key_form(const kv_policy *p)
 
 static int64_t slots(const kv_policy *p) { return ring_base(p) + p->sink.cap; }
 
-static int64_t piece(const kv_policy *p, int64_t left)
+static int64_t piece(const kv_policy *p, int64_t seen, int64_t left)
 {
+    (void)seen;
     (void)p;
     return left;
 }
@@ -62,17 +63,20 @@ static int64_t place(ref_cache *c, int32_t layer, int64_t pos)
     return ring_base(&c->policy) + at;
 }
 
-static ref_entry entry(const ref_cache *c, const ref_layer *l, int64_t i)
+static ref_entry entry(const ref_cache *c, const ref_layer *l, int64_t head, int64_t i)
 {
+    (void)head;
     if (i < l->n_sink) return (ref_entry){i, i, (int32_t)i};
     const int64_t ring = l->n - l->n_sink, k = i - l->n_sink;
     return (ref_entry){ring_base(&c->policy) + (l->head + k) % c->policy.sink.cap, l->seen - ring + k,
                        (int32_t)i};
 }
 
-static kv_status adopt(ref_cache *c, ref_layer *l, int64_t n, const int64_t *og, const int32_t *pos,
-                       int64_t seen)
+static kv_status adopt(ref_cache *c, ref_layer *l, int64_t head, const ref_adopt *a)
 {
+    const int64_t n = a->n, seen = a->seen, *og = a->og;
+    const int32_t *pos = a->pos;
+    if (head > 0) return KV_OK;
     const int64_t sinks = c->policy.sink.sinks, cap = c->policy.sink.cap;
     const int64_t n_sink = ref_min(seen, sinks), ring = ref_min(seen - n_sink, cap);
     if (n != n_sink + ring)
@@ -90,4 +94,5 @@ static kv_status adopt(ref_cache *c, ref_layer *l, int64_t n, const int64_t *og,
     return KV_OK;
 }
 
-const ref_policy REF(policy_sink) = {0, key_form, slots, piece, begin, view, place, entry, adopt};
+const ref_policy REF(policy_sink) = {.needs_pos = 0, .key_form = key_form, .slots = slots, .piece = piece, .begin = begin,
+                                    .view = view, .place = place, .entry = entry, .adopt = adopt};

@@ -10,8 +10,9 @@ static int32_t key_form(const kv_policy *p)
 
 static int64_t slots(const kv_policy *p) { return p->sliding.cap; }
 
-static int64_t piece(const kv_policy *p, int64_t left)
+static int64_t piece(const kv_policy *p, int64_t seen, int64_t left)
 {
+    (void)seen;
     return left <= p->sliding.cap ? left : p->sliding.cap / 2;
 }
 
@@ -44,8 +45,9 @@ static int64_t place(ref_cache *c, int32_t layer, int64_t pos)
     return slot;
 }
 
-static ref_entry entry(const ref_cache *c, const ref_layer *l, int64_t i)
+static ref_entry entry(const ref_cache *c, const ref_layer *l, int64_t head, int64_t i)
 {
+    (void)head;
     const int64_t slot = (l->head + i) % c->policy.sliding.cap, og = l->seen - l->n + i;
     switch (c->policy.sliding.pos) {
     case KV_SLIDING_ABSOLUTE:
@@ -57,9 +59,11 @@ static ref_entry entry(const ref_cache *c, const ref_layer *l, int64_t i)
     }
 }
 
-static kv_status adopt(ref_cache *c, ref_layer *l, int64_t n, const int64_t *og, const int32_t *pos,
-                       int64_t seen)
+static kv_status adopt(ref_cache *c, ref_layer *l, int64_t head, const ref_adopt *a)
 {
+    const int64_t n = a->n, seen = a->seen, *og = a->og;
+    const int32_t *pos = a->pos;
+    if (head > 0) return KV_OK;
     if (n > c->policy.sliding.cap || n > seen)
         return kv_fail(KV_ERR_FORMAT, "cache state: %lld entries do not fit in cap=%d", (long long)n,
                        c->policy.sliding.cap);
@@ -75,4 +79,5 @@ static kv_status adopt(ref_cache *c, ref_layer *l, int64_t n, const int64_t *og,
     return KV_OK;
 }
 
-const ref_policy REF(policy_sliding) = {1, key_form, slots, piece, begin, view, place, entry, adopt};
+const ref_policy REF(policy_sliding) = {.needs_pos = 1, .key_form = key_form, .slots = slots, .piece = piece, .begin = begin,
+                                    .view = view, .place = place, .entry = entry, .adopt = adopt};
