@@ -56,7 +56,7 @@ GPU_DEVICE void load_slice(const gpu_attention_args &a, int32_t row0, int32_t kv
     for (int32_t e = tid; e < DT / 4 * n_entries; e += THREADS) {
         const int32_t d = e % (DT / 4) * 4, i = e / (DT / 4), v = chunk * GPU_CH + i;
         if (d >= dn) continue;
-        const int64_t r = a.k_slot ? a.k_slot[v] : v;
+        const int64_t r = a.k_slot ? a.k_slot[kv_head * a.slot_stride + v] : v;
         const float4 k = gpu_load4(a.k + (r * a.kv_heads + kv_head) * a.head_dim + d0 + d);
         ks[d * KS + i] = k.x;
         ks[(d + 1) * KS + i] = k.y;
@@ -175,7 +175,7 @@ __global__ void __launch_bounds__(GROUP *GROUPS)
 
     for (int32_t i = tid; i < n_entries; i += THREADS) {
         const int32_t v = chunk * GPU_CH + i;
-        v_row[i] = a.v_slot ? a.v_slot[v] : v;
+        v_row[i] = a.v_slot ? a.v_slot[kv_head * a.slot_stride + v] : v;
     }
     float *const s = ks;
     compute_scores<ROWS, MR, THREADS>(a, row0, kv_head, chunk, n_entries, ks, qs, s);

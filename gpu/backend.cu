@@ -183,10 +183,12 @@ kv_status run_step(kv_session *s, const kv_step &step)
     KV_TRY(check_step(s, step));
     decisions made;
     kv_events *const events = step.events ? &made.list : nullptr;
-    const int32_t piece = s->cache.policy->piece(step.n);
+    const int64_t seen = s->cache.seen;
     s->broken = true; /* unless all of it succeeds */
-    for (int32_t first = 0; first < step.n; first += piece)
-        KV_TRY(run_piece(s, {&step, first, gpu_min(step.n - first, piece)}, events));
+    for (int32_t first = 0, n; first < step.n; first += n) {
+        n = s->cache.policy->piece(seen, step.n, first);
+        KV_TRY(run_piece(s, {&step, first, n}, events));
+    }
     if (step.events) KV_TRY(made.append_to(step.events, s->model.cfg.n_layers));
     s->broken = false;
     return KV_OK;
@@ -286,9 +288,11 @@ const char *door_last_error(const kv_session *s)
 
 kv_status door_reset(kv_session *s)
 {
-    gpu_cache_reset(&s->cache);
-    s->broken = false;
-    return KV_OK;
+    return guarded(s, [&] {
+        KV_TRY(gpu_cache_reset(&s->cache));
+        s->broken = false;
+        return KV_OK;
+    });
 }
 
 kv_status door_step(kv_session *s, const kv_step *step)

@@ -18,7 +18,7 @@ class pass
 public:
     pass(kv_session *s, const gpu_piece &piece, const gpu_view &view)
         : s_(s), cfg_(s->model.cfg), w_(s->work), stream_(s->stream.s), piece_(piece), view_(view),
-          m_(piece.m), n_view_(view.n_stored + piece.m)
+          m_(piece.m)
     {
     }
 
@@ -39,6 +39,7 @@ public:
 
 private:
     kv_status prepare();
+    kv_status upload_rows();
     kv_status embed();
     kv_status attention_block(int32_t l);
     kv_status ffn_block(int32_t l);
@@ -51,6 +52,12 @@ private:
     {
         KV_TRY(w_.partials.reserve(gpu_matmul_partials(w.view(), m)));
         return gpu_matmul(x, m, w.view(), epilogue, y, w_.partials.p, stream_);
+    }
+
+    /* Rows of the view entries of layer l from `first` on. */
+    gpu_slots slots(int32_t l, int64_t first) const
+    {
+        return {(view_.table ? view_.table : w_.rows.p) + view_.layer(l).rows_at + first, view_.head_stride};
     }
 
     gpu_rope rope_at(int64_t table_row) const
@@ -67,9 +74,8 @@ private:
     const gpu_piece &piece_;
     const gpu_view &view_;
     int32_t m_;
-    int64_t n_view_;
-    int64_t new_row_ = 0;       /* table row of the first new token */
-    int64_t view_row_ = 0;      /* of view entry 0, where keys are kept raw */
+    int64_t new_row_ = 0;       /* row of the first new token in the table of sines and cosines */
+    int64_t zero_row_ = 0;      /* of position 0, where keys are kept raw */
     bool raw_ = false;
 };
 
@@ -85,21 +91,26 @@ kv_status pass::prepare()
     KV_TRY(w_.attended.reserve(m * (size_t)q_width(cfg_)));
     KV_TRY(w_.gate_up.reserve(m * 2 * (size_t)cfg_.ffn_dim));
     KV_TRY(w_.activated.reserve(m * (size_t)cfg_.ffn_dim));
-    if (raw_) KV_TRY(w_.view_keys.reserve((size_t)n_view_ * (size_t)kv_width(cfg_)));
-
-    /* Rows of the view; with row i = view entry i only those of the new tokens are needed. */
-    std::vector<int32_t> rows = view_.rows;
-    if (rows.empty())
-        for (int32_t x = 0; x < m_; x++) rows.push_back((int32_t)(view_.n_stored + x));
-    KV_TRY(w_.rows.reserve(rows.size()));
-    KV_TRY(gpu_copy_up(w_.rows.p, rows.data(), rows.size() * sizeof(int32_t), stream_));
-
+    for (const gpu_layer_view &v : view_.layers)
+        if (raw_) KV_TRY(w_.view_keys.reserve((size_t)(v.n_stored + m_) * (size_t)kv_width(cfg_)));
+    KV_TRY(upload_rows());
     if (raw_) {
-        KV_TRY(gpu_table_cover(s_, 0, view_.pos + (int64_t)m_, &view_row_));
-        new_row_ = view_row_ + view_.pos;
+        KV_TRY(gpu_table_cover(s_, 0, view_.pos + (int64_t)m_, &zero_row_));
+        new_row_ = zero_row_ + view_.pos;
         return KV_OK;
     }
     return gpu_table_cover(s_, view_.pos, m_, &new_row_);
+}
+
+/* Rows of the view; with row i = view entry i only those of the new tokens are needed. */
+kv_status pass::upload_rows()
+{
+    if (view_.table) return KV_OK;
+    std::vector<int32_t> rows = view_.rows;
+    if (rows.empty())
+        for (int32_t x = 0; x < m_; x++) rows.push_back((int32_t)(view_.layer(0).n_stored + x));
+    KV_TRY(w_.rows.reserve(rows.size()));
+    return gpu_copy_up(w_.rows.p, rows.data(), rows.size() * sizeof(int32_t), stream_);
 }
 
 kv_status pass::embed()
@@ -119,7 +130,7 @@ kv_status pass::attention_block(int32_t l)
     const gpu_layer &layer = s_->model.layers[(size_t)l];
     const gpu_store &store = s_->cache.layers[(size_t)l];
     const gpu_qkv_shape shape = {cfg_.n_heads, cfg_.n_kv_heads, cfg_.head_dim};
-    const int32_t *const new_rows = w_.rows.p + (view_.rows.empty() ? 0 : view_.n_stored);
+    const gpu_slots new_rows = slots(l, view_.identity() ? 0 : view_.layer(l).n_stored);
     const int32_t q = q_width(cfg_), kv = kv_width(cfg_), stride = layer.qkv.n;
 
     KV_TRY(gpu_rmsnorm(w_.x.p, layer.attn_norm.p, m_, cfg_.d_model, cfg_.norm_eps, w_.normed.p, stream_));
@@ -139,15 +150,16 @@ kv_status pass::attention_block(int32_t l)
 kv_status pass::attend(int32_t l)
 {
     const gpu_store &store = s_->cache.layers[(size_t)l];
-    const int32_t *const rows = view_.rows.empty() ? nullptr : w_.rows.p;
+    const gpu_layer_view &view = view_.layer(l);
+    const gpu_slots rows = slots(l, 0);
     gpu_attention_args a = {};
     a.q = w_.qkv.p;
     a.q_stride = s_->model.layers[(size_t)l].qkv.n;
     a.k = store.k.p;
-    a.k_slot = rows;
+    a.k_slot = a.v_slot = view_.identity() ? nullptr : rows.at;
+    a.slot_stride = rows.head_stride;
     a.v = store.v.p;
-    a.v_slot = rows;
-    a.first = view_.n_stored;
+    a.first = view.n_stored;
     a.m = m_;
     a.heads = cfg_.n_heads;
     a.kv_heads = cfg_.n_kv_heads;
@@ -155,8 +167,8 @@ kv_status pass::attend(int32_t l)
     a.scale = gpu_softmax_scale(cfg_);
     a.out = w_.attended.p;
     if (raw_) {
-        KV_TRY(gpu_rope_view(store.k.p, w_.rows.p, (int32_t)n_view_, cfg_.n_kv_heads, cfg_.head_dim,
-                             rope_at(view_row_), w_.view_keys.p, stream_));
+        KV_TRY(gpu_rope_view(store.k.p, rows, (int32_t)view.n_stored + m_, cfg_.n_kv_heads, cfg_.head_dim,
+                             rope_at(zero_row_ + view.first_pos), w_.view_keys.p, stream_));
         a.k = w_.view_keys.p;
         a.k_slot = nullptr;
     }

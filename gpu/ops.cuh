@@ -80,15 +80,21 @@ struct gpu_qkv_shape {
     int32_t heads, kv_heads, head_dim;
 };
 
+/* Rows of a store by index, of each KV head: row i of head h is at[h * head_stride + i]. */
+struct gpu_slots {
+    const int32_t *at;
+    int64_t head_stride; /* 0: the heads share their rows */
+};
+
 /* Rotates q and k of every row in place, row x by table row x, and puts k (rotated, or as it was when
- * keep_raw is set) and v into rows slot[x] of the stores, [..][kv_heads * head_dim]. */
+ * keep_raw is set) and v into row x of `slots` of the stores, [..][kv_heads * head_dim]. */
 kv_status gpu_rope_store(float *qkv, int32_t m, const gpu_qkv_shape &shape, const gpu_rope &rope,
-                         bool keep_raw, const int32_t *slot, float *k_store, float *v_store,
+                         bool keep_raw, const gpu_slots &slots, float *k_store, float *v_store,
                          cudaStream_t stream);
 
-/* out[i] = row slot[i] of a store of un-rotated keys, rotated by table row i; rows are
+/* out[i] = row i of `slots` of a store of un-rotated keys, rotated by table row i; rows are
  * [kv_heads * head_dim]. */
-kv_status gpu_rope_view(const float *k_store, const int32_t *slot, int32_t n, int32_t kv_heads,
+kv_status gpu_rope_view(const float *k_store, const gpu_slots &slots, int32_t n, int32_t kv_heads,
                         int32_t head_dim, const gpu_rope &rope, float *out, cudaStream_t stream);
 
 /* ---- attention.cu ---- */
@@ -97,8 +103,9 @@ struct gpu_attention_args {
     const float *q;         /* rotated queries of token x at q + x * q_stride: [heads * head_dim] */
     int64_t q_stride;
     const float *k, *v;     /* rows of kv_heads * head_dim */
-    const int32_t *k_slot;  /* row of view entry i; NULL: i itself */
+    const int32_t *k_slot;  /* row of view entry i for KV head h: k_slot[h * slot_stride + i]; NULL: i itself */
     const int32_t *v_slot;
+    int64_t slot_stride;    /* 0: the heads share their rows */
     int64_t first;          /* view index of token 0: it sees entries 0 .. first */
     int32_t m;              /* tokens; token x sees entries 0 .. first + x */
     int32_t heads, kv_heads, head_dim; /* head_dim a multiple of 4 */

@@ -16,6 +16,23 @@ kv_status gpu_decide(kv_events *events, kv_event_kind kind, int64_t og, int64_t 
     return KV_OK;
 }
 
+/* All runs must hold the same tokens at the same positions. */
+kv_status gpu_shared_policy::adopt(int64_t seen, gpu_runs *runs)
+{
+    std::vector<gpu_entry> &first = (*runs)[0];
+    for (size_t i = 1; i < runs->size(); i++) {
+        const std::vector<gpu_entry> &run = (*runs)[i];
+        bool same = run.size() == first.size();
+        for (size_t e = 0; e < run.size() && same; e++) same = run[e].og == first[e].og && run[e].pos == first[e].pos;
+        if (!same)
+            return kv_fail(KV_ERR_MISMATCH, "the state holds other tokens in run %zu than in the first; with this "
+                           "policy all layers and heads agree", i);
+    }
+    KV_TRY(adopt_all(seen, &first));
+    for (size_t i = 1; i < runs->size(); i++) (*runs)[i] = first;
+    return KV_OK;
+}
+
 int32_t gpu_rows::take()
 {
     if (free_.empty()) return n_++;

@@ -60,7 +60,7 @@ GPU_DEVICE bool unit_at(const gpu_rope &rope, int32_t unit, int32_t *a, int32_t 
 
 /* grid ((heads + 2 kv_heads) * head_dim / 2 / THREADS, m). */
 __global__ void gpu_k_rope_store(float *qkv, gpu_qkv_shape shape, gpu_rope rope, bool keep_raw,
-                                 const int32_t *slot, float *k_store, float *v_store)
+                                 gpu_slots slots, float *k_store, float *v_store)
 {
     const int32_t half = shape.head_dim / 2, heads = shape.heads + 2 * shape.kv_heads;
     const int32_t e = (int32_t)(blockIdx.x * THREADS + threadIdx.x), row = (int32_t)blockIdx.y;
@@ -81,13 +81,13 @@ __global__ void gpu_k_rope_store(float *qkv, gpu_qkv_shape shape, gpu_rope rope,
     if (head < shape.heads) return;
     const int32_t kv_head = (head - shape.heads) % shape.kv_heads;
     float *const store = head < shape.heads + shape.kv_heads ? k_store : v_store;
-    float *const to = store + ((int64_t)slot[row] * shape.kv_heads + kv_head) * shape.head_dim;
+    float *const to = store + ((int64_t)slots.at[kv_head * slots.head_stride + row] * shape.kv_heads + kv_head) * shape.head_dim;
     to[ia] = keep_raw ? raw_a : a;
     to[ib] = keep_raw ? raw_b : b;
 }
 
 kv_status gpu_rope_store(float *qkv, int32_t m, const gpu_qkv_shape &shape, const gpu_rope &rope,
-                         bool keep_raw, const int32_t *slot, float *k_store, float *v_store,
+                         bool keep_raw, const gpu_slots &slots, float *k_store, float *v_store,
                          cudaStream_t stream)
 {
     const int32_t width = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;
@@ -97,13 +97,14 @@ kv_status gpu_rope_store(float *qkv, int32_t m, const gpu_qkv_shape &shape, cons
         part.cos += (int64_t)r * (rope.dims / 2);
         part.sin += (int64_t)r * (rope.dims / 2);
         KV_TRY(GPU_LAUNCH_NOSYNC(gpu_k_rope_store, grid, dim3(THREADS), stream, qkv + (int64_t)r * width,
-                                 shape, part, keep_raw, slot + r, k_store, v_store));
+                                 shape, part, keep_raw, gpu_slots{slots.at + r, slots.head_stride}, k_store,
+                                 v_store));
     }
     return KV_OK;
 }
 
 /* grid (kv_heads * head_dim / 2 / THREADS, n). */
-__global__ void gpu_k_rope_view(const float *k_store, const int32_t *slot, int32_t kv_heads,
+__global__ void gpu_k_rope_view(const float *k_store, gpu_slots slots, int32_t kv_heads,
                                 int32_t head_dim, gpu_rope rope, float *out)
 {
     const int32_t half = head_dim / 2, row = (int32_t)blockIdx.y;
@@ -112,7 +113,7 @@ __global__ void gpu_k_rope_view(const float *k_store, const int32_t *slot, int32
     int32_t ia, ib;
     const bool turns = unit_at(rope, e % half, &ia, &ib);
     const int64_t head = e / half * head_dim, width = (int64_t)kv_heads * head_dim;
-    const float *const from = k_store + slot[row] * width + head;
+    const float *const from = k_store + slots.at[e / half * slots.head_stride + row] * width + head;
     float *const to = out + row * width + head;
     float a = from[ia], b = from[ib];
     if (turns) {
@@ -123,7 +124,7 @@ __global__ void gpu_k_rope_view(const float *k_store, const int32_t *slot, int32
     to[ib] = b;
 }
 
-kv_status gpu_rope_view(const float *k_store, const int32_t *slot, int32_t n, int32_t kv_heads,
+kv_status gpu_rope_view(const float *k_store, const gpu_slots &slots, int32_t n, int32_t kv_heads,
                         int32_t head_dim, const gpu_rope &rope, float *out, cudaStream_t stream)
 {
     const int32_t width = kv_heads * head_dim;
@@ -132,8 +133,8 @@ kv_status gpu_rope_view(const float *k_store, const int32_t *slot, int32_t n, in
         gpu_rope part = rope;
         part.cos += (int64_t)r * (rope.dims / 2);
         part.sin += (int64_t)r * (rope.dims / 2);
-        KV_TRY(GPU_LAUNCH_NOSYNC(gpu_k_rope_view, grid, dim3(THREADS), stream, k_store, slot + r, kv_heads,
-                                 head_dim, part, out + (int64_t)r * width));
+        KV_TRY(GPU_LAUNCH_NOSYNC(gpu_k_rope_view, grid, dim3(THREADS), stream, k_store,
+                                 gpu_slots{slots.at + r, slots.head_stride}, kv_heads, head_dim, part, out + (int64_t)r * width));
     }
     return KV_OK;
 }

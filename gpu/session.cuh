@@ -4,7 +4,7 @@
  *
  *   model    weights, written once
  *   stores   per layer two buffers [rows][kv_heads * head_dim], K and V; who is in which row is the
- *            policy's business, the same in all layers
+ *            policy's business, for each layer and KV head
  *   table    cosines and sines of a window of positions
  *   work     activations of the piece under way, [tokens][width]; they grow to the longest piece
  *
@@ -90,7 +90,7 @@ int32_t gpu_tap_width(const kv_config &cfg, int32_t point);
 
 /* Rows for what the policy has placed; what is stored stays. */
 kv_status gpu_cache_make_room(kv_session *s);
-void gpu_cache_reset(gpu_cache *cache);
+kv_status gpu_cache_reset(gpu_cache *cache);
 
 kv_status gpu_state_export(kv_session *s, int32_t layer, uint32_t what, void *dst, size_t cap,
                            size_t *need);

@@ -16,7 +16,8 @@ size_t row_floats(const kv_session *s)
     return (size_t)s->model.cfg.n_kv_heads * (size_t)s->model.cfg.head_dim;
 }
 
-kv_state_head describe(const kv_session *s, int32_t layer, uint32_t what, int64_t n_entries)
+/* The head of a state that holds these runs, of one layer or (layer = -1) of all. */
+kv_state_head describe(const kv_session *s, int32_t layer, uint32_t what, const gpu_runs &runs)
 {
     const kv_config &cfg = s->model.cfg;
     kv_state_head h = {};
@@ -30,7 +31,9 @@ kv_state_head describe(const kv_session *s, int32_t layer, uint32_t what, int64_
     h.head_dim = cfg.head_dim;
     h.record_bytes = (int32_t)(2 * sizeof(float)) * cfg.head_dim;
     h.seen = s->cache.seen;
-    h.total_bytes = sizeof h + (uint64_t)h.n_layers * (uint64_t)h.n_kv_heads * kv_state_run_bytes(&h, n_entries, 0);
+    h.total_bytes = sizeof h;
+    for (const std::vector<gpu_entry> &run : runs)
+        h.total_bytes += kv_state_run_bytes(&h, (int64_t)run.size(), 0);
     return h;
 }
 
@@ -88,7 +91,8 @@ kv_status copy_rows(gpu_store *to, const gpu_store &from, size_t n, size_t width
 
 kv_status copy_cache(gpu_cache *to, const gpu_cache &from, size_t width, cudaStream_t stream)
 {
-    std::unique_ptr<gpu_policy> policy = from.policy->clone();
+    std::unique_ptr<gpu_policy> policy;
+    KV_TRY(from.policy->clone(&policy));
     to->layers.resize(from.layers.size());
     for (size_t l = 0; l < from.layers.size(); l++)
         KV_TRY(copy_rows(&to->layers[l], from.layers[l], (size_t)from.policy->rows(), width, stream));
@@ -106,7 +110,7 @@ kv_status mismatch(const char *what, long long theirs, long long ours)
 
 kv_status check_head(const kv_session *s, const kv_state_head &h)
 {
-    const kv_state_head ours = describe(s, -1, KV_STATE_KV, 0);
+    const kv_state_head ours = describe(s, -1, KV_STATE_KV, {});
     if (!(h.what & KV_STATE_KV))
         return kv_fail(KV_ERR_MISMATCH, "the state lacks K and V; export it with KV_STATE_KV");
     if (h.key_form != ours.key_form) return mismatch("key form", h.key_form, ours.key_form);
@@ -118,22 +122,39 @@ kv_status check_head(const kv_session *s, const kv_state_head &h)
     return KV_OK;
 }
 
-/* All runs must hold the same tokens at the same positions; entries receives those of the first. */
-kv_status common_entries(const kv_state_head &h, void *blob, std::vector<gpu_entry> *entries)
+/* The entries of all runs of a checked blob. */
+gpu_runs read_runs(const kv_state_head &h, void *blob)
 {
+    gpu_runs runs((size_t)h.n_layers * (size_t)h.n_kv_heads);
     size_t offset = sizeof h;
-    kv_state_view first = {};
-    for (int64_t i = 0; i < (int64_t)h.n_layers * h.n_kv_heads; i++) {
+    for (std::vector<gpu_entry> &run : runs) {
         const kv_state_view v = kv_state_place(&h, blob, &offset, -1, 0);
-        if (i == 0) first = v;
-        const size_t n = (size_t)v.run->n;
-        if (v.run->n != first.run->n || memcmp(v.og, first.og, n * sizeof *v.og) != 0 ||
-            memcmp(v.pos, first.pos, n * sizeof *v.pos) != 0)
-            return kv_fail(KV_ERR_MISMATCH, "the state holds other tokens in layer %d, head %d than in layer 0, "
-                           "head 0; with this policy they agree", v.run->layer, v.run->head);
+        for (int32_t i = 0; i < v.run->n; i++) run.push_back({v.og[i], v.pos[i], 0});
     }
-    for (int32_t i = 0; i < first.run->n; i++) entries->push_back({first.og[i], first.pos[i], 0});
+    return runs;
+}
+
+/* The entries of one layer, or of all (layer = -1). */
+kv_status list_runs(const kv_session *s, int32_t layer, gpu_runs *runs)
+{
+    const kv_config &c = s->model.cfg;
+    for (int32_t l = layer < 0 ? 0 : layer; l < (layer < 0 ? c.n_layers : layer + 1); l++)
+        for (int32_t head = 0; head < c.n_kv_heads; head++) {
+            runs->emplace_back();
+            KV_TRY(s->cache.policy->list(l, head, &runs->back()));
+        }
     return KV_OK;
+}
+
+kv_status write_run(kv_session *s, const std::vector<gpu_entry> &entries, const kv_state_view &v)
+{
+    for (size_t e = 0; e < entries.size(); e++) {
+        v.og[e] = entries[e].og;
+        v.pos[e] = entries[e].pos;
+    }
+    if (!v.records) return KV_OK;
+    KV_TRY(upload_rows(s, entries));
+    return copy_records(s, v.run->layer, v.run->head, v.run->n, v.records, nullptr);
 }
 } // namespace
 
@@ -147,10 +168,11 @@ kv_status gpu_cache_make_room(kv_session *s)
     return KV_OK;
 }
 
-void gpu_cache_reset(gpu_cache *cache)
+kv_status gpu_cache_reset(gpu_cache *cache)
 {
-    cache->policy->reset();
+    KV_TRY(cache->policy->reset());
     cache->seen = 0;
+    return KV_OK;
 }
 
 kv_status gpu_state_export(kv_session *s, int32_t layer, uint32_t what, void *dst, size_t cap, size_t *need)
@@ -159,9 +181,9 @@ kv_status gpu_state_export(kv_session *s, int32_t layer, uint32_t what, void *ds
     if (layer < -1 || layer >= c.n_layers || (what & ~(uint32_t)(KV_STATE_SCORE | KV_STATE_KV)))
         return kv_fail(KV_ERR_USAGE, "export_state: layer %d, what %#x; layers go from 0 to %d, or -1 for "
                        "all", layer, what, c.n_layers - 1);
-    std::vector<gpu_entry> entries;
-    s->cache.policy->list(&entries);
-    const kv_state_head h = describe(s, layer, what, (int64_t)entries.size());
+    gpu_runs runs;
+    KV_TRY(list_runs(s, layer, &runs));
+    const kv_state_head h = describe(s, layer, what, runs);
     *need = (size_t)h.total_bytes;
     if (!dst) return KV_OK;
     if (cap < *need)
@@ -169,19 +191,14 @@ kv_status gpu_state_export(kv_session *s, int32_t layer, uint32_t what, void *ds
                        cap, *need);
     memset(dst, 0, *need); /* padding is compared too */
     memcpy(dst, &h, sizeof h);
-    KV_TRY(upload_rows(s, entries));
     size_t offset = sizeof h;
     for (int32_t i = 0; i < h.n_layers * h.n_kv_heads; i++) {
+        const std::vector<gpu_entry> &entries = runs[(size_t)i];
         kv_state_view v = kv_state_place(&h, dst, &offset, (int64_t)entries.size(), 0);
         v.run->layer = h.layer0 + i / h.n_kv_heads;
         v.run->head = i % h.n_kv_heads;
         v.run->n = (int32_t)entries.size();
-        for (size_t e = 0; e < entries.size(); e++) {
-            v.og[e] = entries[e].og;
-            v.pos[e] = entries[e].pos;
-        }
-        if (v.records)
-            KV_TRY(copy_records(s, v.run->layer, v.run->head, v.run->n, v.records, nullptr));
+        KV_TRY(write_run(s, entries, v));
     }
     return gpu_stream_finish(s->stream.s);
 }
@@ -193,16 +210,15 @@ kv_status gpu_state_import(kv_session *s, const void *src, size_t size)
     kv_state_head h;
     memcpy(&h, src, sizeof h);
     KV_TRY(check_head(s, h));
-    std::vector<gpu_entry> entries;
-    KV_TRY(common_entries(h, blob, &entries));
-    KV_TRY(s->cache.policy->adopt(h.seen, &entries));
+    gpu_runs runs = read_runs(h, blob);
+    KV_TRY(s->cache.policy->adopt(h.seen, &runs));
     s->cache.seen = h.seen;
     s->broken = true; /* until all of it is there */
     KV_TRY(gpu_cache_make_room(s));
-    KV_TRY(upload_rows(s, entries));
     size_t offset = sizeof h;
-    for (int32_t i = 0; i < h.n_layers * h.n_kv_heads; i++) {
+    for (const std::vector<gpu_entry> &run : runs) {
         const kv_state_view v = kv_state_place(&h, blob, &offset, -1, 0);
+        KV_TRY(upload_rows(s, run));
         KV_TRY(copy_records(s, v.run->layer, v.run->head, v.run->n, nullptr, v.records));
     }
     KV_TRY(gpu_stream_finish(s->stream.s));

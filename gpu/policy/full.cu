@@ -3,7 +3,7 @@
 
 namespace
 {
-class full : public gpu_policy
+class full : public gpu_shared_policy
 {
 public:
     bool raw_keys() const override { return false; }
@@ -13,8 +13,7 @@ public:
         if (seen + m > INT32_MAX)
             return kv_fail(KV_ERR_UNSUPPORTED, "full: token %lld is beyond the last position, 2^31 - 1; "
                            "use a bounded policy", (long long)(seen + m - 1));
-        view->rows.clear();
-        view->n_stored = seen;
+        view->layers = {{seen, 0, 0}};
         view->pos = (int32_t)seen;
         placed_ = seen + m;
         return KV_OK;
@@ -30,15 +29,15 @@ public:
 
     int64_t rows() const override { return placed_; }
 
-    void reset() override { n_ = placed_ = 0; }
+    void clear() override { n_ = placed_ = 0; }
 
-    void list(std::vector<gpu_entry> *entries) const override
+    void list_all(std::vector<gpu_entry> *entries) const override
     {
         entries->clear();
         for (int64_t i = 0; i < n_; i++) entries->push_back({i, (int32_t)i, (int32_t)i});
     }
 
-    kv_status adopt(int64_t seen, std::vector<gpu_entry> *entries) override
+    kv_status adopt_all(int64_t seen, std::vector<gpu_entry> *entries) override
     {
         bool whole = (int64_t)entries->size() == seen;
         for (size_t i = 0; i < entries->size() && whole; i++) {
@@ -53,7 +52,11 @@ public:
         return KV_OK;
     }
 
-    std::unique_ptr<gpu_policy> clone() const override { return std::make_unique<full>(*this); }
+    kv_status clone(std::unique_ptr<gpu_policy> *out) const override
+    {
+        *out = std::make_unique<full>(*this);
+        return KV_OK;
+    }
 
 private:
     int64_t n_ = 0;      /* entries */

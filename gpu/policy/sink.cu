@@ -8,7 +8,7 @@
 
 namespace
 {
-class sink : public gpu_policy
+class sink : public gpu_shared_policy
 {
 public:
     explicit sink(const kv_sink_params &params) : params_(params) {}
@@ -21,9 +21,8 @@ public:
         if (n + m > INT32_MAX)
             return kv_fail(KV_ERR_UNSUPPORTED, "sink: a step of %d tokens beside %lld entries is beyond the "
                            "last position, 2^31 - 1; use shorter steps", m, (long long)n);
-        view->n_stored = n;
+        view->layers = {{n, 0, 0}};
         view->pos = (int32_t)n;
-        view->rows.clear();
         for (const held &e : sinks_) view->rows.push_back(e.row);
         for (size_t i = 0; i < ring_.size(); i++) view->rows.push_back(ring_[at(i)].row);
         fresh_.clear();
@@ -40,7 +39,7 @@ public:
 
     int64_t rows() const override { return rows_.count(); }
 
-    void reset() override
+    void clear() override
     {
         sinks_.clear();
         ring_.clear();
@@ -48,7 +47,7 @@ public:
         rows_.reset();
     }
 
-    void list(std::vector<gpu_entry> *entries) const override
+    void list_all(std::vector<gpu_entry> *entries) const override
     {
         entries->clear();
         for (const held &e : sinks_) entries->push_back({e.og, (int32_t)entries->size(), e.row});
@@ -58,9 +57,13 @@ public:
         }
     }
 
-    kv_status adopt(int64_t seen, std::vector<gpu_entry> *entries) override;
+    kv_status adopt_all(int64_t seen, std::vector<gpu_entry> *entries) override;
 
-    std::unique_ptr<gpu_policy> clone() const override { return std::make_unique<sink>(*this); }
+    kv_status clone(std::unique_ptr<gpu_policy> *out) const override
+    {
+        *out = std::make_unique<sink>(*this);
+        return KV_OK;
+    }
 
 private:
     struct held {
@@ -101,7 +104,7 @@ private:
 };
 
 /* What the cache holds follows from the number of tokens alone, the ring's start included. */
-kv_status sink::adopt(int64_t seen, std::vector<gpu_entry> *entries)
+kv_status sink::adopt_all(int64_t seen, std::vector<gpu_entry> *entries)
 {
     const int64_t n = (int64_t)entries->size(), n_sinks = std::min<int64_t>(seen, params_.sinks);
     const int64_t n_ring = std::min<int64_t>(seen - n_sinks, params_.cap);
@@ -115,7 +118,7 @@ kv_status sink::adopt(int64_t seen, std::vector<gpu_entry> *entries)
             return kv_fail(KV_ERR_MISMATCH, "sink: entry %lld of the state is token %lld at position %d; "
                            "token %lld belongs there", (long long)i, (long long)e.og, e.pos, (long long)og);
     }
-    reset();
+    clear();
     if (n_ring == params_.cap) start_ = (size_t)((seen - n_sinks) % params_.cap);
     ring_.resize((size_t)n_ring);
     for (int64_t i = 0; i < n; i++) {

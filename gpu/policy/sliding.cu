@@ -2,18 +2,22 @@
  * pass, as many as the piece needs room for. */
 #include "gpu/policy.cuh"
 
+#include <algorithm>
 #include <deque>
 
 namespace
 {
-class sliding : public gpu_policy
+class sliding : public gpu_shared_policy
 {
 public:
     explicit sliding(const kv_sliding_params &params) : params_(params) {}
 
     bool raw_keys() const override { return params_.pos == KV_SLIDING_REROTATE; }
 
-    int32_t piece(int32_t m) const override { return m > params_.cap ? params_.cap / 2 : m; }
+    int32_t piece(int64_t, int32_t m, int32_t first) const override
+    {
+        return std::min(m - first, m > params_.cap ? params_.cap / 2 : m);
+    }
 
     kv_status begin(int64_t seen, int32_t m, gpu_view *view, kv_events *events) override
     {
@@ -27,13 +31,12 @@ public:
         if (first + m > INT32_MAX)
             return kv_fail(KV_ERR_UNSUPPORTED, "sliding: token %lld is beyond the last absolute position, "
                            "2^31 - 1; use pos=rerotate", (long long)(seen + m - 1));
-        view->n_stored = (int64_t)entries_.size();
+        view->layers = {{(int64_t)entries_.size(), 0, 0}};
         view->pos = (int32_t)first;
         for (int32_t x = 0; x < m; x++)
             entries_.push_back({seen + x, (int32_t)(first + x), rows_.take()});
         if (raw_keys()) /* positions are those of this read */
             for (size_t i = 0; i < entries_.size(); i++) entries_[i].pos = (int32_t)i;
-        view->rows.clear();
         for (const gpu_entry &e : entries_) view->rows.push_back(e.row);
         return KV_OK;
     }
@@ -48,18 +51,18 @@ public:
 
     int64_t rows() const override { return rows_.count(); }
 
-    void reset() override
+    void clear() override
     {
         entries_.clear();
         rows_.reset();
     }
 
-    void list(std::vector<gpu_entry> *entries) const override
+    void list_all(std::vector<gpu_entry> *entries) const override
     {
         entries->assign(entries_.begin(), entries_.end());
     }
 
-    kv_status adopt(int64_t seen, std::vector<gpu_entry> *entries) override
+    kv_status adopt_all(int64_t seen, std::vector<gpu_entry> *entries) override
     {
         const int64_t n = (int64_t)entries->size();
         if (n > params_.cap || n > seen || (seen > 0 && n == 0))
@@ -75,13 +78,17 @@ public:
                                "position %d; the newest %lld tokens belong there in order",
                                (long long)i, (long long)e.og, e.pos, (long long)n);
         }
-        reset();
+        clear();
         for (gpu_entry &e : *entries) e.row = rows_.take();
         entries_.assign(entries->begin(), entries->end());
         return KV_OK;
     }
 
-    std::unique_ptr<gpu_policy> clone() const override { return std::make_unique<sliding>(*this); }
+    kv_status clone(std::unique_ptr<gpu_policy> *out) const override
+    {
+        *out = std::make_unique<sliding>(*this);
+        return KV_OK;
+    }
 
 private:
     kv_sliding_params params_;

@@ -7,31 +7,32 @@ namespace
 {
 struct problem {
     int32_t first, m, heads, kv_heads, head_dim;
-    bool slots; /* rows of the stores in another order than the view */
+    bool slots; /* rows of the stores in another order than the view, for each KV head another one */
 };
 
 /* Unused rows of the stores hold NaN, as dead rows of a cache may. */
 struct stores {
     int32_t n_view, n_rows;
-    std::vector<int32_t> slot;
+    std::vector<int32_t> slot; /* [kv_heads][n_view] */
     std::vector<float> k, v, q;
 };
 
 stores make_stores(const problem &p)
 {
-    const size_t width = (size_t)(p.kv_heads * p.head_dim);
+    const int32_t width = p.kv_heads * p.head_dim, dim = p.head_dim;
     stores s;
     s.n_view = p.first + p.m;
     s.n_rows = p.slots ? 2 * s.n_view + 1 : s.n_view;
-    s.k.assign((size_t)s.n_rows * width, kv_nan());
+    s.k.assign((size_t)s.n_rows * (size_t)width, kv_nan());
     s.v = s.k;
-    const std::vector<float> k = noise((size_t)s.n_view * width, 20, 2.0f), v = noise((size_t)s.n_view * width, 21);
-    for (int32_t i = 0; i < s.n_view; i++) {
-        const int32_t row = p.slots ? (i * 2 + 1) % s.n_rows : i; /* odd rows, each once */
-        s.slot.push_back(row);
-        memcpy(&s.k[(size_t)row * width], &k[(size_t)i * width], width * 4);
-        memcpy(&s.v[(size_t)row * width], &v[(size_t)i * width], width * 4);
-    }
+    const std::vector<float> k = noise((size_t)(s.n_view * width), 20, 2.0f), v = noise((size_t)(s.n_view * width), 21);
+    for (int32_t h = 0; h < p.kv_heads; h++)
+        for (int32_t i = 0; i < s.n_view; i++) {
+            const int32_t row = p.slots ? (i + h) % s.n_view * 2 + 1 : i; /* odd rows, each once */
+            s.slot.push_back(row);
+            memcpy(&s.k[(size_t)(row * width + h * dim)], &k[(size_t)(i * width + h * dim)], (size_t)dim * 4);
+            memcpy(&s.v[(size_t)(row * width + h * dim)], &v[(size_t)(i * width + h * dim)], (size_t)dim * 4);
+        }
     s.q = noise((size_t)(p.m * (p.heads * p.head_dim + 8)), 22, 2.0f); /* rows are longer than the heads */
     return s;
 }
@@ -47,7 +48,8 @@ std::vector<float> by_definition(const problem &p, const stores &s, float scale)
                 q.push_back(s.q[(size_t)(x * stride + h * p.head_dim + d)] * scale);
             std::vector<const float *> keys, values;
             for (int32_t i = 0; i <= p.first + x; i++) {
-                const size_t at = (size_t)(s.slot[(size_t)i] * width + h / (p.heads / p.kv_heads) * p.head_dim);
+                const int32_t kv_head = h / (p.heads / p.kv_heads);
+                const size_t at = (size_t)(s.slot[(size_t)(kv_head * s.n_view + i)] * width + kv_head * p.head_dim);
                 keys.push_back(&s.k[at]);
                 values.push_back(&s.v[at]);
             }
@@ -73,6 +75,7 @@ void check(const problem &p, int32_t at_once = 0)
         a.k = k.p();
         a.v = v.p();
         a.k_slot = a.v_slot = p.slots ? slot.p() : nullptr;
+        a.slot_stride = s.n_view;
         a.first = p.first;
         a.m = p.m;
         a.heads = p.heads;

@@ -77,21 +77,22 @@ struct seen_step {
  * the policy lists, and a piece must not overwrite a row that its view still needs. */
 void feed(gpu_policy *p, int64_t *seen, int32_t m, owners *store, seen_step *out)
 {
-    const int32_t piece = p->piece(m);
-    for (int32_t first = 0; first < m; first += piece) {
-        const int32_t n = gpu_min(piece, m - first);
+    const int64_t before_step = *seen;
+    for (int32_t first = 0, n; first < m; first += n) {
+        n = p->piece(before_step, m, first);
         std::vector<gpu_entry> before;
-        p->list(&before);
+        assert_ok(p->list(0, 0, &before));
         gpu_view view;
         assert_ok(p->begin(*seen, n, &view, &out->events));
         store->resize((size_t)p->rows(), -1);
+        const int64_t n_stored = view.layer(0).n_stored;
         std::vector<int32_t> rows = view.rows;
-        for (int32_t i = 0; rows.size() < (size_t)(view.n_stored + n); i++) rows.push_back(i);
-        for (int32_t x = 0; x < n; x++) (*store)[(size_t)rows[(size_t)(view.n_stored + x)]] = *seen + x;
+        for (int32_t i = 0; rows.size() < (size_t)(n_stored + n); i++) rows.push_back(i);
+        for (int32_t x = 0; x < n; x++) (*store)[(size_t)rows[(size_t)(n_stored + x)]] = *seen + x;
         out->sees.clear();
         for (size_t i = 0; i < rows.size(); i++) {
             const int64_t og = (*store)[(size_t)rows[i]];
-            int64_t pos = p->raw_keys() ? (int64_t)i : view.pos + (int64_t)i - view.n_stored;
+            int64_t pos = p->raw_keys() ? (int64_t)i : view.pos + (int64_t)i - n_stored;
             for (const gpu_entry &e : before) /* a stored key that was rotated when it came in */
                 if (!p->raw_keys() && e.og == og) pos = e.pos;
             append(&out->sees, std::to_string(og) + "@" + std::to_string(pos));
@@ -118,7 +119,7 @@ void run_example(std::unique_ptr<gpu_policy> p, const char *page, const char *he
             assert_true(e.kind != KV_EVENT_ADMIT || e.token == e.og);
         }
         std::vector<gpu_entry> entries;
-        p->list(&entries);
+        assert_ok(p->list(0, 0, &entries));
         assert_string_equal(text_of(entries).c_str(), row.after.c_str());
         for (const gpu_entry &e : entries) assert_true(store[(size_t)e.row] == e.og);
         free(step.events.v);
@@ -201,7 +202,7 @@ void test_sink_insertions_do_not_depend_on_the_steps(void **)
         std::string events;
         feed_random(p.get(), &seen, 200, 30, seed, &store, &events);
         std::vector<gpu_entry> entries;
-        p->list(&entries);
+        assert_ok(p->list(0, 0, &entries));
         if (first_events.empty()) {
             first_events = events;
             first_after = text_of(entries);
@@ -214,14 +215,18 @@ void test_sink_insertions_do_not_depend_on_the_steps(void **)
 /* A policy that adopts another's entries goes on like it; slots show that a ring's start is right too. */
 void check_adoption(const gpu_policy &fresh, int32_t before)
 {
-    const std::unique_ptr<gpu_policy> a = fresh.clone(), b = fresh.clone();
+    std::unique_ptr<gpu_policy> a, b;
+    assert_ok(fresh.clone(&a));
+    assert_ok(fresh.clone(&b));
     int64_t seen = 0;
     owners store;
     std::string events;
     if (before) feed_random(a.get(), &seen, before, 5, 9, &store, &events);
     std::vector<gpu_entry> entries;
-    a->list(&entries);
-    assert_ok(b->adopt(seen, &entries));
+    assert_ok(a->list(0, 0, &entries));
+    gpu_runs runs = {entries, entries};
+    assert_ok(b->adopt(seen, &runs));
+    assert_ok(b->list(0, 0, &entries));
     owners other((size_t)b->rows(), -1);
     for (const gpu_entry &e : entries) other[(size_t)e.row] = e.og;
     std::string events_a, events_b;
@@ -245,7 +250,9 @@ void test_adopted_entries_go_on_like_the_original(void **)
 
 void test_states_that_a_policy_cannot_have_are_refused(void **)
 {
-    std::vector<gpu_entry> gap = {{0, 0, 0}, {2, 1, 0}}, far = {{0, 5, 0}};
+    gpu_runs gap = {{{0, 0, 0}, {2, 1, 0}}}, far = {{{0, 5, 0}}};
+    gpu_runs unlike = {{{0, 0, 0}, {1, 1, 0}}, {{0, 0, 0}}};
+    assert_int_equal(gpu_policy_full()->adopt(2, &unlike), KV_ERR_MISMATCH);
     assert_int_equal(gpu_policy_full()->adopt(2, &gap), KV_ERR_MISMATCH);
     assert_int_equal(gpu_policy_full()->adopt(1, &far), KV_ERR_MISMATCH);
     assert_int_equal(gpu_policy_sink(sink_params(4, 1))->adopt(3, &gap), KV_ERR_MISMATCH);

@@ -49,7 +49,10 @@ struct layout {
 void check_store(const layout &g)
 {
     const int32_t m = 5, n_rows = 9, kv = g.kv_heads * g.head_dim, q = g.heads * g.head_dim, width = q + 2 * kv;
-    const std::vector<int32_t> slot = {7, 2, 3, 8, 0};
+    const std::vector<int32_t> rows_of = {7, 2, 3, 8, 0};
+    std::vector<int32_t> slot; /* of each KV head another order */
+    for (int32_t h = 0; h < g.kv_heads; h++)
+        for (int32_t x = 0; x < m; x++) slot.push_back(rows_of[(size_t)((x + h) % m)]);
     const std::vector<float> qkv = noise((size_t)(m * width), 9);
     std::vector<float> c, s, wanted = qkv;
     tables(100, m, g.dims / 2, 1, &c, &s);
@@ -61,15 +64,18 @@ void check_store(const layout &g)
         for (int32_t h = 0; h < g.heads + g.kv_heads; h++)
             rope(row + h * g.head_dim, g.dims, g.half, &c[t], &s[t]);
         const float *const stored = (g.raw ? &qkv[(size_t)(x * width)] : row) + q;
-        memcpy(&k_store[(size_t)(slot[(size_t)x] * kv)], stored, (size_t)kv * 4);
-        memcpy(&v_store[(size_t)(slot[(size_t)x] * kv)], row + q + kv, (size_t)kv * 4);
+        for (int32_t h = 0; h < g.kv_heads; h++) {
+            const int32_t at = slot[(size_t)(h * m + x)] * kv + h * g.head_dim;
+            memcpy(&k_store[(size_t)at], stored + h * g.head_dim, (size_t)g.head_dim * 4);
+            memcpy(&v_store[(size_t)at], row + q + kv + h * g.head_dim, (size_t)g.head_dim * 4);
+        }
     }
     for (const uint64_t seed : SEEDS) {
         const stream on(seed);
         const floats dc(c, on), ds(s, on), dx(qkv, on), dk(empty, on), dv(empty, on);
         const ints rows(slot, on);
         const gpu_rope r = {dc.p(), ds.p(), g.dims, g.half};
-        assert_ok(gpu_rope_store(dx.p(), m, {g.heads, g.kv_heads, g.head_dim}, r, g.raw, rows.p(), dk.p(),
+        assert_ok(gpu_rope_store(dx.p(), m, {g.heads, g.kv_heads, g.head_dim}, r, g.raw, {rows.p(), m}, dk.p(),
                                  dv.p(), on.s));
         assert_bits(dx.get(on), wanted, "rotated rows", seed);
         assert_bits(dk.get(on), k_store, "stored keys", seed);
@@ -91,21 +97,27 @@ void test_view_rotates_stored_keys_and_leaves_them(void **)
 {
     for (const layout &g : LAYOUTS) {
         const int32_t n = 6, n_rows = 8, kv = g.kv_heads * g.head_dim;
-        const std::vector<int32_t> slot = {5, 5, 0, 7, 1, 2};
+        const std::vector<int32_t> rows_of = {5, 5, 0, 7, 1, 2};
+        std::vector<int32_t> slot; /* of each KV head another order */
+        for (int32_t h = 0; h < g.kv_heads; h++)
+            for (int32_t i = 0; i < n; i++) slot.push_back(rows_of[(size_t)((i + h) % n)]);
         const std::vector<float> store = noise((size_t)(n_rows * kv), 10);
         std::vector<float> c, s, wanted;
         tables(0, n, g.dims / 2, -1, &c, &s);
         for (int32_t i = 0; i < n; i++) {
-            std::vector<float> row(store.begin() + slot[(size_t)i] * kv, store.begin() + (slot[(size_t)i] + 1) * kv);
-            for (int32_t h = 0; h < g.kv_heads; h++)
+            std::vector<float> row((size_t)kv);
+            for (int32_t h = 0; h < g.kv_heads; h++) {
+                memcpy(&row[(size_t)(h * g.head_dim)], &store[(size_t)(slot[(size_t)(h * n + i)] * kv + h * g.head_dim)],
+                       (size_t)g.head_dim * 4);
                 rope(&row[(size_t)(h * g.head_dim)], g.dims, g.half, &c[(size_t)(i * g.dims / 2)], &s[(size_t)(i * g.dims / 2)]);
+            }
             wanted.insert(wanted.end(), row.begin(), row.end());
         }
         for (const uint64_t seed : SEEDS) {
             const stream on(seed);
             const floats dc(c, on), ds(s, on), dk(store, on), out(wanted.size());
             const ints rows(slot, on);
-            assert_ok(gpu_rope_view(dk.p(), rows.p(), n, g.kv_heads, g.head_dim, {dc.p(), ds.p(), g.dims, g.half},
+            assert_ok(gpu_rope_view(dk.p(), {rows.p(), n}, n, g.kv_heads, g.head_dim, {dc.p(), ds.p(), g.dims, g.half},
                                     out.p(), on.s));
             assert_bits(out.get(on), wanted, "view", seed);
             assert_bits(dk.get(on), store, "store", seed);
