@@ -1,6 +1,7 @@
 /* attention.c - one layer's attention for a piece of a step: rotation, the walk over the view, insertion
  * into the cache (insert.c). The arithmetic of a row is in kernels_attn.h. */
 #include "ref/attention.h"
+#include "ref/storage.h"
 
 #include <string.h>
 
@@ -24,11 +25,15 @@ static void own_panel_task(void *arg, int64_t panel, int worker)
     const ref_rope *r = &s->rope;
     const int64_t D = r->head_dim, dv = s->cache.dv, x0 = panel * REF_PANEL;
     const int64_t n = ref_min(REF_PANEL, j->m - x0), kvw = ref_kv_width(s), qw = ref_q_width(s);
+    const int raw = s->cache.ops->key_form(&s->cache.policy) == KV_KEY_RAW;
+    REF(storage_arrive)(&s->cache, w->v + x0 * kvw, n * kvw);
     for (int64_t h = 0; h < s->cache.n_kv_heads; h++) {
         const int64_t at = (h * j->panels + panel) * D * REF_PANEL;
         pack_own_keys(w->k + x0 * kvw + h * D, kvw, n, D, w->own_raw + at);
+        if (raw) REF(storage_arrive)(&s->cache, w->own_raw + at, D * REF_PANEL);
         s->kernels->rotate_panel(w->own_raw + at, D, 2 * r->pairs, r->half, j->own->cos + x0,
                                  j->own->sin + x0, j->own->stride, w->own_k + at);
+        if (!raw) REF(storage_arrive)(&s->cache, w->own_k + at, D * REF_PANEL);
         for (int64_t x = x0; x < x0 + n; x++) {
             real *row = w->own_v + (h * j->m + x) * dv;
             memcpy(row, w->v + x * kvw + h * D, (size_t)D * sizeof *row);

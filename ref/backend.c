@@ -2,6 +2,7 @@
 #include "ref/backend.h"
 
 #include "ref/session.h"
+#include "ref/storage.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,7 +35,7 @@ static kv_status refuse(const kv_open_args *a)
     if (feature)
         return kv_fail(KV_ERR_UNSUPPORTED, "model '%s' needs %s, which the reference does not have",
                        a->model->name, feature);
-    if (a->policy->storage != KV_STORE_F32)
+    if (!REF(storage_find)(a->policy->storage))
         return kv_fail(KV_ERR_UNSUPPORTED, "the reference does not have storage '%s'",
                        kv_storage_name(a->policy->storage));
     if (!REF(policy_find)(a->policy->selection))
@@ -159,7 +160,7 @@ static kv_status reserve_work(ref_session *s, int64_t m)
 static kv_status run_pieces(ref_session *s, const kv_step *step)
 {
     for (int64_t at = 0, m; at < step->n; at += m) {
-        m = s->cache.ops->piece(&s->cache.policy, s->seen, step->n - at);
+        m = ref_min(step->n - at, s->cache.ops->piece(&s->cache.policy, s->seen, step->n));
         KV_TRY(reserve_work(s, m));
         const ref_piece p = {step->tokens + at, m, at, step};
         KV_TRY(REF(forward)(s, &p));

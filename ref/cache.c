@@ -1,4 +1,5 @@
 #include "ref/cache.h"
+#include "ref/storage.h"
 
 #include "common/mem.h"
 
@@ -50,6 +51,7 @@ kv_status REF(cache_init)(ref_cache *c, const kv_config *cfg, const kv_policy *p
     memset(c, 0, sizeof *c);
     c->policy = *p;
     c->ops = REF(policy_find)(p->selection);
+    c->store = REF(storage_find)(p->storage);
     c->n_layers = cfg->n_layers;
     c->n_kv_heads = cfg->n_kv_heads;
     c->head_dim = cfg->head_dim;

@@ -66,6 +66,7 @@ typedef struct ref_moves {
 } ref_moves;
 
 typedef struct ref_cache ref_cache;
+typedef struct ref_storage ref_storage; /* ref/storage.h */
 
 /* n entries in view order after `seen` tokens. */
 typedef struct ref_adopt {
@@ -86,8 +87,8 @@ typedef struct ref_policy {
     /* Most slots that can ever be in use; 0: no limit. The store grows towards it. */
     int64_t (*slots)(const kv_policy *p);
 
-    /* Tokens of the next piece when `left` tokens of a step remain and `seen` were fed. */
-    int64_t (*piece)(const kv_policy *p, int64_t seen, int64_t left);
+    /* Most tokens of the next piece of a step of n tokens when `seen` were fed. */
+    int64_t (*piece)(const kv_policy *p, int64_t seen, int64_t n);
 
     /* Before the forward pass of m tokens: evicts, returns the position of the piece's first token. */
     int64_t (*begin)(ref_cache *c, int32_t layer, int64_t m);
@@ -115,6 +116,7 @@ typedef struct ref_policy {
 struct ref_cache {
     kv_policy policy;
     const ref_policy *ops;
+    const ref_storage *store;
     int32_t n_layers, n_kv_heads, head_dim;
     int64_t dv; /* value row stride */
     ref_layer *layers;

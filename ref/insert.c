@@ -1,5 +1,6 @@
 /* insert.c - after a layer's attention: the policy decides who stays, rows follow its decisions. */
 #include "ref/attention.h"
+#include "ref/storage.h"
 
 #include <string.h>
 
@@ -29,10 +30,13 @@ static real *slot_value(const ref_attn_layer *a, int64_t h, int64_t slot)
 
 static void put_row(const ref_attn_layer *a, int64_t h, int64_t slot, const real *key, int64_t stride, const real *value)
 {
-    real *k = slot_key(a, h, slot);
-    for (int64_t d = 0; d < a->s->cache.head_dim; d++)
+    const ref_cache *c = &a->s->cache;
+    real *k = slot_key(a, h, slot), *v = slot_value(a, h, slot);
+    for (int64_t d = 0; d < c->head_dim; d++)
         k[d * REF_PANEL] = key[d * stride];
-    memcpy(slot_value(a, h, slot), value, (size_t)a->s->cache.dv * sizeof *value);
+    memcpy(v, value, (size_t)c->dv * sizeof *value);
+    REF(storage_record)(c, k, REF_PANEL, c->head_dim);
+    REF(storage_record)(c, v, 1, c->head_dim);
 }
 
 /* Token by token, into the same slot of all heads. */

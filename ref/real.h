@@ -37,6 +37,19 @@ enum {
     REF_PANEL = 16  /* columns of a packed panel: layout only, no influence on bits */
 };
 
+/* The float that rounds to 16 bits as x itself does: in double, the last bit remembers that something was cut off. */
+static inline float r_narrow(real x)
+{
+    const float f = (float)x;
+#if REF_BITS == 64
+    if ((real)f != x && x == x) {
+        const int32_t towards_zero = kv_f2bits(f) - ((f < 0 ? -(real)f : (real)f) > (x < 0 ? -x : x));
+        return kv_bits2f(towards_zero | 1);
+    }
+#endif
+    return f;
+}
+
 static inline int64_t ref_min(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t ref_max(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t ref_round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }

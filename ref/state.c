@@ -1,8 +1,8 @@
 /* state.c - the reference's cache as canonical bytes (common/state.h), and back.
  *
- * The double twin writes its keys and values rounded to fp32, so that its state has the one layout that
- * all sides share; its own snapshots keep them in full. */
+ * What an entry is and how it looks is the storage's business (ref/storage.h). Snapshots keep everything in full. */
 #include "ref/session.h"
+#include "ref/storage.h"
 
 #include "common/hash.h"
 
@@ -10,36 +10,22 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- one entry of one head ---------------------------------------------------------------------- */
-
-static void read_record(const ref_cache *c, const ref_layer *l, int64_t head, int64_t slot, float *dst)
-{
-    const int64_t D = c->head_dim;
-    const real *k = ref_layer_k(c, l, head) + slot / REF_PANEL * D * REF_PANEL + slot % REF_PANEL;
-    const real *v = ref_layer_v(c, l, head) + slot * c->dv;
-    for (int64_t d = 0; d < D; d++) {
-        dst[d] = (float)k[d * REF_PANEL];
-        dst[D + d] = (float)v[d];
-    }
-}
-
-static void write_record(const ref_cache *c, ref_layer *l, int64_t head, int64_t slot, const float *src)
-{
-    const int64_t D = c->head_dim;
-    real *k = ref_layer_k(c, l, head) + slot / REF_PANEL * D * REF_PANEL + slot % REF_PANEL;
-    real *v = ref_layer_v(c, l, head) + slot * c->dv;
-    for (int64_t d = 0; d < D; d++) {
-        k[d * REF_PANEL] = (real)src[d];
-        v[d] = (real)src[D + d];
-    }
-}
-
 /* ---- export --------------------------------------------------------------------------------------- */
 
 static kv_status fail(ref_session *s, kv_status st)
 {
     snprintf(s->error, sizeof s->error, "%s", kv_message());
     return st;
+}
+
+/* Bytes of a run's records where they differ in size. */
+static int64_t record_total(const ref_cache *c, const kv_state_head *h, const ref_layer *l)
+{
+    int64_t total = 0;
+    if (h->record_bytes || !(h->what & KV_STATE_KV)) return 0;
+    for (int64_t i = 0; i < c->store->records(c, l); i++)
+        total += ref_round_up(c->store->record(c, l, 0, i).bytes, 8);
+    return total;
 }
 
 static kv_status export_head(const ref_session *s, int32_t layer, uint32_t what, kv_state_head *h)
@@ -55,11 +41,15 @@ static kv_status export_head(const ref_session *s, int32_t layer, uint32_t what,
                          .n_layers = layer < 0 ? c->n_layers : 1,
                          .n_kv_heads = c->n_kv_heads,
                          .head_dim = c->head_dim,
-                         .record_bytes = 2 * c->head_dim * (int32_t)sizeof(float),
+                         .record_bytes = c->store->record_bytes(c),
+                         .storage = c->policy.storage,
                          .seen = s->seen,
                          .total_bytes = sizeof *h};
-    for (int32_t i = 0; i < h->n_layers; i++)
-        h->total_bytes += (uint64_t)c->n_kv_heads * kv_state_run_bytes(h, c->layers[h->layer0 + i].n, 0);
+    for (int32_t i = 0; i < h->n_layers; i++) {
+        const ref_layer *l = &c->layers[h->layer0 + i];
+        h->total_bytes +=
+            (uint64_t)c->n_kv_heads * kv_state_run_bytes(h, c->store->records(c, l), record_total(c, h, l));
+    }
     return KV_OK;
 }
 
@@ -67,16 +57,21 @@ static void export_run(const ref_cache *c, const kv_state_head *h, int32_t layer
                        void *dst, size_t *offset)
 {
     const ref_layer *l = &c->layers[layer];
-    const size_t begin = *offset;
-    memset((uint8_t *)dst + begin, 0, kv_state_run_bytes(h, l->n, 0)); /* the padding too */
-    const kv_state_view v = kv_state_place(h, dst, offset, l->n, 0);
-    *v.run = (kv_state_run){layer, head, (int32_t)l->n, 0};
-    for (int64_t i = 0; i < l->n; i++) {
-        const ref_entry e = c->ops->entry(c, l, head, i);
-        v.og[i] = e.og;
-        v.pos[i] = e.pos;
-        if (v.score) v.score[i] = (float)ref_layer_score(l, head)[e.slot];
-        if (v.records) read_record(c, l, head, e.slot, (float *)(void *)(v.records + i * h->record_bytes));
+    const int64_t n = c->store->records(c, l), total = record_total(c, h, l);
+    float row[2 * KV_MAX_HEAD_DIM];
+    memset((uint8_t *)dst + *offset, 0, kv_state_run_bytes(h, n, total)); /* the padding too */
+    const kv_state_view v = kv_state_place(h, dst, offset, n, total);
+    *v.run = (kv_state_run){layer, head, (int32_t)n, (int32_t)total};
+    uint8_t *to = v.records;
+    for (int64_t i = 0; i < n; i++) {
+        const ref_record r = c->store->record(c, l, head, i);
+        v.og[i] = r.og;
+        v.pos[i] = r.pos;
+        if (v.score) v.score[i] = (float)ref_layer_score(l, head)[r.slot];
+        if (v.bytes) v.bytes[i] = r.bytes;
+        if (!to) continue;
+        memcpy(to, c->store->read(c, l, head, &r, row), (size_t)r.bytes);
+        to += kv_state_record_stride(h, &v, i);
     }
 }
 
@@ -109,11 +104,27 @@ static kv_status check_import(const ref_session *s, const void *src, size_t size
     kv_state_head h;
     memcpy(&h, src, sizeof h);
     if (h.layer0 != 0 || h.n_layers != c->n_layers || h.n_kv_heads != c->n_kv_heads ||
-        h.head_dim != c->head_dim || h.record_bytes != 2 * c->head_dim * (int32_t)sizeof(float) ||
+        h.head_dim != c->head_dim || h.storage != c->policy.storage || h.record_bytes != c->store->record_bytes(c) ||
         h.key_form != c->ops->key_form(&c->policy) || !(h.what & KV_STATE_KV) ||
         (c->ops->needs_score && !(h.what & KV_STATE_SCORE)))
         return kv_fail(KV_ERR_MISMATCH, "cache state: of another model or policy, or without K and V; export "
                                         "all layers from a session of the same model and policy");
+    return KV_OK;
+}
+
+/* The records of a head that the policy has taken over. */
+static kv_status import_head(const ref_cache *c, const kv_state_head *h, ref_layer *l, int32_t head,
+                             const kv_state_view *v)
+{
+    const uint8_t *from = v->records;
+    for (int64_t i = 0; i < v->run->n; i++) {
+        const ref_record r = c->store->record(c, l, head, i);
+        if (r.og != v->og[i])
+            return kv_fail(KV_ERR_FORMAT, "cache state: heads of layer %d hold different tokens", v->run->layer);
+        if (v->score) ref_layer_score(l, head)[r.slot] = (real)v->score[i];
+        c->store->write(c, l, head, &r, from);
+        from += kv_state_record_stride(h, v, i);
+    }
     return KV_OK;
 }
 
@@ -129,13 +140,7 @@ static kv_status import_layer(ref_session *s, const kv_state_head *h, int32_t la
             return kv_fail(KV_ERR_FORMAT, "cache state: heads of layer %d hold different numbers", layer);
         if (head == 0) KV_TRY(REF(cache_reserve)(c, l, v.run->n));
         KV_TRY(c->ops->adopt(c, l, head, &a));
-        for (int64_t i = 0; i < l->n; i++) {
-            const ref_entry e = c->ops->entry(c, l, head, i);
-            if (e.og != v.og[i])
-                return kv_fail(KV_ERR_FORMAT, "cache state: heads of layer %d hold different tokens", layer);
-            if (v.score) ref_layer_score(l, head)[e.slot] = (real)v.score[i];
-            write_record(c, l, head, e.slot, (const float *)(const void *)(v.records + i * h->record_bytes));
-        }
+        KV_TRY(import_head(c, h, l, head, &v));
     }
     return KV_OK;
 }
@@ -239,13 +244,12 @@ static void digest_task(void *arg, int64_t task, int worker)
     const ref_cache *c = &j->s->cache;
     const int64_t layer = j->layer0 + task / c->n_kv_heads, head = task % c->n_kv_heads;
     const ref_layer *l = &c->layers[layer];
-    float record[2 * KV_MAX_HEAD_DIM];
+    float row[2 * KV_MAX_HEAD_DIM];
     uint64_t sum = 0;
-    for (int64_t i = 0; i < l->n; i++) {
-        const ref_entry e = c->ops->entry(c, l, head, i);
-        const int64_t key[3] = {layer, head, e.og};
-        read_record(c, l, head, e.slot, record);
-        sum += kv_xxh64(record, (size_t)(2 * c->head_dim) * sizeof *record, kv_xxh64(key, sizeof key, 0));
+    for (int64_t i = 0; i < c->store->records(c, l); i++) {
+        const ref_record r = c->store->record(c, l, head, i);
+        const int64_t key[3] = {layer, head, r.og};
+        sum += kv_xxh64(c->store->read(c, l, head, &r, row), (size_t)r.bytes, kv_xxh64(key, sizeof key, 0));
     }
     j->content[task] = sum;
 }
@@ -255,7 +259,7 @@ static kv_status digest_order(const ref_cache *c, int32_t layer0, int32_t n, kv_
 {
     int64_t entries = 0, at = 0;
     for (int32_t i = 0; i < n; i++)
-        entries += c->layers[layer0 + i].n * c->n_kv_heads;
+        entries += c->store->records(c, &c->layers[layer0 + i]) * c->n_kv_heads;
     int64_t *order = malloc((size_t)(2 * entries + 1) * sizeof *order);
     float *score = malloc((size_t)(entries + 1) * sizeof *score);
     if (!order || !score) {
@@ -266,11 +270,11 @@ static kv_status digest_order(const ref_cache *c, int32_t layer0, int32_t n, kv_
     for (int64_t run = 0; run < (int64_t)n * c->n_kv_heads; run++) {
         const ref_layer *l = &c->layers[layer0 + run / c->n_kv_heads];
         const int64_t head = run % c->n_kv_heads;
-        for (int64_t i = 0; i < l->n; i++, at++) {
-            const ref_entry e = c->ops->entry(c, l, head, i);
-            order[2 * at] = e.og;
-            order[2 * at + 1] = e.pos;
-            if (l->score) score[at] = (float)ref_layer_score(l, head)[e.slot];
+        for (int64_t i = 0; i < c->store->records(c, l); i++, at++) {
+            const ref_record r = c->store->record(c, l, head, i);
+            order[2 * at] = r.og;
+            order[2 * at + 1] = r.pos;
+            if (l->score) score[at] = (float)ref_layer_score(l, head)[r.slot];
         }
     }
     out->order = kv_xxh64(order, (size_t)(2 * at) * sizeof *order, 0);

@@ -15,11 +15,11 @@ static int32_t key_form(const kv_policy *p)
 
 static int64_t slots(const kv_policy *p) { return ring_base(p) + p->sink.cap; }
 
-static int64_t piece(const kv_policy *p, int64_t seen, int64_t left)
+static int64_t piece(const kv_policy *p, int64_t seen, int64_t n)
 {
     (void)seen;
     (void)p;
-    return left;
+    return n;
 }
 
 static int64_t begin(ref_cache *c, int32_t layer, int64_t m)

@@ -10,10 +10,10 @@ static int32_t key_form(const kv_policy *p)
 
 static int64_t slots(const kv_policy *p) { return p->sliding.cap; }
 
-static int64_t piece(const kv_policy *p, int64_t seen, int64_t left)
+static int64_t piece(const kv_policy *p, int64_t seen, int64_t n)
 {
     (void)seen;
-    return left <= p->sliding.cap ? left : p->sliding.cap / 2;
+    return n <= p->sliding.cap ? n : p->sliding.cap / 2;
 }
 
 static int64_t begin(ref_cache *c, int32_t layer, int64_t m)
