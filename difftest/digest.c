@@ -2,6 +2,7 @@
 
 #include "common/hash.h"
 #include "common/state.h"
+#include "common/tile.h"
 
 #include <string.h>
 #include <xxhash.h>
@@ -73,6 +74,17 @@ kv_status dt_digest(const kv_backend *b, kv_session *s, int32_t layer, int conte
     return st;
 }
 
+/* Tokens of [from, to) among those that entry i stands for. A coded tile stands for all up to the next entry's
+ * first: where tiles are kept, tokens have no gaps. kivi's value rows are the same tokens once more. */
+static int64_t tokens_inside(const kv_state_head *h, const kv_state_view *v, int32_t i, int64_t from, int64_t to)
+{
+    if (v->og[i] >= KV_KIVI_V) return 0;
+    const int64_t next = i + 1 < v->run->n && v->og[i + 1] < KV_KIVI_V ? v->og[i + 1] : h->seen;
+    const int tiles = h->storage == KV_STORE_KVARN || h->storage == KV_STORE_KIVI;
+    const int64_t first = v->og[i] > from ? v->og[i] : from, end = tiles ? next : v->og[i] + 1;
+    return (end < to ? end : to) > first ? (end < to ? end : to) - first : 0;
+}
+
 kv_status dt_count_resident(const kv_backend *b, kv_session *s, int64_t from, int64_t to,
                             kv_buffer *buffer, int32_t *n)
 {
@@ -84,6 +96,6 @@ kv_status dt_count_resident(const kv_backend *b, kv_session *s, int64_t from, in
     const kv_state_view v = kv_state_place(&h, buffer->p, &offset, -1, 0);
     *n = 0;
     for (int32_t i = 0; i < v.run->n; i++)
-        *n += v.og[i] >= from && v.og[i] < to;
+        *n += (int32_t)tokens_inside(&h, &v, i, from, to);
     return KV_OK;
 }

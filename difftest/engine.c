@@ -4,6 +4,7 @@
 #include "difftest/digest.h"
 #include "difftest/lane.h"
 #include "difftest/retrieval.h"
+#include "difftest/schedule.h"
 #include "ref/backend.h"
 
 #include <stdio.h>
@@ -116,11 +117,12 @@ static kv_status open_sessions(dt_engine *e, int policy)
     const dt_plan *p = e->plan;
     if (e->policy == policy) return KV_OK;
     close_sessions(e);
-    const kv_open_args a = {.model = p->model, .policy = &p->policies[policy],
-                            .threads = p->options->threads, .max_step = p->options->q};
     int64_t longest = 1;
     for (int d = 0; d < p->n_docs; d++)
         if (p->docs[d].stream.tokens.n > longest) longest = p->docs[d].stream.tokens.n;
+    const kv_policy *const chosen = &p->policies[policy];
+    const kv_open_args a = {.model = p->model, .policy = chosen, .threads = p->options->threads,
+                            .max_step = dt_schedule_longest(chosen, p->options->q, longest)};
     KV_TRY(e->ref_backend->open(&a, &e->ref));
     for (int i = 0; i < p->n_sides; i++)
         open_device(e, i, &a, kv_policy_max_position(a.policy, longest, p->options->q) + 1);
@@ -134,6 +136,7 @@ static kv_status open_sessions(dt_engine *e, int policy)
 typedef struct flow {
     dt_engine *e;
     int doc;
+    const kv_policy *policy;
     dt_lane lanes[DT_MAX_LANES];
     int n_lanes;
     const int32_t *tokens; /* of the document */
@@ -143,15 +146,16 @@ typedef struct flow {
     int32_t resident;
 } flow;
 
-static kv_status reserve(dt_engine *e, int32_t q)
+/* Room for n rows of both sides. */
+static kv_status reserve(dt_engine *e, int32_t n)
 {
-    const size_t rows = (size_t)q * (size_t)e->plan->model->cfg.vocab_size * sizeof(float);
+    const size_t rows = (size_t)n * (size_t)e->plan->model->cfg.vocab_size * sizeof(float);
     KV_TRY(kv_buffer_reserve(&e->ref_logits, rows));
     /* without a device one row: what the reference says to a passkey question */
-    KV_TRY(kv_buffer_reserve(&e->got_logits, e->plan->n_sides ? rows : rows / (size_t)q));
-    KV_TRY(kv_buffer_reserve(&e->ref_nll, (size_t)q * sizeof(float)));
-    KV_TRY(kv_buffer_reserve(&e->got_nll, (size_t)q * sizeof(float)));
-    return kv_buffer_reserve(&e->targets, (size_t)q * sizeof(int32_t));
+    KV_TRY(kv_buffer_reserve(&e->got_logits, e->plan->n_sides ? rows : rows / (size_t)n));
+    KV_TRY(kv_buffer_reserve(&e->ref_nll, (size_t)n * sizeof(float)));
+    KV_TRY(kv_buffer_reserve(&e->got_nll, (size_t)n * sizeof(float)));
+    return kv_buffer_reserve(&e->targets, (size_t)n * sizeof(int32_t));
 }
 
 /* Locked mode: every device starts the step from the reference's cache. */
@@ -171,6 +175,8 @@ static kv_status lock(flow *f)
     return KV_OK;
 }
 
+/* Tokens in layer 0, KV head 0. One that left in the step that brought it was admitted and evicted; moves and
+ * codes change no number. */
 static void count_resident(flow *f)
 {
     const kv_events *v = &f->e->ref_events;
@@ -191,12 +197,13 @@ static kv_status step_reference(flow *f, const kv_step *step)
     return KV_OK;
 }
 
-/* Rows whose prediction is scored: the next token is in the segment and the position late enough. */
-static void choose_rows(const flow *f, int64_t at, int32_t n, dt_seen *s)
+/* Rows whose prediction is scored: the next token is in the segment, the position is late enough and no earlier
+ * step had it. */
+static void choose_rows(const flow *f, const dt_turn *t, dt_seen *s)
 {
-    const int64_t last = f->end - 1 - at;
-    s->from = (int32_t)(f->score_from > at ? (f->score_from - at < n ? f->score_from - at : n) : 0);
-    s->to = (int32_t)(last < n ? last : n);
+    const int64_t last = f->end - 1 - t->at, from = (f->score_from > t->fresh ? f->score_from : t->fresh) - t->at;
+    s->from = (int32_t)(from < t->n ? from : t->n);
+    s->to = (int32_t)(last < t->n ? last : t->n);
 }
 
 static void set_targets(const flow *f, int64_t at, int32_t n, int32_t *targets)
@@ -205,13 +212,6 @@ static void set_targets(const flow *f, int64_t at, int32_t n, int32_t *targets)
     const int32_t after = d->is_passkey ? d->answer.v[0] : 0; /* behind a text's end nothing is scored */
     for (int32_t i = 0; i < n; i++)
         targets[i] = at + i + 1 < f->end ? f->tokens[at + i + 1] : after;
-}
-
-static int follows(const dt_lane *l)
-{
-    const uint32_t caps = l->side->backend->caps;
-    return (caps & KV_CAP_NEEDS_FOLLOW) ||
-           (l->engine->plan->options->mode == DT_MODE_FOLLOW && (caps & KV_CAP_FOLLOW));
 }
 
 /* The row behind the prompt of a passkey document: where the answer starts. */
@@ -244,7 +244,7 @@ static kv_status step_lane(flow *f, dt_lane *l, const kv_step *ref_step, const d
     if (l->side) {
         kv_step step = *ref_step;
         step.events = &l->events;
-        step.follow = follows(l) ? &e->ref_events : NULL;
+        step.follow = dt_lane_follows(l) ? &e->ref_events : NULL;
         step.nll = l->bitexact && step.nll ? e->got_nll.p : NULL;
         step.logits = step.logits ? e->got_logits.p : NULL;
         poison(e, &step);
@@ -282,24 +282,25 @@ static int state_is_due(const flow *f, int64_t next)
     return o->digest_every && next - f->checked >= o->digest_every;
 }
 
-static kv_status step(flow *f, int64_t at, int32_t n)
+static kv_status step(flow *f, const dt_turn *t)
 {
     dt_engine *e = f->e;
-    dt_seen seen = {.pos0 = at, .base = f->begin, .n = n, .targets = e->targets.p, .nll = e->ref_nll.p,
+    const int64_t end = t->at + t->n;
+    dt_seen seen = {.pos0 = t->at, .base = f->begin, .n = t->n, .targets = e->targets.p, .nll = e->ref_nll.p,
                     .events = &e->ref_events};
-    choose_rows(f, at, n, &seen);
-    set_targets(f, at, n, e->targets.p);
-    const int wanted = seen.from < seen.to || (at + n == f->end && e->plan->docs[f->doc].stream.is_passkey);
-    const kv_step s = {.tokens = f->tokens + at, .n = n, .rows = wanted ? KV_ROWS_ALL : KV_ROWS_NONE,
-                       .logits = wanted ? e->ref_logits.p : NULL, .targets = e->targets.p,
-                       .nll = wanted ? e->ref_nll.p : NULL, .events = &e->ref_events};
+    choose_rows(f, t, &seen);
+    set_targets(f, t->at, t->n, e->targets.p);
+    const int wanted = seen.from < seen.to || (end == f->end && e->plan->docs[f->doc].stream.is_passkey);
+    const kv_step s = {.tokens = f->tokens + t->at, .n = t->n, .rows = wanted ? KV_ROWS_ALL : KV_ROWS_NONE,
+                       .flags = t->flags, .pos0 = t->pos0, .logits = wanted ? e->ref_logits.p : NULL,
+                       .targets = e->targets.p, .nll = wanted ? e->ref_nll.p : NULL, .events = &e->ref_events};
     seen.logits = s.logits;
     if (e->plan->options->mode == DT_MODE_LOCKED) KV_TRY(lock(f));
     KV_TRY(step_reference(f, &s));
     seen.resident = f->resident;
     for (int i = 0; i < f->n_lanes; i++)
         KV_TRY(step_lane(f, &f->lanes[i], &s, &seen));
-    return state_is_due(f, at + n) ? check_state(f, at + n - 1) : KV_OK;
+    return state_is_due(f, end) ? check_state(f, end - 1) : KV_OK;
 }
 
 /* ---- a document -------------------------------------------------------------------------------------------- */
@@ -311,13 +312,13 @@ static kv_status interrupted(void)
 
 static kv_status run_segment(flow *f, const char *label)
 {
-    const int32_t q = f->e->plan->options->q;
+    dt_schedule s = dt_schedule_begin(f->policy, f->e->plan->options->q, f->begin, f->end);
+    dt_turn t;
     f->checked = f->begin;
-    for (int64_t at = f->begin; at < f->end; at += q) {
+    while (dt_schedule_next(&s, &t)) {
         if (*f->e->stop) return interrupted();
-        const int32_t n = (int32_t)(f->end - at < q ? f->end - at : q);
-        KV_TRY(step(f, at, n));
-        kv_progress_add(f->e->progress, n, label);
+        KV_TRY(step(f, &t));
+        kv_progress_add(f->e->progress, t.at + t.n - t.fresh, label);
     }
     return KV_OK;
 }
@@ -339,16 +340,21 @@ static kv_status reset_all(flow *f)
 static kv_status run_segments(flow *f, const char *label)
 {
     const dt_plan *p = f->e->plan;
-    const int64_t n = dt_plan_tokens(p, f->doc);
-    const int64_t w = p->docs[f->doc].stream.is_passkey ? 0 : p->options->window;
-    for (int64_t at = 0; at < n; at += w ? w : n) {
+    const int64_t n = dt_plan_tokens(p, f->doc), w = dt_plan_window(p, f->doc), segment = w ? w : n;
+    const int32_t longest = dt_schedule_longest(f->policy, p->options->q, segment);
+    KV_TRY(reserve(f->e, longest > 1 ? longest : 1));
+    for (int64_t at = 0; at < n; at += segment) {
         KV_TRY(reset_all(f));
         f->begin = at;
-        f->end = at + (w ? w : n);
+        f->end = at + segment;
         f->score_from = at + w / 2;
         KV_TRY(run_segment(f, label));
     }
     if (!p->docs[f->doc].stream.is_passkey) return KV_OK;
+    if (f->policy->selection == KV_SEL_XWINDOW) {
+        dt_retrieval_refuse(f->lanes, f->n_lanes);
+        return KV_OK;
+    }
     return dt_retrieval_run(f->e, f->doc, f->lanes, f->n_lanes);
 }
 
@@ -356,8 +362,7 @@ kv_status dt_engine_run(dt_engine *e, int doc, int policy, const int *todo)
 {
     const dt_plan *p = e->plan;
     KV_TRY(open_sessions(e, policy));
-    KV_TRY(reserve(e, p->options->q));
-    flow f = {.e = e, .doc = doc, .tokens = p->docs[doc].stream.tokens.v};
+    flow f = {.e = e, .doc = doc, .policy = &p->policies[policy], .tokens = p->docs[doc].stream.tokens.v};
     char label[KV_POLICY_TEXT_MAX + 80], text[KV_POLICY_TEXT_MAX];
     kv_policy_format(&p->policies[policy], text);
     snprintf(label, sizeof label, "%.60s  %s", p->docs[doc].doc->name, text);

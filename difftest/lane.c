@@ -1,5 +1,6 @@
 #include "difftest/lane.h"
 
+#include "common/tile.h"
 #include "difftest/digest.h"
 
 #include <math.h>
@@ -29,6 +30,13 @@ void dt_lane_begin(dt_lane *l, dt_engine *e, int doc, int policy, int index)
     else if (l->side->backend->reset(d->session) != KV_OK)
         dt_lane_fail(l, DT_CASE_ERROR, -1, "reset: %s", l->side->backend->last_error(d->session));
     l->alive = l->status == DT_CASE_PASS;
+}
+
+int dt_lane_follows(const dt_lane *l)
+{
+    const uint32_t caps = l->side->backend->caps;
+    return (caps & KV_CAP_NEEDS_FOLLOW) ||
+           (l->engine->plan->options->mode == DT_MODE_FOLLOW && (caps & KV_CAP_FOLLOW));
 }
 
 void dt_lane_fail(dt_lane *l, dt_case_status status, int64_t pos, const char *fmt, ...)
@@ -68,10 +76,31 @@ static kv_status keep_events(kv_events *to, const kv_events *from, int64_t base)
     return KV_OK;
 }
 
+/* "layer 3", or "layer 3, KV head 1" where heads decide for themselves. */
+static void name_place(const kv_event *v, char *dst, size_t size)
+{
+    const int n = snprintf(dst, size, "layer %d", v->layer);
+    if (v->head >= 0) snprintf(dst + n, size - (size_t)n, ", KV head %d", v->head);
+}
+
+/* "evicts 17 in slot 3"; a token that leaves in the step that brought it has no slot, and storage kivi codes V
+ * rows apart from K rows. */
+static void name_decision(const kv_event *v, int64_t base, char *dst, size_t size)
+{
+    static const char *const kinds[] = {"admits", "evicts", "moves", "seals"};
+    const int value_row = v->og >= KV_KIVI_V;
+    const int n = snprintf(dst, size, "%s %s%lld", kinds[v->kind & 3], value_row ? "the value row of " : "",
+                           (long long)(base + v->og - (value_row ? KV_KIVI_V : 0)));
+    if (v->slot >= 0)
+        snprintf(dst + n, size - (size_t)n, " in slot %d", v->slot);
+    else
+        snprintf(dst + n, size - (size_t)n, " in no slot");
+}
+
 /* The first decision in which the lists differ. */
 static void name_difference(dt_lane *l, const dt_seen *s)
 {
-    static const char *const kinds[] = {"admits", "evicts", "moves", "seals"};
+    char place[64], ref[96], got[96];
     size_t i = 0;
     while (i < s->events->n && i < l->events.n &&
            memcmp(&s->events->v[i], &l->events.v[i], sizeof *s->events->v) == 0)
@@ -83,16 +112,16 @@ static void name_difference(dt_lane *l, const dt_seen *s)
         return;
     }
     const kv_event *r = &s->events->v[i], *g = &l->events.v[i];
+    name_place(r, place, sizeof place);
     if (r->kind == g->kind && r->og == g->og && r->slot == g->slot) {
-        dt_lane_fail(l, DT_CASE_FAIL, pos, "decision at token %lld, layer %d: equal but for cause, layer, head or "
-                                           "margin (%a in the reference, %a in the device)",
-                     (long long)pos, r->layer, (double)r->margin, (double)g->margin);
+        dt_lane_fail(l, DT_CASE_FAIL, pos, "decision at token %lld, %s: equal but for cause, layer, head or margin (%a in "
+                                           "the reference, %a in the device)",
+                     (long long)pos, place, (double)r->margin, (double)g->margin);
         return;
     }
-    dt_lane_fail(l, DT_CASE_FAIL, pos, "decision at token %lld, layer %d: reference %s %lld in slot %d, device %s "
-                                       "%lld in slot %d", (long long)pos, r->layer, kinds[r->kind & 3],
-                 (long long)(s->base + r->og), r->slot, kinds[g->kind & 3], (long long)(s->base + g->og),
-                 g->slot);
+    name_decision(r, s->base, ref, sizeof ref);
+    name_decision(g, s->base, got, sizeof got);
+    dt_lane_fail(l, DT_CASE_FAIL, pos, "decision at token %lld, %s: reference %s, device %s", (long long)pos, place, ref, got);
 }
 
 static kv_status compare_events(dt_lane *l, const dt_seen *s, int *differ)

@@ -46,6 +46,9 @@ typedef struct dt_seen {
 /* The engine's session of that side (index -1: none), reset. A lane that cannot run is not alive. */
 void dt_lane_begin(dt_lane *l, dt_engine *e, int doc, int policy, int index);
 
+/* The device is given the reference's decisions and replays them. */
+int dt_lane_follows(const dt_lane *l);
+
 /* Worst verdict wins; pos is the token that shows it (-1: none). */
 void dt_lane_fail(dt_lane *l, dt_case_status status, int64_t pos, const char *fmt, ...) KV_PRINTF(4, 5);
 

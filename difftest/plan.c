@@ -87,10 +87,15 @@ static int wanted(const dt_options *o, const char *name)
     return o->docs.n == 0;
 }
 
+int32_t dt_plan_window(const dt_plan *p, int doc)
+{
+    return p->docs[doc].stream.is_passkey ? 0 : p->options->window;
+}
+
 int64_t dt_plan_tokens(const dt_plan *p, int doc)
 {
-    const int64_t n = p->docs[doc].stream.tokens.n, w = p->options->window;
-    return w && !p->docs[doc].stream.is_passkey ? n / w * w : n;
+    const int64_t n = p->docs[doc].stream.tokens.n, w = dt_plan_window(p, doc);
+    return w ? n / w * w : n;
 }
 
 /* Words in the text of the first n tokens. */
@@ -183,8 +188,8 @@ static kv_status check_context(const dt_plan *p)
     if (limit == 0 || p->options->allow_long) return KV_OK;
     for (int d = 0; d < p->n_docs; d++)
         for (int i = 0; i < p->n_policies; i++) {
-            const int64_t w = p->options->window, n = dt_plan_tokens(p, d);
-            const int64_t fed = w && !p->docs[d].stream.is_passkey ? w : n + p->docs[d].stream.answer.n;
+            const int64_t w = dt_plan_window(p, d), n = dt_plan_tokens(p, d);
+            const int64_t fed = w ? w : n + p->docs[d].stream.answer.n;
             const int64_t most = kv_policy_max_position(&p->policies[i], fed, p->options->q);
             char text[KV_POLICY_TEXT_MAX];
             if (most < limit) continue;
@@ -194,6 +199,35 @@ static kv_status check_context(const dt_plan *p)
                                            "stay in the cache, or --allow-long", p->docs[d].doc->name, text,
                            (long long)most, p->model->name, (long long)limit, (long long)limit);
         }
+    return KV_OK;
+}
+
+/* A policy that works on the models, and documents that hold the prompt that it asks for. */
+static kv_status check_policy(const dt_plan *p, const kv_policy *policy)
+{
+    KV_TRY(kv_policy_fit(policy, &p->model->cfg));
+    KV_TRY(kv_policy_fit(policy, &p->device_model->cfg));
+    const int32_t prompt = kv_policy_first_step(policy);
+    char text[KV_POLICY_TEXT_MAX];
+    kv_policy_format(policy, text);
+    for (int d = 0; d < p->n_docs; d++) {
+        const int32_t w = dt_plan_window(p, d);
+        const int64_t n = w ? w : dt_plan_tokens(p, d);
+        if (n >= prompt) continue;
+        if (w)
+            return kv_fail(KV_ERR_USAGE, "policy %s needs a prompt of %d tokens, and --window=%d feeds chunks of %d; use "
+                                         "--window=%d or prompt=%d", text, prompt, w, w, prompt + prompt % 2, w);
+        return kv_fail(KV_ERR_USAGE, "policy %s needs a prompt of %d tokens, and document '%s' has %lld; use prompt=%lld, a "
+                                     "longer text, or --doc to leave it out", text, prompt, p->docs[d].doc->name,
+                       (long long)n, (long long)n);
+    }
+    return KV_OK;
+}
+
+static kv_status check_policies(const dt_plan *p)
+{
+    for (int i = 0; i < p->n_policies; i++)
+        KV_TRY(check_policy(p, &p->policies[i]));
     return KV_OK;
 }
 
@@ -300,6 +334,7 @@ static kv_status make(dt_plan *p)
     KV_TRY(open_sides(p));
     KV_TRY(open_models(p));
     KV_TRY(open_corpora(p));
+    KV_TRY(check_policies(p));
     KV_TRY(check_context(p));
     return take_fingerprint(p);
 }

@@ -45,6 +45,9 @@ void dt_plan_repro(const dt_plan *p, int doc, int policy, const char *device, ch
 /* Tokens a document feeds: whole chunks only in half-window mode. */
 int64_t dt_plan_tokens(const dt_plan *p, int doc);
 
+/* Tokens of a chunk of this document in half-window mode; 0: it is one stream. */
+int32_t dt_plan_window(const dt_plan *p, int doc);
+
 /* Choices worth recording with the run, as JSON; the caller frees it. NULL when memory is out. */
 char *dt_plan_options_json(const dt_plan *p);
 

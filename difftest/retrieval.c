@@ -52,7 +52,7 @@ static void say(const dt_engine *e, speaker *s)
 static void feed(dt_engine *e, speaker *s, const int32_t *tokens, int32_t n, int rows, const int32_t *targets,
                  float *logits, float *nll, kv_events *events)
 {
-    const int follower = s->lane && s->backend->caps & KV_CAP_NEEDS_FOLLOW;
+    const int follower = s->lane && s->lane->side && dt_lane_follows(s->lane);
     const kv_step step = {.tokens = tokens, .n = n, .rows = rows, .logits = logits, .targets = targets,
                           .nll = nll, .events = events, .follow = follower ? &e->ref_events : NULL};
     /* what the speaker before wrote must not pass for this one's */
@@ -198,4 +198,15 @@ kv_status dt_retrieval_run(dt_engine *e, int doc, dt_lane *lanes, int n)
     if (!s[0].ok && st == KV_OK)
         return kv_fail(KV_ERR_INTERNAL, "the reference failed while answering: %s", s[0].backend->last_error(e->ref));
     return st;
+}
+
+void dt_retrieval_refuse(dt_lane *lanes, int n)
+{
+    for (int i = 0; i < n; i++) {
+        dt_lane *l = &lanes[i];
+        if (l->status != DT_CASE_PASS && l->status != DT_CASE_RECORDED) continue;
+        l->status = DT_CASE_UNSUPPORTED;
+        snprintf(l->reason, sizeof l->reason, "xwindow cannot answer: nothing goes on from the end of a window; only the "
+                                              "rows of the prompt were compared");
+    }
 }

@@ -11,4 +11,8 @@ enum { DT_ANSWER_TOKENS = 16 }; /* most tokens of a greedy answer */
  * what comes first. Fills the lanes' retrieval. lanes[0 .. n-1], n >= 1, at most DT_MAX_LANES. */
 kv_status dt_retrieval_run(dt_engine *e, int doc, dt_lane *lanes, int n);
 
+/* Under a policy that answers no questions (xwindow: a window is computed as a whole, and nothing goes on from its
+ * end): the rows of the prompt stay, and a case that would have passed is UNSUPPORTED. */
+void dt_retrieval_refuse(dt_lane *lanes, int n);
+
 #endif

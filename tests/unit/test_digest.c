@@ -4,6 +4,7 @@
 
 #include "common/hash.h"
 #include "common/state.h"
+#include "common/tile.h"
 #include "difftest/digest.h"
 #include "ref/backend.h"
 
@@ -257,6 +258,56 @@ static void a_sides_own_digest_is_the_one_of_its_export(void **state)
     kv_model_close(m);
 }
 
+/* A side whose export is the blob that a test built. */
+static bytes given;
+
+static kv_status give(kv_session *s, int32_t layer, uint32_t what, void *dst, size_t cap, size_t *need)
+{
+    (void)s, (void)layer, (void)what;
+    *need = given.n;
+    if (dst) memcpy(dst, given.v, cap < given.n ? cap : given.n);
+    return KV_OK;
+}
+
+static int32_t counted(int32_t storage, const int64_t *og, int32_t n, int64_t seen, int64_t from, int64_t to)
+{
+    const kv_state_head head = {.magic = KV_STATE_MAGIC, .version = KV_STATE_VERSION, .n_layers = 1, .n_kv_heads = 1,
+                                .head_dim = 32, .storage = storage, .seen = seen};
+    const kv_state_run run = {.n = n};
+    const int32_t pos = 0;
+    given.n = 0;
+    put(&given, &head, sizeof head);
+    put(&given, &run, sizeof run);
+    put(&given, og, (size_t)n * sizeof *og);
+    for (int32_t i = 0; i < n; i++)
+        put(&given, &pos, sizeof pos);
+    pad(&given);
+    ((kv_state_head *)(void *)given.v)->total_bytes = given.n;
+    const kv_backend side = {.name = "given", .export_state = give};
+    kv_buffer buffer = {0};
+    int32_t count = -1;
+    assert_ok(dt_count_resident(&side, NULL, from, to, &buffer, &count));
+    kv_buffer_free(&buffer);
+    return count;
+}
+
+/* Two tiles of 32 tokens and a tail of three, the first tile dropped; then without a tail; then kivi, whose
+ * values are entries of their own. */
+static void tokens_inside_tiles_are_resident(void **state)
+{
+    (void)state;
+    static const int64_t tiles[] = {32, 64, 96, 97, 98}, bare[] = {32, 64};
+    static const int64_t kivi[] = {0, 32, 33, KV_KIVI_V, KV_KIVI_V + 1, KV_KIVI_V + 2};
+    assert_int_equal(counted(KV_STORE_KVARN, tiles, 5, 99, 0, 99), 67);
+    assert_int_equal(counted(KV_STORE_KVARN, tiles, 5, 99, 30, 40), 8);
+    assert_int_equal(counted(KV_STORE_KVARN, tiles, 5, 99, 60, 98), 38);
+    assert_int_equal(counted(KV_STORE_KVARN, tiles, 5, 99, 0, 32), 0);
+    assert_int_equal(counted(KV_STORE_KVARN, bare, 2, 96, 0, 1000), 64);
+    assert_int_equal(counted(KV_STORE_KIVI, kivi, 6, 34, 0, 34), 34);
+    assert_int_equal(counted(KV_STORE_KIVI, kivi, 6, 34, 31, 33), 2);
+    assert_int_equal(counted(KV_STORE_F32, tiles, 5, 99, 0, 99), 5);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -266,6 +317,7 @@ int main(void)
         cmocka_unit_test(content_does_not_depend_on_the_order_and_order_does),
         cmocka_unit_test(content_knows_layer_and_head),
         cmocka_unit_test(damaged_blobs_are_refused),
+        cmocka_unit_test(tokens_inside_tiles_are_resident),
         cmocka_unit_test(a_sides_own_digest_is_the_one_of_its_export),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -230,6 +230,52 @@ static void without_a_device_there_are_no_sides(void **state)
     done();
 }
 
+static kv_status plan_with(const char *spec, const char *policy)
+{
+    ask(spec);
+    free(o.policies.v[0]);
+    o.policies.v[0] = strdup(policy);
+    return dt_plan_make(&o, &p);
+}
+
+/* A document that is shorter than the prompt of the policy cannot be fed. */
+static void a_prompt_longer_than_a_document_is_refused(void **state)
+{
+    (void)state;
+    const char *dir = texts(NULL); /* 23, 16 and 4 tokens */
+    static const char *const names[] = {"snapkv", "pyramid"};
+    for (int i = 0; i < 2; i++) {
+        char policy[80];
+        snprintf(policy, sizeof policy, "%s:cap=4,window=2,prompt=5", names[i]);
+        assert_refused(plan_with(dir, policy), KV_ERR_USAGE, "needs a prompt of 5 tokens, and document 'gamma-2' has 4; use "
+                                                             "prompt=4");
+        done();
+        ask(dir);
+        assert_ok(dt_list_add(&o.docs, "[ab]*", 5));
+        free(o.policies.v[0]);
+        o.policies.v[0] = strdup(policy);
+        make();
+        done();
+    }
+    assert_ok(plan_with(dir, "snapkv:cap=4,window=2,prompt=4"));
+    done();
+    ask("book");
+    o.window = 20;
+    free(o.policies.v[0]);
+    o.policies.v[0] = strdup("snapkv:cap=4,window=2,prompt=21");
+    assert_refused(dt_plan_make(&o, &p), KV_ERR_USAGE, "feeds chunks of 20; use --window=22 or prompt=20");
+    done();
+}
+
+static void a_policy_that_does_not_fit_the_model_is_refused(void **state)
+{
+    (void)state;
+    assert_refused(plan_with("book", "full+kivi:group=3,residual=24,bits=4"), KV_ERR_USAGE, "group=3 does not divide");
+    done();
+    assert_refused(plan_with("book", "xwindow:window=8,stride=4,cache=4,layers=5"), KV_ERR_USAGE, "the model has 4");
+    done();
+}
+
 /* ---- identity -------------------------------------------------------------------------------------------- */
 
 static void the_key_names_everything_that_pairs_a_case_with_itself(void **state)
@@ -371,6 +417,8 @@ int main(void)
         cmocka_unit_test(words_are_those_of_the_text_that_is_scored),
         cmocka_unit_test(half_windows_feed_whole_chunks),
         cmocka_unit_test(a_context_that_is_too_long_is_refused_unless_allowed),
+        cmocka_unit_test(a_prompt_longer_than_a_document_is_refused),
+        cmocka_unit_test(a_policy_that_does_not_fit_the_model_is_refused),
         cmocka_unit_test(what_is_given_twice_is_refused),
         cmocka_unit_test(the_same_in_other_words_is_refused_as_well),
         cmocka_unit_test(models_need_one_vocabulary),
