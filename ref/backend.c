@@ -3,6 +3,7 @@
 
 #include "ref/session.h"
 #include "ref/storage.h"
+#include "ref/trace.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -123,6 +124,10 @@ static kv_status check_step(const ref_session *s, const kv_step *step)
         return kv_fail(KV_ERR_UNSUPPORTED, "the reference does not recompute rows against a cache");
     if (step->follow)
         return kv_fail(KV_ERR_UNSUPPORTED, "the reference decides by itself; it follows nobody");
+    const int32_t first = kv_policy_first_step(&s->cache.policy);
+    if (s->seen == 0 && step->n < first)
+        return kv_fail(KV_ERR_USAGE, "policy %s: the first step brings %d tokens; it must bring the whole prompt, prompt=%d",
+                       kv_selection_name(s->cache.policy.selection), step->n, first);
     return kv_step_check(&s->model->cfg, step);
 }
 
@@ -241,6 +246,7 @@ const kv_backend *REF(backend)(void)
         .snapshot_free = REF(snapshot_free),
         .digest = REF(digest),
         .table = table,
+        .trace = REF(trace),
     };
     return &side;
 }

@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-extern const ref_policy REF(policy_full), REF(policy_sliding), REF(policy_sink);
+extern const ref_policy REF(policy_full), REF(policy_sliding), REF(policy_sink), REF(policy_h2o), REF(policy_tova),
+    REF(policy_snapkv), REF(policy_pyramid), REF(policy_cascade);
 
 const ref_policy *REF(policy_find)(int32_t selection)
 {
@@ -14,6 +15,11 @@ const ref_policy *REF(policy_find)(int32_t selection)
         [KV_SEL_FULL] = &REF(policy_full),
         [KV_SEL_SLIDING] = &REF(policy_sliding),
         [KV_SEL_SINK] = &REF(policy_sink),
+        [KV_SEL_CASCADE] = &REF(policy_cascade),
+        [KV_SEL_H2O] = &REF(policy_h2o),
+        [KV_SEL_SNAPKV] = &REF(policy_snapkv),
+        [KV_SEL_TOVA] = &REF(policy_tova),
+        [KV_SEL_PYRAMID] = &REF(policy_pyramid),
     };
     return table[selection];
 }
@@ -76,6 +82,7 @@ void REF(cache_free)(ref_cache *c)
     free(c->moves);
     kv_buffer_free(&c->weights);
     kv_buffer_free(&c->work);
+    kv_buffer_free(&c->fresh);
     c->layers = NULL;
     c->moves = NULL;
 }

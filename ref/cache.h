@@ -97,14 +97,14 @@ typedef struct ref_policy {
     int64_t (*view)(const ref_cache *c, const ref_layer *l, ref_range *out);
 
     /* Inserts the token with original index l->seen, whose position was pos, into the same slot of all heads;
-     * returns the slot. NULL where select decides. */
+     * returns the slot. NULL where settle decides. */
     int64_t (*place)(ref_cache *c, int32_t layer, int64_t pos);
 
-    /* What select needs to know; optional. */
+    /* What settle needs to know; optional. */
     void (*demand)(ref_cache *c, const ref_layer *l, int64_t m, ref_demand *out);
 
     /* After the forward pass: evicts and inserts a whole piece, head by head, by REF(cache_move). */
-    kv_status (*select)(ref_cache *c, int32_t layer, const ref_sums *sums);
+    kv_status (*settle)(ref_cache *c, int32_t layer, const ref_sums *sums);
 
     /* The i-th entry of a KV head in view order. */
     ref_entry (*entry)(const ref_cache *c, const ref_layer *l, int64_t head, int64_t i);
@@ -126,7 +126,7 @@ struct ref_cache {
     ref_moves *moves;       /* [H] of the piece under way */
     kv_buffer weights;      /* of an exponential average over weights_m queries; cascade */
     int64_t weights_m;
-    kv_buffer work;         /* of select */
+    kv_buffer work, fresh;  /* of settle */
 };
 
 kv_status REF(cache_init)(ref_cache *c, const kv_config *cfg, const kv_policy *p);
@@ -163,7 +163,7 @@ void REF(cache_decide)(ref_cache *c, int32_t layer, kv_event e);
 void REF(cache_event)(ref_cache *c, int32_t layer, int32_t kind, int64_t og, int64_t token,
                       int64_t slot);
 
-/* For select: a row of a KV head changes its place. */
+/* For settle: a row of a KV head changes its place. */
 void REF(cache_move)(ref_cache *c, int64_t head, int64_t to, int64_t from);
 
 /* The table of a selection, by kv_selection. */

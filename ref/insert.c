@@ -77,14 +77,14 @@ static void move_task(void *arg, int64_t h, int worker)
     }
 }
 
-static kv_status select_rows(ref_attn_layer *a, int32_t layer, const ref_sums *sums)
+static kv_status settle_rows(ref_attn_layer *a, int32_t layer, const ref_sums *sums)
 {
     ref_session *s = a->s;
     ref_cache *c = &s->cache;
     int64_t most = 0;
     for (int64_t h = 0; h < c->n_kv_heads; h++)
         c->moves[h].n = 0;
-    KV_TRY(c->ops->select(c, layer, sums));
+    KV_TRY(c->ops->settle(c, layer, sums));
     KV_TRY(c->event_status);
     for (int64_t h = 0; h < c->n_kv_heads; h++)
         most = ref_max(most, c->moves[h].n);
@@ -97,7 +97,7 @@ static kv_status select_rows(ref_attn_layer *a, int32_t layer, const ref_sums *s
 
 kv_status REF(insert)(ref_attn_layer *a, int32_t layer, int64_t base, const ref_sums *sums)
 {
-    if (a->s->cache.ops->select) return select_rows(a, layer, sums);
+    if (a->s->cache.ops->settle) return settle_rows(a, layer, sums);
     place_rows(a, layer, base);
     return a->s->cache.event_status;
 }
