@@ -197,7 +197,7 @@ kv_status run_step(kv_session *s, const kv_step &step)
 kv_status make_policy(const kv_policy &p, std::unique_ptr<gpu_policy> *out)
 {
     KV_TRY(kv_policy_check(&p));
-    if (p.storage != KV_STORE_F32)
+    if (p.storage != KV_STORE_F32 && p.storage != KV_STORE_F16 && p.storage != KV_STORE_BF16)
         return kv_fail(KV_ERR_UNSUPPORTED, "%s does not store K and V as %s", SIDE,
                        kv_storage_name(p.storage));
     switch (p.selection) {
@@ -223,6 +223,8 @@ kv_status fill_session(const kv_open_args &args, kv_session *s)
     KV_TRY(check_machine());
     KV_TRY(gpu_model_supported(args.model));
     KV_TRY(make_policy(*args.policy, &s->cache.policy));
+    KV_TRY(kv_policy_fit(args.policy, &args.model->cfg));
+    s->cache.storage = args.policy->storage;
     KV_TRY(gpu_stream_open(&s->stream.s, o.seed, args.threads));
     s->cache.layers = std::vector<gpu_store>((size_t)args.model->cfg.n_layers);
     return gpu_model_upload(args.model, &s->model, s->stream.s);

@@ -67,6 +67,8 @@ private:
                 cfg_.rope_pairing == KV_ROPE_HALF};
     }
 
+    gpu_values stored(const gpu_buffer<unsigned char> &b) const { return {b.p, s_->cache.storage}; }
+
     kv_session *s_;
     const kv_config &cfg_;
     gpu_work &w_;
@@ -136,8 +138,8 @@ kv_status pass::attention_block(int32_t l)
     KV_TRY(gpu_rmsnorm(w_.x.p, layer.attn_norm.p, m_, cfg_.d_model, cfg_.norm_eps, w_.normed.p, stream_));
     KV_TRY(tap(KV_TAP_ATTN_NORM, l, w_.normed.p, cfg_.d_model));
     KV_TRY(matmul(w_.normed.p, layer.qkv, m_, GPU_STORE, w_.qkv.p));
-    KV_TRY(gpu_rope_store(w_.qkv.p, m_, shape, rope_at(new_row_), raw_, new_rows, store.k.p, store.v.p,
-                          stream_));
+    KV_TRY(gpu_rope_store(w_.qkv.p, m_, shape, rope_at(new_row_), raw_, new_rows, stored(store.k),
+                          stored(store.v), stream_));
     KV_TRY(tap(KV_TAP_Q, l, w_.qkv.p, stride));
     KV_TRY(tap(KV_TAP_K, l, w_.qkv.p + q, stride));
     KV_TRY(tap(KV_TAP_V, l, w_.qkv.p + q + kv, stride));
@@ -155,10 +157,10 @@ kv_status pass::attend(int32_t l)
     gpu_attention_args a = {};
     a.q = w_.qkv.p;
     a.q_stride = s_->model.layers[(size_t)l].qkv.n;
-    a.k = store.k.p;
+    a.k = stored(store.k);
     a.k_slot = a.v_slot = view_.identity() ? nullptr : rows.at;
     a.slot_stride = rows.head_stride;
-    a.v = store.v.p;
+    a.v = stored(store.v);
     a.first = view.n_stored;
     a.m = m_;
     a.heads = cfg_.n_heads;
@@ -167,9 +169,9 @@ kv_status pass::attend(int32_t l)
     a.scale = gpu_softmax_scale(cfg_);
     a.out = w_.attended.p;
     if (raw_) {
-        KV_TRY(gpu_rope_view(store.k.p, rows, (int32_t)view.n_stored + m_, cfg_.n_kv_heads, cfg_.head_dim,
+        KV_TRY(gpu_rope_view(a.k, rows, (int32_t)view.n_stored + m_, cfg_.n_kv_heads, cfg_.head_dim,
                              rope_at(zero_row_ + view.first_pos), w_.view_keys.p, stream_));
-        a.k = w_.view_keys.p;
+        a.k = {w_.view_keys.p, KV_STORE_F32};
         a.k_slot = nullptr;
     }
     KV_TRY(w_.attention.reserve(gpu_attention_workspace(a)));

@@ -1,13 +1,13 @@
 /* ops.cuh - the operations of the forward pass: one host function each, which launches its kernels.
  *
- * All pointers are device memory, all matrices row-major fp32. Every operation follows docs/numerics.md to the
+ * All pointers are device memory, all matrices row-major, fp32 unless they are gpu_values. Every operation follows docs/numerics.md to the
  * bit; work is split by output element only. The functions check nothing: shapes come from a config that
  * kv_config_check has accepted. They return the status of the launch; errors inside a kernel may surface
  * later, at gpu_stream_finish. Each lives in gpu/<name>.cu with the reasons for its grid. */
 #ifndef GPU_OPS_CUH
 #define GPU_OPS_CUH
 
-#include "gpu/kvdev.cuh"
+#include "gpu/values.cuh"
 
 enum {
     GPU_KB = 256,  /* block of the inner dimension of a matrix product */
@@ -87,25 +87,22 @@ struct gpu_slots {
 };
 
 /* Rotates q and k of every row in place, row x by table row x, and puts k (rotated, or as it was when
- * keep_raw is set) and v into row x of `slots` of the stores, [..][kv_heads * head_dim]. */
+ * keep_raw is set) and v into row x of `slots` of the stores, [..][kv_heads * head_dim]. Where the stores round, the
+ * step's rows receive what a reader of the stores gets: k (raw ones rotated after rounding) and v. */
 kv_status gpu_rope_store(float *qkv, int32_t m, const gpu_qkv_shape &shape, const gpu_rope &rope,
-                         bool keep_raw, const gpu_slots &slots, float *k_store, float *v_store,
-                         cudaStream_t stream);
+                         bool keep_raw, const gpu_slots &slots, const gpu_values &k_store,
+                         const gpu_values &v_store, cudaStream_t stream);
 
 /* out[i] = row i of `slots` of a store of un-rotated keys, rotated by table row i; rows are
  * [kv_heads * head_dim]. */
-kv_status gpu_rope_view(const float *k_store, const gpu_slots &slots, int32_t n, int32_t kv_heads,
+kv_status gpu_rope_view(const gpu_values &k_store, const gpu_slots &slots, int32_t n, int32_t kv_heads,
                         int32_t head_dim, const gpu_rope &rope, float *out, cudaStream_t stream);
 
 /* ---- attention.cu ---- */
 
-struct gpu_attention_args {
+struct gpu_queries {
     const float *q;         /* rotated queries of token x at q + x * q_stride: [heads * head_dim] */
     int64_t q_stride;
-    const float *k, *v;     /* rows of kv_heads * head_dim */
-    const int32_t *k_slot;  /* row of view entry i for KV head h: k_slot[h * slot_stride + i]; NULL: i itself */
-    const int32_t *v_slot;
-    int64_t slot_stride;    /* 0: the heads share their rows */
     int64_t first;          /* view index of token 0: it sees entries 0 .. first */
     int32_t m;              /* tokens; token x sees entries 0 .. first + x */
     int32_t heads, kv_heads, head_dim; /* head_dim a multiple of 4 */
@@ -114,8 +111,15 @@ struct gpu_attention_args {
     float *out;             /* [m][heads * head_dim] */
 };
 
+struct gpu_attention_args : gpu_queries {
+    gpu_values k, v;        /* rows of kv_heads * head_dim */
+    const int32_t *k_slot;  /* row of view entry i for KV head h: k_slot[h * slot_stride + i]; NULL: i itself */
+    const int32_t *v_slot;
+    int64_t slot_stride;    /* 0: the heads share their rows */
+};
+
 /* Floats of workspace for these tokens and this view. */
-size_t gpu_attention_workspace(const gpu_attention_args &a);
+size_t gpu_attention_workspace(const gpu_queries &q);
 kv_status gpu_attention(const gpu_attention_args &a, float *workspace, cudaStream_t stream);
 
 /* ---- swiglu.cu ---- */
@@ -131,13 +135,13 @@ kv_status gpu_nll(const float *logits, const int32_t *target, int32_t m, int32_t
 
 /* ---- records.cu ---- */
 
-/* Records of one KV head, [n][2 * head_dim], n <= GPU_GRID_ROWS, K row then V row: between the stores' rows slot[i] and a
- * contiguous buffer, for export and import. */
-kv_status gpu_records_gather(const float *k_store, const float *v_store, const int32_t *slot, int32_t n,
-                             int32_t head, int32_t kv_heads, int32_t head_dim, float *records,
+/* Records of one KV head, [n][2 * head_words], n <= GPU_GRID_ROWS, K row then V row as stored: between the stores' rows
+ * slot[i] and a contiguous buffer, for export and import. Four bytes are a word. */
+kv_status gpu_records_gather(const gpu_values &k_store, const gpu_values &v_store, const int32_t *slot, int32_t n,
+                             int32_t head, int32_t kv_heads, int32_t head_words, uint32_t *records,
                              cudaStream_t stream);
-kv_status gpu_records_scatter(const float *records, const int32_t *slot, int32_t n, int32_t head,
-                              int32_t kv_heads, int32_t head_dim, float *k_store, float *v_store,
-                              cudaStream_t stream);
+kv_status gpu_records_scatter(const uint32_t *records, const int32_t *slot, int32_t n, int32_t head,
+                              int32_t kv_heads, int32_t head_words, const gpu_values &k_store,
+                              const gpu_values &v_store, cudaStream_t stream);
 
 #endif

@@ -39,10 +39,11 @@ GPU_DEVICE void pair_at(const gpu_rope &rope, int32_t i, int32_t *a, int32_t *b)
     *b = rope.half ? i + rope.dims / 2 : 2 * i + 1;
 }
 
-GPU_DEVICE void rotate(float a, float b, float c, float s, float *a_out, float *b_out)
+GPU_DEVICE void rotate(float *a, float *b, float c, float s)
 {
-    *a_out = kv_fma(a, c, -kv_mul(b, s));
-    *b_out = kv_fma(b, c, kv_mul(a, s));
+    const float x = *a, y = *b;
+    *a = kv_fma(x, c, -kv_mul(y, s));
+    *b = kv_fma(y, c, kv_mul(x, s));
 }
 
 /* One thread per row and pair of a head; dims that are not rotated count as pairs of neighbours.
@@ -60,35 +61,40 @@ GPU_DEVICE bool unit_at(const gpu_rope &rope, int32_t unit, int32_t *a, int32_t 
 
 /* grid ((heads + 2 kv_heads) * head_dim / 2 / THREADS, m). */
 __global__ void gpu_k_rope_store(float *qkv, gpu_qkv_shape shape, gpu_rope rope, bool keep_raw,
-                                 gpu_slots slots, float *k_store, float *v_store)
+                                 gpu_slots slots, gpu_values k_store, gpu_values v_store)
 {
     const int32_t half = shape.head_dim / 2, heads = shape.heads + 2 * shape.kv_heads;
     const int32_t e = (int32_t)(blockIdx.x * THREADS + threadIdx.x), row = (int32_t)blockIdx.y;
     if (e >= heads * half) return;
     const int32_t head = e / half;
     int32_t ia, ib;
-    bool turns = unit_at(rope, e % half, &ia, &ib);
+    const bool is_query = head < shape.heads, is_value = head >= shape.heads + shape.kv_heads;
+    const bool turns = unit_at(rope, e % half, &ia, &ib) && !is_value;
     float *const p = qkv + (int64_t)row * heads * shape.head_dim + head * shape.head_dim;
     float a = p[ia], b = p[ib];
-    const float raw_a = a, raw_b = b;
-    if (head >= shape.heads + shape.kv_heads) turns = false; /* a value */
+    const gpu_values &store = is_value ? v_store : k_store;
+    const int32_t kv_head = is_query ? 0 : (head - shape.heads) % shape.kv_heads;
+    const int64_t slot = is_query ? 0 : slots.at[kv_head * slots.head_stride + row];
+    const int64_t to = (slot * shape.kv_heads + kv_head) * shape.head_dim;
+    if (!is_query && keep_raw) {
+        a = gpu_put(store, to + ia, a);
+        b = gpu_put(store, to + ib, b);
+    }
     if (turns) {
         const int64_t at = (int64_t)row * (rope.dims / 2) + e % half;
-        rotate(raw_a, raw_b, rope.cos[at], rope.sin[at], &a, &b);
-        p[ia] = a;
-        p[ib] = b;
+        rotate(&a, &b, rope.cos[at], rope.sin[at]);
     }
-    if (head < shape.heads) return;
-    const int32_t kv_head = (head - shape.heads) % shape.kv_heads;
-    float *const store = head < shape.heads + shape.kv_heads ? k_store : v_store;
-    float *const to = store + ((int64_t)slots.at[kv_head * slots.head_stride + row] * shape.kv_heads + kv_head) * shape.head_dim;
-    to[ia] = keep_raw ? raw_a : a;
-    to[ib] = keep_raw ? raw_b : b;
+    if (!is_query && !keep_raw) {
+        a = gpu_put(store, to + ia, a);
+        b = gpu_put(store, to + ib, b);
+    }
+    p[ia] = a;
+    p[ib] = b;
 }
 
 kv_status gpu_rope_store(float *qkv, int32_t m, const gpu_qkv_shape &shape, const gpu_rope &rope,
-                         bool keep_raw, const gpu_slots &slots, float *k_store, float *v_store,
-                         cudaStream_t stream)
+                         bool keep_raw, const gpu_slots &slots, const gpu_values &k_store,
+                         const gpu_values &v_store, cudaStream_t stream)
 {
     const int32_t width = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;
     for (int32_t r = 0; r < m; r += GPU_GRID_ROWS) {
@@ -104,7 +110,7 @@ kv_status gpu_rope_store(float *qkv, int32_t m, const gpu_qkv_shape &shape, cons
 }
 
 /* grid (kv_heads * head_dim / 2 / THREADS, n). */
-__global__ void gpu_k_rope_view(const float *k_store, gpu_slots slots, int32_t kv_heads,
+__global__ void gpu_k_rope_view(gpu_values k_store, gpu_slots slots, int32_t kv_heads,
                                 int32_t head_dim, gpu_rope rope, float *out)
 {
     const int32_t half = head_dim / 2, row = (int32_t)blockIdx.y;
@@ -113,18 +119,18 @@ __global__ void gpu_k_rope_view(const float *k_store, gpu_slots slots, int32_t k
     int32_t ia, ib;
     const bool turns = unit_at(rope, e % half, &ia, &ib);
     const int64_t head = e / half * head_dim, width = (int64_t)kv_heads * head_dim;
-    const float *const from = k_store + slots.at[e / half * slots.head_stride + row] * width + head;
+    const int64_t from = slots.at[e / half * slots.head_stride + row] * width + head;
     float *const to = out + row * width + head;
-    float a = from[ia], b = from[ib];
+    float a = gpu_value(k_store, from + ia), b = gpu_value(k_store, from + ib);
     if (turns) {
         const int64_t at = (int64_t)row * (rope.dims / 2) + e % half;
-        rotate(from[ia], from[ib], rope.cos[at], rope.sin[at], &a, &b);
+        rotate(&a, &b, rope.cos[at], rope.sin[at]);
     }
     to[ia] = a;
     to[ib] = b;
 }
 
-kv_status gpu_rope_view(const float *k_store, const gpu_slots &slots, int32_t n, int32_t kv_heads,
+kv_status gpu_rope_view(const gpu_values &k_store, const gpu_slots &slots, int32_t n, int32_t kv_heads,
                         int32_t head_dim, const gpu_rope &rope, float *out, cudaStream_t stream)
 {
     const int32_t width = kv_heads * head_dim;

@@ -3,8 +3,8 @@
  * Device memory of a session, all fp32 unless said otherwise:
  *
  *   model    weights, written once
- *   stores   per layer two buffers [rows][kv_heads * head_dim], K and V; who is in which row is the
- *            policy's business, for each layer and KV head
+ *   stores   per layer two buffers [rows][kv_heads * head_dim], K and V, in the storage's format; who is
+ *            in which row is the policy's business, for each layer and KV head
  *   table    cosines and sines of a window of positions
  *   work     activations of the piece under way, [tokens][width]; they grow to the longest piece
  *
@@ -31,14 +31,15 @@ struct gpu_stream {
     ~gpu_stream() { gpu_stream_close(s); }
 };
 
-/* K and V of one layer. */
+/* K and V of one layer: bytes of numbers in the storage's format. */
 struct gpu_store {
-    gpu_buffer<float> k, v;
+    gpu_buffer<unsigned char> k, v;
 };
 
 /* What is remembered between steps, and what a snapshot copies. */
 struct gpu_cache {
     std::unique_ptr<gpu_policy> policy;
+    int32_t storage = KV_STORE_F32;
     std::vector<gpu_store> layers;
     int64_t seen = 0; /* tokens fed */
 };
@@ -55,7 +56,7 @@ struct gpu_work {
     gpu_buffer<float> view_keys;  /* stored keys of one layer, rotated, in view order */
     gpu_buffer<float> partials;   /* of gpu_matmul */
     gpu_buffer<float> attention;  /* workspace of gpu_attention */
-    gpu_buffer<float> records;    /* of export and import */
+    gpu_buffer<uint32_t> records; /* of export and import */
 };
 
 /* Declaration order: buffers go before the stream does. */

@@ -2,6 +2,7 @@
 #include "gpu/session.cuh"
 
 #include "common/state.h"
+#include "common/tile.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -11,10 +12,13 @@ namespace
 /* Entries whose records are on the device at once. */
 enum { RECORDS_AT_ONCE = 4096 };
 
-size_t row_floats(const kv_session *s)
+/* Bytes of the K or V row of one KV head, and of all. */
+size_t head_bytes(const kv_session *s)
 {
-    return (size_t)s->model.cfg.n_kv_heads * (size_t)s->model.cfg.head_dim;
+    return (size_t)s->model.cfg.head_dim * (size_t)kv_storage_value_bytes(s->cache.storage);
 }
+
+size_t row_bytes(const kv_session *s) { return (size_t)s->model.cfg.n_kv_heads * head_bytes(s); }
 
 /* The head of a state that holds these runs, of one layer or (layer = -1) of all. */
 kv_state_head describe(const kv_session *s, int32_t layer, uint32_t what, const gpu_runs &runs)
@@ -29,7 +33,8 @@ kv_state_head describe(const kv_session *s, int32_t layer, uint32_t what, const 
     h.n_layers = layer < 0 ? cfg.n_layers : 1;
     h.n_kv_heads = cfg.n_kv_heads;
     h.head_dim = cfg.head_dim;
-    h.record_bytes = (int32_t)(2 * sizeof(float)) * cfg.head_dim;
+    h.record_bytes = 2 * (int32_t)head_bytes(s);
+    h.storage = s->cache.storage;
     h.seen = s->cache.seen;
     h.total_bytes = sizeof h;
     for (const std::vector<gpu_entry> &run : runs)
@@ -45,7 +50,7 @@ kv_status upload_rows(kv_session *s, const std::vector<gpu_entry> &entries)
     KV_TRY(s->work.rows.reserve(rows.size()));
     KV_TRY(gpu_copy_up(s->work.rows.p, rows.data(), rows.size() * sizeof(int32_t), s->stream.s));
     const size_t at_once = rows.size() < RECORDS_AT_ONCE ? rows.size() : (size_t)RECORDS_AT_ONCE;
-    KV_TRY(s->work.records.reserve(at_once * 2 * (size_t)s->model.cfg.head_dim));
+    KV_TRY(s->work.records.reserve(at_once * 2 * (head_bytes(s) / sizeof(uint32_t))));
     return gpu_stream_finish(s->stream.s);
 }
 
@@ -55,20 +60,20 @@ kv_status copy_records(kv_session *s, int32_t layer, int32_t head, int32_t n_ent
 {
     const kv_config &c = s->model.cfg;
     const gpu_store &store = s->cache.layers[(size_t)layer];
-    float *const buffer = s->work.records.p;
-    const size_t record = 2 * sizeof(float) * (size_t)c.head_dim;
+    const gpu_values k = {store.k.p, s->cache.storage}, v = {store.v.p, s->cache.storage};
+    uint32_t *const buffer = s->work.records.p;
+    const size_t record = 2 * head_bytes(s);
+    const int32_t words = (int32_t)(head_bytes(s) / sizeof(uint32_t));
     for (int32_t i = 0; i < n_entries; i += RECORDS_AT_ONCE) {
         const int32_t n = gpu_min(n_entries - i, RECORDS_AT_ONCE);
         const int32_t *const rows = s->work.rows.p + i;
         const size_t at = (size_t)i * record, bytes = (size_t)n * record;
         if (to_host) {
-            KV_TRY(gpu_records_gather(store.k.p, store.v.p, rows, n, head, c.n_kv_heads, c.head_dim, buffer,
-                                      s->stream.s));
+            KV_TRY(gpu_records_gather(k, v, rows, n, head, c.n_kv_heads, words, buffer, s->stream.s));
             KV_TRY(gpu_copy_down((char *)to_host + at, buffer, bytes, s->stream.s));
         } else {
             KV_TRY(gpu_copy_up(buffer, (const char *)from_host + at, bytes, s->stream.s));
-            KV_TRY(gpu_records_scatter(buffer, rows, n, head, c.n_kv_heads, c.head_dim, store.k.p,
-                                       store.v.p, s->stream.s));
+            KV_TRY(gpu_records_scatter(buffer, rows, n, head, c.n_kv_heads, words, k, v, s->stream.s));
         }
     }
     return KV_OK;
@@ -85,8 +90,8 @@ kv_status copy_rows(gpu_store *to, const gpu_store &from, size_t n, size_t width
 {
     KV_TRY(to->k.reserve(n * width));
     KV_TRY(to->v.reserve(n * width));
-    KV_TRY(gpu_copy_across(to->k.p, from.k.p, n * width * sizeof(float), stream));
-    return gpu_copy_across(to->v.p, from.v.p, n * width * sizeof(float), stream);
+    KV_TRY(gpu_copy_across(to->k.p, from.k.p, n * width, stream));
+    return gpu_copy_across(to->v.p, from.v.p, n * width, stream);
 }
 
 kv_status copy_cache(gpu_cache *to, const gpu_cache &from, size_t width, cudaStream_t stream)
@@ -98,6 +103,7 @@ kv_status copy_cache(gpu_cache *to, const gpu_cache &from, size_t width, cudaStr
         KV_TRY(copy_rows(&to->layers[l], from.layers[l], (size_t)from.policy->rows(), width, stream));
     KV_TRY(gpu_stream_finish(stream));
     to->policy = std::move(policy);
+    to->storage = from.storage;
     to->seen = from.seen;
     return KV_OK;
 }
@@ -118,6 +124,7 @@ kv_status check_head(const kv_session *s, const kv_state_head &h)
     if (h.n_layers != ours.n_layers) return mismatch("layers", h.n_layers, ours.n_layers);
     if (h.n_kv_heads != ours.n_kv_heads) return mismatch("KV heads", h.n_kv_heads, ours.n_kv_heads);
     if (h.head_dim != ours.head_dim) return mismatch("head size", h.head_dim, ours.head_dim);
+    if (h.storage != ours.storage) return mismatch("storage", h.storage, ours.storage);
     if (h.record_bytes != ours.record_bytes) return mismatch("record bytes", h.record_bytes, ours.record_bytes);
     return KV_OK;
 }
@@ -160,7 +167,7 @@ kv_status write_run(kv_session *s, const std::vector<gpu_entry> &entries, const 
 
 kv_status gpu_cache_make_room(kv_session *s)
 {
-    const size_t rows = (size_t)s->cache.policy->rows(), width = row_floats(s);
+    const size_t rows = (size_t)s->cache.policy->rows(), width = row_bytes(s);
     for (gpu_store &store : s->cache.layers) {
         const size_t used = store.v.n / width; /* any of its rows may be in use */
         if (rows > used) KV_TRY(grow_store(&store, rows, used, width, s->stream.s));
@@ -228,13 +235,13 @@ kv_status gpu_state_import(kv_session *s, const void *src, size_t size)
 
 kv_status gpu_cache_save(kv_session *s, gpu_cache *to)
 {
-    return copy_cache(to, s->cache, row_floats(s), s->stream.s);
+    return copy_cache(to, s->cache, row_bytes(s), s->stream.s);
 }
 
 kv_status gpu_cache_load(kv_session *s, const gpu_cache &from)
 {
     s->broken = true;
-    KV_TRY(copy_cache(&s->cache, from, row_floats(s), s->stream.s));
+    KV_TRY(copy_cache(&s->cache, from, row_bytes(s), s->stream.s));
     s->broken = false;
     return KV_OK;
 }

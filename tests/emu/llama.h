@@ -1,5 +1,6 @@
 /* llama.h - the whole model as scalar loops written from docs/numerics.md: what a step of policy `full`
- * must give, token by token. Slow and plain on purpose. */
+ * must give, token by token. Slow and plain on purpose. Storages f16 and bf16 round K and V
+ * (docs/policy/storage.md): keys after RoPE, or before it as policies do that keep them raw. */
 #ifndef KV_TESTS_LLAMA_H
 #define KV_TESTS_LLAMA_H
 
@@ -12,7 +13,9 @@ namespace emutest
 class llama
 {
 public:
-    explicit llama(const kv_model *m) : m_(m), c_(m->cfg), keys_((size_t)c_.n_layers), values_((size_t)c_.n_layers)
+    explicit llama(const kv_model *m, int32_t storage = KV_STORE_F32, bool raw_keys = false)
+        : m_(m), c_(m->cfg), storage_(storage), raw_(raw_keys), keys_((size_t)c_.n_layers),
+          values_((size_t)c_.n_layers)
     {
         for (int i = 0; i < c_.rope_dims / 2; i++)
             freq_.push_back(1.0f / kv_d2f(kv_exp_core(2.0 * i / c_.rope_dims * kv_log_core(c_.rope_theta))));
@@ -80,21 +83,33 @@ private:
             rope(rows->data() + h, c_.rope_dims, c_.rope_pairing == KV_ROPE_HALF, c.data(), s.data());
     }
 
+    void round(std::vector<float> *row) const
+    {
+        for (float &x : *row) {
+            if (storage_ == KV_STORE_F16) x = kv_f162f(kv_f2f16(x));
+            if (storage_ == KV_STORE_BF16) x = kv_bf162f(kv_f2bf16(x));
+        }
+    }
+
     void attention(int32_t l)
     {
         const size_t layer = (size_t)l, dim = (size_t)c_.head_dim;
         const std::vector<float> h = norm(KV_ROLE_ATTN_NORM, l);
-        std::vector<float> q = times(KV_ROLE_ATTN_Q, l, h), k = times(KV_ROLE_ATTN_K, l, h);
+        std::vector<float> q = times(KV_ROLE_ATTN_Q, l, h), k = times(KV_ROLE_ATTN_K, l, h),
+                           v = times(KV_ROLE_ATTN_V, l, h);
         rotate(&q);
+        if (raw_) round(&k);
         rotate(&k);
+        if (!raw_) round(&k);
+        round(&v);
         keys_[layer].push_back(k);
-        values_[layer].push_back(times(KV_ROLE_ATTN_V, l, h));
+        values_[layer].push_back(v);
         tap[KV_TAP_ATTN_NORM][layer] = h;
         tap[KV_TAP_Q][layer] = q;
         tap[KV_TAP_K][layer] = k;
         tap[KV_TAP_V][layer] = values_[layer].back();
         const float scale = c_.softmax_scale != 0.0f ? c_.softmax_scale : (float)(1.0 / kv_dsqrt((double)c_.head_dim));
-        for (float &v : q) v = v * scale;
+        for (float &x : q) x = x * scale;
         std::vector<float> out(q.size());
         for (int32_t head = 0; head < c_.n_heads; head++) {
             std::vector<const float *> ks, vs;
@@ -124,6 +139,8 @@ private:
 
     const kv_model *m_;
     const kv_config &c_;
+    const int32_t storage_;
+    const bool raw_;
     std::vector<float> freq_, x_;
     std::vector<std::vector<std::vector<float>>> keys_, values_; /* [layer][token] */
     int64_t seen_ = 0;

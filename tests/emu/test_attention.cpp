@@ -72,8 +72,8 @@ void check(const problem &p, int32_t at_once = 0)
         gpu_attention_args a = {};
         a.q = q.p();
         a.q_stride = p.heads * p.head_dim + 8;
-        a.k = k.p();
-        a.v = v.p();
+        a.k = {k.p(), KV_STORE_F32};
+        a.v = {v.p(), KV_STORE_F32};
         a.k_slot = a.v_slot = p.slots ? slot.p() : nullptr;
         a.slot_stride = s.n_view;
         a.first = p.first;
@@ -88,6 +88,46 @@ void check(const problem &p, int32_t at_once = 0)
         assert_ok(gpu_attention(a, workspace.p(), on.s));
         assert_bits(out.get(on), wanted, what, (uint64_t)seed);
     }
+}
+
+/* Rows of two bytes: the bits of attention over the same rows widened. */
+void test_rows_of_two_bytes_are_read_as_their_values(void **)
+{
+    for (const int32_t storage : {KV_STORE_F16, KV_STORE_BF16})
+        for (const problem &p : {problem{300, 1, 4, 2, 32, true}, {250, 20, 4, 4, 36, false}}) {
+            stores s = make_stores(p);
+            std::vector<uint16_t> k16, v16;
+            for (std::vector<float> *const rows : {&s.k, &s.v})
+                for (float &x : *rows) {
+                    const uint16_t h = storage == KV_STORE_F16 ? kv_f2f16(x) : kv_f2bf16(x);
+                    (rows == &s.k ? k16 : v16).push_back(h);
+                    x = storage == KV_STORE_F16 ? kv_f162f(h) : kv_bf162f(h);
+                }
+            const float scale = 0.1767767f;
+            const std::vector<float> wanted = by_definition(p, s, scale);
+            for (const bool wide_keys : {false, true}) { /* keys that are rotated in every step are read as fp32 */
+                const stream on(5);
+                const floats q(s.q, on), k(s.k, on), out(wanted.size());
+                const array<uint16_t> dk(k16, on), dv(v16, on);
+                const ints slot(s.slot, on);
+                gpu_attention_args a = {};
+                a.q = q.p();
+                a.q_stride = p.heads * p.head_dim + 8;
+                a.k = wide_keys ? gpu_values{k.p(), KV_STORE_F32} : gpu_values{dk.p(), storage};
+                a.v = {dv.p(), storage};
+                a.k_slot = a.v_slot = p.slots ? slot.p() : nullptr;
+                a.first = p.first;
+                a.m = p.m;
+                a.heads = p.heads;
+                a.kv_heads = p.kv_heads;
+                a.head_dim = p.head_dim;
+                a.scale = scale;
+                a.out = out.p();
+                const floats workspace(gpu_attention_workspace(a));
+                assert_ok(gpu_attention(a, workspace.p(), on.s));
+                assert_bits(out.get(on), wanted, "two-byte rows", (uint64_t)storage);
+            }
+        }
 }
 
 void test_decode_has_the_bits_of_the_definition(void **)
@@ -129,8 +169,8 @@ void test_a_single_entry_returns_its_value(void **)
     gpu_attention_args a = {};
     a.q = q.p();
     a.q_stride = 4;
-    a.k = k.p();
-    a.v = v.p();
+    a.k = {k.p(), KV_STORE_F32};
+    a.v = {v.p(), KV_STORE_F32};
     a.m = a.heads = a.kv_heads = 1;
     a.head_dim = 4;
     a.scale = 0.5f;
@@ -147,6 +187,7 @@ int main()
         cmocka_unit_test(test_decode_has_the_bits_of_the_definition),
         cmocka_unit_test(test_prefill_has_the_bits_of_the_definition),
         cmocka_unit_test(test_wide_heads_pass_in_slices),
+        cmocka_unit_test(test_rows_of_two_bytes_are_read_as_their_values),
         cmocka_unit_test(test_many_heads_of_one_group_span_tiles),
         cmocka_unit_test(test_tokens_worked_on_in_parts_give_the_same_bits),
         cmocka_unit_test(test_a_single_entry_returns_its_value),

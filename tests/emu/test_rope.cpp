@@ -75,8 +75,8 @@ void check_store(const layout &g)
         const floats dc(c, on), ds(s, on), dx(qkv, on), dk(empty, on), dv(empty, on);
         const ints rows(slot, on);
         const gpu_rope r = {dc.p(), ds.p(), g.dims, g.half};
-        assert_ok(gpu_rope_store(dx.p(), m, {g.heads, g.kv_heads, g.head_dim}, r, g.raw, {rows.p(), m}, dk.p(),
-                                 dv.p(), on.s));
+        assert_ok(gpu_rope_store(dx.p(), m, {g.heads, g.kv_heads, g.head_dim}, r, g.raw, {rows.p(), m},
+                                 {dk.p(), KV_STORE_F32}, {dv.p(), KV_STORE_F32}, on.s));
         assert_bits(dx.get(on), wanted, "rotated rows", seed);
         assert_bits(dk.get(on), k_store, "stored keys", seed);
         assert_bits(dv.get(on), v_store, "stored values", seed);
@@ -117,8 +117,8 @@ void test_view_rotates_stored_keys_and_leaves_them(void **)
             const stream on(seed);
             const floats dc(c, on), ds(s, on), dk(store, on), out(wanted.size());
             const ints rows(slot, on);
-            assert_ok(gpu_rope_view(dk.p(), {rows.p(), n}, n, g.kv_heads, g.head_dim, {dc.p(), ds.p(), g.dims, g.half},
-                                    out.p(), on.s));
+            assert_ok(gpu_rope_view({dk.p(), KV_STORE_F32}, {rows.p(), n}, n, g.kv_heads, g.head_dim,
+                                    {dc.p(), ds.p(), g.dims, g.half}, out.p(), on.s));
             assert_bits(out.get(on), wanted, "view", seed);
             assert_bits(dk.get(on), store, "store", seed);
         }
@@ -145,9 +145,12 @@ void test_records_go_out_and_come_back(void **)
         const stream on(seed);
         const floats dk(k, on), dv(v, on), dr(records.size()), bk(blank, on), bv(blank, on);
         const ints rows(slot, on);
-        assert_ok(gpu_records_gather(dk.p(), dv.p(), rows.p(), n, head, kv_heads, head_dim, dr.p(), on.s));
+        uint32_t *const words = reinterpret_cast<uint32_t *>(dr.p());
+        assert_ok(gpu_records_gather({dk.p(), KV_STORE_F32}, {dv.p(), KV_STORE_F32}, rows.p(), n, head, kv_heads,
+                                     head_dim, words, on.s));
         assert_bits(dr.get(on), records, "records", seed);
-        assert_ok(gpu_records_scatter(dr.p(), rows.p(), n, head, kv_heads, head_dim, bk.p(), bv.p(), on.s));
+        assert_ok(gpu_records_scatter(words, rows.p(), n, head, kv_heads, head_dim, {bk.p(), KV_STORE_F32},
+                                      {bv.p(), KV_STORE_F32}, on.s));
         assert_bits(bk.get(on), k_back, "keys", seed);
         assert_bits(bv.get(on), v_back, "values", seed);
     }
