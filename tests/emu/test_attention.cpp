@@ -58,6 +58,21 @@ std::vector<float> by_definition(const problem &p, const stores &s, float scale)
     return out;
 }
 
+/* All that does not point to device memory. */
+gpu_attention_args arguments(const problem &p, const stores &s, float scale)
+{
+    gpu_attention_args a = {};
+    a.q_stride = p.heads * p.head_dim + 8;
+    a.slot_stride = s.n_view;
+    a.first = p.first;
+    a.m = p.m;
+    a.heads = p.heads;
+    a.kv_heads = p.kv_heads;
+    a.head_dim = p.head_dim;
+    a.scale = scale;
+    return a;
+}
+
 void check(const problem &p, int32_t at_once = 0)
 {
     const float scale = 0.1767767f;
@@ -69,20 +84,12 @@ void check(const problem &p, int32_t at_once = 0)
         const stream on((uint64_t)seed);
         const floats q(s.q, on), k(s.k, on), v(s.v, on), out(wanted.size());
         const ints slot(s.slot, on);
-        gpu_attention_args a = {};
+        gpu_attention_args a = arguments(p, s, scale);
         a.q = q.p();
-        a.q_stride = p.heads * p.head_dim + 8;
         a.k = {k.p(), KV_STORE_F32};
         a.v = {v.p(), KV_STORE_F32};
         a.k_slot = a.v_slot = p.slots ? slot.p() : nullptr;
-        a.slot_stride = s.n_view;
-        a.first = p.first;
-        a.m = p.m;
-        a.heads = p.heads;
-        a.kv_heads = p.kv_heads;
-        a.head_dim = p.head_dim;
         a.at_once = at_once;
-        a.scale = scale;
         a.out = out.p();
         const floats workspace(gpu_attention_workspace(a));
         assert_ok(gpu_attention(a, workspace.p(), on.s));
@@ -110,18 +117,11 @@ void test_rows_of_two_bytes_are_read_as_their_values(void **)
                 const floats q(s.q, on), k(s.k, on), out(wanted.size());
                 const array<uint16_t> dk(k16, on), dv(v16, on);
                 const ints slot(s.slot, on);
-                gpu_attention_args a = {};
+                gpu_attention_args a = arguments(p, s, scale);
                 a.q = q.p();
-                a.q_stride = p.heads * p.head_dim + 8;
                 a.k = wide_keys ? gpu_values{k.p(), KV_STORE_F32} : gpu_values{dk.p(), storage};
                 a.v = {dv.p(), storage};
                 a.k_slot = a.v_slot = p.slots ? slot.p() : nullptr;
-                a.first = p.first;
-                a.m = p.m;
-                a.heads = p.heads;
-                a.kv_heads = p.kv_heads;
-                a.head_dim = p.head_dim;
-                a.scale = scale;
                 a.out = out.p();
                 const floats workspace(gpu_attention_workspace(a));
                 assert_ok(gpu_attention(a, workspace.p(), on.s));
