@@ -116,12 +116,30 @@ static kv_status reset(kv_session *handle)
 
 /* ---- a step ------------------------------------------------------------------------------------------- */
 
+/* Windows belong to xwindow, and xwindow takes nothing else. */
+static kv_status check_window(const ref_session *s, const kv_step *step)
+{
+    const kv_policy *p = &s->cache.policy;
+    const int recompute = (step->flags & KV_STEP_RECOMPUTE) != 0;
+    if (p->selection != KV_SEL_XWINDOW) {
+        if (!recompute) return KV_OK;
+        return kv_fail(KV_ERR_UNSUPPORTED, "selection %s does not compute rows again; xwindow does",
+                       kv_selection_name(p->selection));
+    }
+    if (!recompute) return kv_fail(KV_ERR_USAGE, "policy xwindow is fed windows: steps with KV_STEP_RECOMPUTE");
+    const int64_t want = s->seen == 0 ? 0 : s->cache.window + p->xwindow.stride;
+    if (step->pos0 != want || step->n > p->xwindow.window || want + step->n <= s->seen)
+        return kv_fail(KV_ERR_USAGE, "policy xwindow: a window of %d tokens from %lld; the next one starts at %lld, has at most "
+                                     "window=%d tokens and ends behind token %lld", step->n, (long long)step->pos0,
+                       (long long)want, p->xwindow.window, (long long)s->seen - 1);
+    return KV_OK;
+}
+
 static kv_status check_step(const ref_session *s, const kv_step *step)
 {
     if (s->broken)
         return kv_fail(KV_ERR_STATE, "an earlier step failed half-way; reset or restore the session first");
-    if (step->flags & KV_STEP_RECOMPUTE)
-        return kv_fail(KV_ERR_UNSUPPORTED, "the reference does not recompute rows against a cache");
+    KV_TRY(check_window(s, step));
     if (step->follow)
         return kv_fail(KV_ERR_UNSUPPORTED, "the reference decides by itself; it follows nobody");
     const int32_t first = kv_policy_first_step(&s->cache.policy);
@@ -164,6 +182,7 @@ static kv_status reserve_work(ref_session *s, int64_t m)
 
 static kv_status run_pieces(ref_session *s, const kv_step *step)
 {
+    if (step->flags & KV_STEP_RECOMPUTE) s->seen = s->cache.window = step->pos0;
     for (int64_t at = 0, m; at < step->n; at += m) {
         m = ref_min(step->n - at, s->cache.ops->piece(&s->cache.policy, s->seen, step->n));
         KV_TRY(reserve_work(s, m));

@@ -7,7 +7,7 @@
 #include <string.h>
 
 extern const ref_policy REF(policy_full), REF(policy_sliding), REF(policy_sink), REF(policy_h2o), REF(policy_tova),
-    REF(policy_snapkv), REF(policy_pyramid), REF(policy_cascade);
+    REF(policy_snapkv), REF(policy_pyramid), REF(policy_cascade), REF(policy_xwindow);
 
 const ref_policy *REF(policy_find)(int32_t selection)
 {
@@ -16,6 +16,7 @@ const ref_policy *REF(policy_find)(int32_t selection)
         [KV_SEL_SLIDING] = &REF(policy_sliding),
         [KV_SEL_SINK] = &REF(policy_sink),
         [KV_SEL_CASCADE] = &REF(policy_cascade),
+        [KV_SEL_XWINDOW] = &REF(policy_xwindow),
         [KV_SEL_H2O] = &REF(policy_h2o),
         [KV_SEL_SNAPKV] = &REF(policy_snapkv),
         [KV_SEL_TOVA] = &REF(policy_tova),
