@@ -17,7 +17,7 @@
     X(info, "this machine, this build, and which sides can run here")                          \
     X(model, "describe or check a model")                                                      \
     X(corpus, "describe the documents of a corpus")                                            \
-    X(policy, "list cache policies, or explain one")
+    X(policy, "list cache policies, explain one, or trace what one keeps")
 
 typedef struct command {
     const char *name, *title, *about;
