@@ -185,6 +185,14 @@ static const struct argp parser = {options,
                                    NULL,
                                    NULL};
 
+/* The side's own words for a failed call; session NULL: of open or trace. */
+static kv_status side_failed(const dt_side *side, const kv_session *session, kv_status st)
+{
+    char text[KV_MESSAGE_MAX]; /* the reference's words stand where the message will */
+    snprintf(text, sizeof text, "%s", side->backend->last_error(session));
+    return kv_fail(st, "side '%s': %s", side->name, text);
+}
+
 /* ---- without a model ------------------------------------------------------------------------------------- */
 
 typedef struct lone_run {
@@ -232,7 +240,7 @@ static kv_status trace_alone(const request *r, const kv_policy *p, const dt_side
     const kv_status st = side->backend->trace(&t);
     free(run.frame.v);
     if (run.status != KV_OK) return run.status;
-    return st == KV_OK ? KV_OK : kv_fail(st, "side '%s': %s", side->name, side->backend->last_error(NULL));
+    return st == KV_OK ? KV_OK : side_failed(side, NULL, st);
 }
 
 /* ---- with a model ------------------------------------------------------------------------------------------ */
@@ -298,7 +306,7 @@ static kv_status open_session(model_run *m)
     const kv_status st = m->side->backend->open(&a, &m->session);
     if (st == KV_OK) return KV_OK;
     m->session = NULL;
-    return kv_fail(st, "side '%s': %s", m->side->name, m->side->backend->last_error(NULL));
+    return side_failed(m->side, NULL, st);
 }
 
 static void follow_slots(model_run *m)
@@ -331,7 +339,7 @@ static kv_status one_step(model_run *m, int64_t at, int64_t n, uint32_t flags)
                           .pos0 = at, .events = &m->events};
     m->events.n = 0;
     kv_status st = b->step(m->session, &step);
-    if (st != KV_OK) return kv_fail(st, "side '%s': %s", m->side->name, b->last_error(m->session));
+    if (st != KV_OK) return side_failed(m->side, m->session, st);
     follow_slots(m);
     st = export_layer(m, at + n);
     if (st == KV_OK) st = dt_frame_from_state(&m->frame, m->policy, m->blob.p, m->r->head, &m->slots);

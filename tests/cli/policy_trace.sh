@@ -55,6 +55,20 @@ check 'the default of a picture is longer' sh -c '"$KVDIFF" policy trace sliding
 check 'long steps fill their columns' sh -c '"$KVDIFF" policy trace full --tokens=12 -q 6 --svg='"$dir"'/q.svg'
 check 'in long steps a token is there at once' area $((6 * 6 + 6 * 12)) "$dir/q.svg"
 
+# ---- without a model: the rule alone, against another program's values ------------------------------------------
+check 'cascade by a law of scores' last '    24     14  [22 23 20 21]2 [18 12 14 16]1 [6 8 11 5]3' \
+    trace cascade:sinks=2,n=3,window=4 --score-law=lin:37,11,10 --tokens=24 --order=slot
+check 'equal scores: the incoming token wins' last '    24     14  [22 23 20 21]2 [19 13 15 17]1 [7 9 11 5]3' \
+    trace cascade:sinks=2,n=3,window=4 --score-law=zero --tokens=24 --order=slot
+check 'rings by age' last '    24     14  sinks: 0-1 | ring 2: 5-6 8 11 | ring 1: 12 14 16 18 | ring 0: 20-23' \
+    trace cascade:sinks=2,n=3,window=4 --score-law=lin:37,11,10 --tokens=24
+check 'digests' last '4096 fe632cd5d13336f6' \
+    trace cascade:sinks=4,n=4,window=64 --score-law=mul:2654435761 --digest-at=4,68,260,4096
+check 'as many digests as were asked for' [ "$("$KVDIFF" policy trace sink:cap=4 --score-law=zero --digest-at=4,5,9 | wc -l)" -eq 3 ]
+check 'a picture of rings' trace cascade:sinks=2,n=3,window=4 --score-law=zero --tokens=40 --svg="$dir/c.svg"
+check 'it shows what is kept' area $((14 * 15 / 2 + 26 * 14)) "$dir/c.svg"
+check 'a colour per ring' [ "$(grep -c '<path' "$dir/c.svg")" -eq 4 ]
+
 # ---- refusals ------------------------------------------------------------------------------------------------
 refuse 'no policy' 2 'trace which policy' trace
 refuse 'a policy that cannot be' 2 'cap=N is missing' trace sliding
