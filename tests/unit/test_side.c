@@ -140,7 +140,7 @@ static void what_is_no_side_is_refused(void **state)
         const char *name, *words;
     } bad[] = {
         {"no_entry", "exports no kv_side_entry"},
-        {"other_abi", "does not speak ABI 1"},
+        {"other_abi", "does not speak ABI 2"},
         {"wrong_number", "speaks ABI 42"},
         {"incomplete", "no step"},
         {"no_digest", "no digest"},
