@@ -332,12 +332,17 @@ endif
 # Long checks with a target of their own; `make test` runs a short form of each.
 GOLDEN_BIN := $(BUILD)/tests/golden/policies $(BUILD)/tests/golden/smollm2
 test-build: $(GOLDEN_BIN)
+LAWS_BIN   := $(BUILD)/tests/laws/laws
+test-build: $(LAWS_BIN)
 BITS_BIN   := $(BUILD)/tests/bits/bits
 BENCH_BIN  := $(BUILD)/tests/bench/bench
 
 $(GOLDEN_BIN): $(BUILD)/tests/golden/%: $(O)/tests/golden/%.o $(O)/tests/golden/golden.o $(ALL_LIBS)
 	$(call say,LINK,$@)
 	$(LINK_TEST) $(LIBS)
+$(LAWS_BIN): $(patsubst %.c,$(O)/%.o,$(wildcard tests/laws/*.c)) $(ALL_LIBS)
+	$(call say,LINK,$@)
+	$(LINK_TEST) -lcmocka $(LIBS)
 $(BITS_BIN): $(O)/tests/bits/bits.o $(LIBREF) $(LIBCOMMON)
 	$(call say,LINK,$@)
 	$(LINK_TEST) $(LIBS)
