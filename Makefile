@@ -268,7 +268,8 @@ EMU_BIN    := $(EMU_TEST:%.cpp=$(BUILD)/%)
 FUZZ_AID   := $(O)/tests/fuzz/driver.o $(O)/tests/unit/gguf_build.o
 FUZZ_BIN   := $(FUZZ_TEST:%.c=$(BUILD)/%)
 SCRIPTS    := $(sort $(wildcard tests/cli/*.sh tests/cli/*.py tests/ptx/*.sh \
-              tests/canary/*.sh tests/layers/*.py tests/golden/policies-*.sh))
+              tests/canary/*.sh tests/layers/*.py tests/golden/policies-*.sh \
+              tests/laws/*.sh))
 # Shared objects that tests load: rules that make them append to TEST_EXTRA.
 TEST_EXTRA +=
 TEST_LIBS  ?= $(ALL_LIBS)
