@@ -14,7 +14,7 @@ bad 'unknown option' 2 "'fast' is unknown" blas:fast
 bad 'missing file' 3 'cannot open' ./no/such.so
 bad 'a library that is no side' 3 'exports no kv_side_entry' "$(so no_entry)"
 bad 'a side of another version' 3 'does not speak ABI 2' "$(so other_abi)"
-bad 'another ABI number' 3 'speaks ABI 42' "$(so wrong_number)"
+bad 'another ABI number' 3 'speaks ABI 43' "$(so wrong_number)"
 bad 'an incomplete table' 3 'no step' "$(so incomplete)"
 bad 'an undefined symbol' 3 'kv_nobody_has_this' "$(so undefined)"
 bad 'a side that cannot run here' 3 'no abacus in this machine' "$(so unavailable)"

@@ -141,7 +141,7 @@ static void what_is_no_side_is_refused(void **state)
     } bad[] = {
         {"no_entry", "exports no kv_side_entry"},
         {"other_abi", "does not speak ABI 2"},
-        {"wrong_number", "speaks ABI 42"},
+        {"wrong_number", "speaks ABI 43"},
         {"incomplete", "no step"},
         {"no_digest", "no digest"},
         {"bad_contract", "contract 7"},
