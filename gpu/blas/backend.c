@@ -23,26 +23,24 @@ static kv_status refuse(const kv_open_args *a)
     if (feature)
         return kv_fail(KV_ERR_UNSUPPORTED, "model '%s' needs %s, which the blas side does not have",
                        a->model->name, feature);
-    if (a->policy->storage != KV_STORE_F32)
-        return kv_fail(KV_ERR_UNSUPPORTED, "the blas side does not have storage '%s'",
-                       kv_storage_name(a->policy->storage));
-    if (a->policy->selection > KV_SEL_SINK)
-        return kv_fail(KV_ERR_UNSUPPORTED, "the blas side cannot replay selection '%s'",
-                       kv_selection_name(a->policy->selection));
     if (a->threads < 1) return kv_fail(KV_ERR_USAGE, "threads=%d: at least 1", a->threads);
-    return kv_policy_check(a->policy);
+    KV_TRY(kv_policy_check(a->policy));
+    return kv_policy_fit(a->policy, &a->model->cfg);
 }
 
 static void close_session(kv_session *handle)
 {
     blas_session *s = (blas_session *)handle;
     if (!s) return;
-    for (int i = 0; s->scores && i < kv_pool_threads(s->pool); i++)
-        kv_buffer_free(&s->scores[i]);
-    free(s->scores);
+    for (int i = 0; s->scratch && i < kv_pool_threads(s->pool); i++)
+        kv_buffer_free(&s->scratch[i]);
+    free(s->scratch);
     free(s->lists);
+    free(s->views);
+    free(s->not_finite);
     kv_buffer_free(&s->work.memory);
-    kv_buffer_free(&s->rotated);
+    kv_buffer_free(&s->keys);
+    kv_buffer_free(&s->values);
     kv_buffer_free(&s->logits);
     kv_buffer_free(&s->rope.memory);
     blas_index_free(&s->rehearsal);
@@ -61,12 +59,15 @@ static kv_status fill_session(blas_session *s, const kv_open_args *a)
     KV_TRY(kv_pool_create(a->threads, &s->pool));
     s->model = a->model;
     s->vec = blas_vector_find();
-    s->scores = calloc((size_t)a->threads, sizeof *s->scores);
-    s->lists = calloc((size_t)cfg->n_layers, sizeof *s->lists);
-    if (!s->scores || !s->lists) return kv_fail(KV_ERR_NOMEM, "out of memory");
+    s->scratch = calloc((size_t)a->threads, sizeof *s->scratch);
+    s->not_finite = calloc((size_t)cfg->n_kv_heads, sizeof *s->not_finite);
+    s->views = calloc((size_t)cfg->n_kv_heads, sizeof *s->views);
+    s->lists = calloc((size_t)(cfg->n_layers * cfg->n_kv_heads), sizeof *s->lists);
+    if (!s->scratch || !s->not_finite || !s->views || !s->lists) return kv_fail(KV_ERR_NOMEM, "out of memory");
     s->scale = cfg->softmax_scale != 0 ? cfg->softmax_scale
                                        : (float)(1.0 / kv_dsqrt((double)cfg->head_dim));
     blas_rope_init(&s->rope, cfg);
+    KV_TRY(blas_index_init(&s->rehearsal, a->policy));
     KV_TRY(blas_cache_init(&s->cache, cfg, a->policy));
     return blas_weights_acquire(a->model, s->pool, &s->weights);
 }
@@ -94,51 +95,79 @@ static kv_status reset(kv_session *handle)
 {
     blas_session *s = (blas_session *)handle;
     blas_cache_reset(&s->cache);
-    s->seen = 0;
+    s->seen = s->window = 0;
     s->broken = 0;
     return KV_OK;
 }
 
 /* ---- what a step may ask for ---------------------------------------------------------------- */
 
+/* Original index of a step's first token. */
+static int64_t first_token(const blas_session *s, const kv_step *step)
+{
+    return step->flags & KV_STEP_RECOMPUTE ? step->pos0 : s->seen;
+}
+
+/* Tokens of the piece that begins with token `at` of the step. */
+static int64_t piece(const blas_session *s, const kv_step *step, int64_t at)
+{
+    return blas_piece(&s->cache.policy, first_token(s, step), step->n, at);
+}
+
 static kv_status check_step(const blas_session *s, const kv_step *step)
 {
     if (s->broken)
         return kv_fail(KV_ERR_STATE,
                        "an earlier step failed half-way; reset or restore the session first");
-    if (step->flags & KV_STEP_RECOMPUTE)
-        return kv_fail(KV_ERR_UNSUPPORTED, "the blas side does not recompute rows against a cache");
-    return kv_step_check(&s->model->cfg, step);
+    KV_TRY(kv_step_check(&s->model->cfg, step));
+    const int32_t prompt = kv_policy_first_step(&s->cache.policy);
+    if (s->seen == 0 && step->n < prompt)
+        return kv_fail(KV_ERR_USAGE, "the first step brings %d tokens, but the policy's prompt has %d; feed all of it at "
+                                     "once", step->n, prompt);
+    return blas_window_check(s, step);
 }
 
-/* Goes through a layer's decisions on a copy of its index, so that a list which cannot be obeyed is
+/* What a piece may leave in a set whose index is ix. */
+static blas_arrival arrival(const blas_session *s, int32_t layer, const blas_index *ix, int64_t first, int64_t m)
+{
+    const kv_policy *p = &s->cache.policy;
+    if (p->selection == KV_SEL_XWINDOW) return blas_window_arrival(s, layer, first, m);
+    return (blas_arrival){first, m, blas_base(p, ix, first), first + m - 1};
+}
+
+/* Goes through a set's decisions on a copy of its index, so that a list which cannot be obeyed is
  * refused before anything has changed. */
-static kv_status rehearse(blas_session *s, int32_t layer, int32_t n)
+static kv_status rehearse(blas_session *s, int32_t layer, int32_t set, const kv_step *step)
 {
     const blas_cache *c = &s->cache;
     blas_index *ix = &s->rehearsal;
-    blas_list list = s->lists[layer];
-    KV_TRY(blas_index_reserve(ix, c->layers[layer].index.n + n));
-    blas_index_copy(ix, &c->layers[layer].index);
-    for (int64_t at = 0, m; at < n; at += m) {
-        m = blas_piece(&c->policy, n - at);
-        KV_TRY(blas_list_before(c, ix, &list, s->seen + at));
+    blas_list list = s->lists[layer * c->n_sets + set];
+    const blas_index *now = &blas_set_at(c, layer, set)->index;
+    KV_TRY(blas_index_reserve(ix, now->n + step->n));
+    blas_index_copy(ix, now);
+    for (int64_t at = 0, m; at < step->n; at += m) {
+        const int64_t first = first_token(s, step) + at;
+        m = piece(s, step, at);
+        KV_TRY(blas_list_before(c, ix, &list, first));
         blas_remove_dead(c, ix, NULL);
-        const int64_t base = blas_base(c, ix, s->seen + at);
-        KV_TRY(blas_list_after(c, ix, &list, s->seen + at, m, base));
+        const blas_arrival a = arrival(s, layer, ix, first, m);
+        KV_TRY(blas_list_after(c, ix, &list, &a));
         blas_remove_dead(c, ix, NULL);
+        if (ix->n > kv_policy_max_entries(&c->policy))
+            return kv_fail(KV_ERR_USAGE, "the list of decisions cannot be obeyed: it leaves %lld entries in layer %d, the "
+                                         "policy holds %lld", (long long)ix->n, layer,
+                           (long long)kv_policy_max_entries(&c->policy));
     }
     if (list.done == list.n) return KV_OK;
-    return kv_fail(KV_ERR_USAGE,
-                   "the list of decisions cannot be obeyed: layer %d has %zu more than the step",
-                   layer, list.n - list.done);
+    return blas_list_bad(list.v + list.done, "more than the step has to decide");
 }
 
-static kv_status take_list(blas_session *s, const kv_events *follow, int32_t n)
+static kv_status take_list(blas_session *s, const kv_events *follow, const kv_step *step)
 {
-    KV_TRY(blas_lists_cut(&s->cache, follow, s->lists));
-    for (int32_t l = 0; l < s->cache.n_layers; l++)
-        KV_TRY(rehearse(s, l, n));
+    const blas_cache *c = &s->cache;
+    KV_TRY(blas_lists_cut(c, follow, s->lists));
+    for (int32_t i = 0; i < c->n_layers * c->n_sets; i++)
+        KV_TRY(rehearse(s, i / c->n_sets, i % c->n_sets, step));
     return KV_OK;
 }
 
@@ -182,13 +211,15 @@ static kv_status reserve_work(blas_session *s, int64_t m)
 
 static kv_status run_pieces(blas_session *s, const kv_step *step)
 {
+    const int64_t first = first_token(s, step);
     for (int64_t at = 0, m; at < step->n; at += m) {
-        m = blas_piece(&s->cache.policy, step->n - at);
+        m = piece(s, step, at);
         KV_TRY(reserve_work(s, m));
-        const blas_piece_info p = {step, at, m, s->seen};
+        const blas_piece_info p = {step, at, m, first + at};
         KV_TRY(blas_forward(s, &p));
-        s->seen += m;
     }
+    s->seen = first + step->n;
+    s->window = step->flags & KV_STEP_RECOMPUTE ? first : 0;
     return KV_OK;
 }
 
@@ -220,7 +251,7 @@ static kv_status run_step(blas_session *s, const kv_step *step, kv_events *own)
     const kv_events *list;
     KV_TRY(check_step(s, step));
     KV_TRY(decisions(s, step, own, &list));
-    KV_TRY(take_list(s, list, step->n));
+    KV_TRY(take_list(s, list, step));
     openblas_set_num_threads(1); /* work is shared out by the session's pool, see forward.c */
     s->broken = 1;
     KV_TRY(run_pieces(s, step));

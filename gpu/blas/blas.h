@@ -43,81 +43,188 @@ struct blas_weights {
 kv_status blas_weights_acquire(const kv_model *m, kv_pool *pool, const blas_weights **out);
 void blas_weights_release(const blas_weights *w); /* accepts NULL */
 
-/* ---- cache.c: entries in view order, which is ascending original index ---------------------- */
+/* ---- cache.c: entries in view order --------------------------------------------------------------- */
 
+/* sink and cascade: which token holds which canonical slot (docs/policy/cascade.md). */
+typedef struct blas_rings {
+    int32_t sinks, n, window; /* first tokens, rings, slots of a ring; n = 0: a policy without rings */
+    int32_t count[KV_CASCADE_MAX], start[KV_CASCADE_MAX]; /* entries; ring offset of the oldest */
+    int64_t *og;                                          /* [sinks + n * window], -1: empty */
+} blas_rings;
+
+/* Tokens of a set, in view order. That is ascending original index but under xwindow ver=published, where
+ * a token may be there twice. */
 typedef struct blas_index {
     int64_t n, room;
     int64_t *og;
-    int32_t *slot; /* canonical slot; meaningless under sliding, where slots are view indices */
     int32_t *pos;  /* position at which a rotated key was written */
     uint8_t *dead; /* evicted, not yet removed */
+    blas_rings rings;
 } blas_index;
 
-typedef struct blas_layer {
+/* Coded records of one kind: [heads][room][bytes of the kind], start .. start + n - 1 in use. */
+typedef struct blas_records {
+    int64_t start, n, room;
+    uint8_t *v;
+} blas_records;
+
+/* KV heads that hold the same tokens: all of a layer's, or each one alone (kv_policy_heads_agree). */
+typedef struct blas_set {
     blas_index index;
     int64_t start, cap; /* rows start .. start + n - 1 of every head are entries */
-    float *k, *v;       /* [H][cap][D] */
-} blas_layer;
+    float *k, *v;       /* [heads of the set][cap][D], as attention reads or rotates them */
+    blas_records records[2];
+} blas_set;
+
+/* A kind of state entry (docs/backend.md): records of `rows` tokens for the coded ones, then one entry for
+ * each row that is not coded. Plain storages have one kind and no coded rows, kivi has one for K and one
+ * for V. */
+typedef struct blas_kind {
+    int64_t rows;
+    size_t bytes;       /* of a coded record */
+    int has_k, has_v;   /* what a row's entry holds */
+    int64_t lag;        /* the newest rows that are never coded: 0, or R for kivi's V */
+    int64_t og_offset;  /* on top of the first token's original index */
+    /* Codes `rows` rows of one head; NULL for plain storages. scratch: BLAS_SCRATCH floats times D. */
+    void (*encode)(const kv_policy *p, int64_t D, const float *k, const float *v, float *scratch, uint8_t *record);
+    /* Overwrites the rows with what the record says. */
+    void (*decode)(const kv_policy *p, int64_t D, const uint8_t *record, float *k, float *v);
+} blas_kind;
+
+enum { BLAS_SCRATCH = 2 * 128 + 16 };
 
 typedef struct blas_cache {
     kv_policy policy;
     int32_t n_layers, n_kv_heads, head_dim;
-    blas_layer *layers; /* [n_layers] */
+    int32_t n_sets, set_heads; /* of a layer; KV heads of a set */
+    int32_t n_kinds;
+    blas_kind kinds[2];
+    blas_set *sets; /* [n_layers][n_sets] */
 } blas_cache;
 
 kv_status blas_cache_init(blas_cache *c, const kv_config *cfg, const kv_policy *p);
 void blas_cache_free(blas_cache *c);
 void blas_cache_reset(blas_cache *c);
 
-/* KV_KEY_RAW: keys are stored un-rotated and rotated in every step at their view index. */
+static inline blas_set *blas_set_at(const blas_cache *c, int32_t layer, int32_t set)
+{
+    return &c->sets[(int64_t)layer * c->n_sets + set];
+}
+
+/* KV_KEY_RAW: keys are stored un-rotated and rotated in every step. */
 int32_t blas_key_form(const kv_policy *p);
 
-/* Room for m rows behind the entries of one layer, and for m more entries in its index. */
-kv_status blas_layer_reserve(const blas_cache *c, blas_layer *l, int64_t m);
+/* A stored entry's position is its view index. */
+int blas_counts_view(const kv_policy *p);
 
-/* Row 0 of the entries of a KV head; rows are head_dim apart. */
-static inline float *blas_keys(const blas_cache *c, const blas_layer *l, int64_t head)
+/* Room for m rows behind the entries of a set, and for m more entries in its index. */
+kv_status blas_set_reserve(const blas_cache *c, blas_set *set, int64_t m);
+
+/* Row 0 of the entries of a set's KV head; rows are head_dim apart. */
+static inline float *blas_keys(const blas_cache *c, const blas_set *set, int64_t head)
 {
-    return l->k + (head * l->cap + l->start) * c->head_dim;
+    return set->k + (head * set->cap + set->start) * c->head_dim;
 }
-static inline float *blas_values(const blas_cache *c, const blas_layer *l, int64_t head)
+static inline float *blas_values(const blas_cache *c, const blas_set *set, int64_t head)
 {
-    return l->v + (head * l->cap + l->start) * c->head_dim;
+    return set->v + (head * set->cap + set->start) * c->head_dim;
 }
 
-/* Takes dead entries out of the index and, unless l is NULL, their rows out of the store. */
-void blas_remove_dead(const blas_cache *c, blas_index *ix, blas_layer *l);
+/* Takes dead entries out of the index and, unless set is NULL, their rows and records out of the store. */
+void blas_remove_dead(const blas_cache *c, blas_index *ix, blas_set *set);
 
+kv_status blas_index_init(blas_index *ix, const kv_policy *p);
 kv_status blas_index_reserve(blas_index *ix, int64_t room);
+void blas_index_clear(blas_index *ix);
 void blas_index_free(blas_index *ix);
 void blas_index_copy(blas_index *to, const blas_index *from); /* to has room */
 
-/* ---- follow.c: decisions of another side ---------------------------------------------------- */
+/* ---- storage.c: how rows are kept --------------------------------------------------------------------- */
 
-/* One layer's decisions in a step, and how many of them are done. */
+/* Fills c->kinds. */
+void blas_storage_init(blas_cache *c);
+
+/* A row as the storage keeps it (f16, bf16), in fp32. */
+void blas_narrow(const kv_policy *p, float *row, int64_t n);
+
+/* Tokens of kind j that are coded when n tokens are held: a multiple of its rows. Boundaries lie at
+ * multiples of `rows` of the original index, and whole multiples leave, so n alone decides. */
+int64_t blas_sealed(const blas_cache *c, int j, int64_t n);
+
+/* Bytes of an entry for a row that is not coded. */
+size_t blas_row_bytes(const blas_cache *c, int j);
+void blas_row_write(const blas_cache *c, int j, const float *k, const float *v, uint8_t *dst);
+void blas_row_read(const blas_cache *c, int j, const uint8_t *src, float *k, float *v);
+
+static inline uint8_t *blas_record(const blas_cache *c, const blas_set *set, int j, int64_t head, int64_t i)
+{
+    const blas_records *r = &set->records[j];
+    return r->v + (size_t)(head * r->room + r->start + i) * c->kinds[j].bytes;
+}
+kv_status blas_records_reserve(const blas_cache *c, blas_set *set, int j, int64_t n);
+
+/* kvarn.c and kivi.c: one record of docs/policy/kvarn.md, kivi.md. */
+void blas_kvarn_encode(const kv_policy *p, int64_t D, const float *k, const float *v, float *scratch, uint8_t *record);
+void blas_kvarn_decode(const kv_policy *p, int64_t D, const uint8_t *record, float *k, float *v);
+void blas_kivi_encode_k(const kv_policy *p, int64_t D, const float *k, const float *v, float *scratch, uint8_t *record);
+void blas_kivi_decode_k(const kv_policy *p, int64_t D, const uint8_t *record, float *k, float *v);
+void blas_kivi_encode_v(const kv_policy *p, int64_t D, const float *k, const float *v, float *scratch, uint8_t *record);
+void blas_kivi_decode_v(const kv_policy *p, int64_t D, const uint8_t *record, float *k, float *v);
+
+/* kvarn's rotation of a row; its own inverse. */
+void blas_hadamard(float *row, int64_t D);
+
+/* Nearest whole number by kvarn.md's rint. */
+float blas_rint(float y);
+
+/* ---- follow.c: decisions of another side -------------------------------------------------------------- */
+
+/* The decisions of one set in a step, and how many of them are done. */
 typedef struct blas_list {
     const kv_event *v;
     size_t n, done;
 } blas_list;
 
-/* Tokens of the next piece of a step of which `left` remain (docs/policy/sliding.md, rule 1). */
-int64_t blas_piece(const kv_policy *p, int64_t left);
+/* Tokens that a piece may leave in the cache. */
+typedef struct blas_arrival {
+    int64_t first, m; /* original indices first .. first + m - 1 */
+    int64_t pos;      /* position of the first */
+    int64_t last;     /* original index of the piece's last token */
+} blas_arrival;
 
-/* Cuts a step's list into layers. ERR_USAGE when it is not in the order of docs/backend.md. lists:
- * [n_layers]. */
+/* Tokens of the next piece of a step of n tokens, `at` of which are fed; seen: before the step. */
+int64_t blas_piece(const kv_policy *p, int64_t seen, int64_t n, int64_t at);
+
+/* Cuts a step's list into sets. ERR_USAGE when it is not in the order of docs/backend.md. lists:
+ * [n_layers][n_sets]. */
 kv_status blas_lists_cut(const blas_cache *c, const kv_events *follow, blas_list *lists);
 
-/* Decisions before and after the forward pass of tokens first .. first + m - 1; evicted entries
- * become dead. base: position of the first token. ERR_USAGE when the list cannot be obeyed. */
+/* Decisions before and after the forward pass; evicted entries become dead. first: original index of the
+ * piece's first token. ERR_USAGE when the list cannot be obeyed. */
 kv_status blas_list_before(const blas_cache *c, blas_index *ix, blas_list *list, int64_t first);
-kv_status blas_list_after(const blas_cache *c, blas_index *ix, blas_list *list, int64_t first,
-                          int64_t m, int64_t base);
+kv_status blas_list_after(const blas_cache *c, blas_index *ix, blas_list *list, const blas_arrival *a);
 
-/* Position of the first token of a piece when ix is what the piece sees. */
-int64_t blas_base(const blas_cache *c, const blas_index *ix, int64_t first);
+/* Position of the first token of a piece when ix is what the piece sees. Not for xwindow. */
+int64_t blas_base(const kv_policy *p, const blas_index *ix, int64_t first);
 
-/* The decisions of `full`, the only policy that needs no list, for a step of n tokens. */
+/* The decisions of `full`, the only selection that needs no list, for a step of n tokens. */
 kv_status blas_full_events(const blas_cache *c, int64_t seen, int64_t n, kv_events *out);
+
+/* For rings.c: the refusal of one decision, the next decision if it is of this kind and cause (else NULL),
+ * the entry that holds a token (else -1), a new entry. */
+kv_status blas_list_bad(const kv_event *e, const char *what);
+const kv_event *blas_list_next(const blas_list *list, int32_t kind, int64_t token);
+int64_t blas_index_find(const blas_index *ix, int64_t og);
+void blas_index_append(blas_index *ix, int64_t og, int64_t pos);
+
+/* rings.c: what a token's insertion does to the rings of sink and cascade. */
+kv_status blas_rings_follow(blas_index *ix, blas_list *list, int64_t token, int64_t pos);
+
+/* Counts and starts after `seen` tokens. ERR_FORMAT when n entries are not what is there then. */
+kv_status blas_rings_at(const kv_policy *p, int64_t seen, int64_t n, blas_rings *out);
+
+/* Puts the index's tokens into their slots; counts and starts are set. */
+void blas_rings_fill(blas_index *ix);
 
 /* ---- vector.c: loops that are not matrix products ------------------------------------------- */
 
@@ -166,6 +273,15 @@ typedef struct blas_work {
     float *act;     /* [m][ffn_dim] */
 } blas_work;
 
+/* What the current layer's attention reads of a set: n stored rows, then the piece's own. */
+typedef struct blas_view {
+    const float *keys, *values; /* row 0 of the set's first KV head */
+    int64_t key_stride, value_stride; /* floats between KV heads */
+    int64_t n;
+    int64_t base;  /* position of the piece's first token */
+    int64_t first; /* stored row that the view begins with: 0 but under xwindow */
+} blas_view;
+
 typedef struct blas_session {
     const kv_model *model;
     const blas_weights *weights;
@@ -175,14 +291,16 @@ typedef struct blas_session {
     blas_rope rope;
     float scale; /* of the softmax */
     blas_work work;
-    kv_buffer *scores; /* [threads] of attention */
-    kv_buffer
-        rotated; /* [H][entries + m][D] keys as the current layer reads them, when stored raw */
-    kv_buffer logits; /* rows that the caller wants scored but not returned */
-    blas_list *lists; /* [n_layers] */
+    kv_buffer *scratch;      /* [threads] scores of attention; working memory of a codec */
+    kv_buffer keys, values;  /* rows of a view that are not read where they are stored */
+    kv_buffer logits;        /* rows that the caller wants scored but not returned */
+    uint8_t *not_finite;     /* [H] heads whose rows a codec refused */
+    blas_view *views;        /* [n_sets] */
+    blas_list *lists;        /* [n_layers][n_sets] */
     blas_index rehearsal;
     int64_t seen;
-    int broken; /* a step failed half-way */
+    int64_t window; /* xwindow: where the last window began */
+    int broken;     /* a step failed half-way */
     char error[KV_MESSAGE_MAX];
 } blas_session;
 
@@ -200,15 +318,23 @@ kv_status blas_forward(blas_session *s, const blas_piece_info *p);
 void blas_tap(const blas_piece_info *p, int point, int32_t layer, const float *rows, int64_t width,
               int64_t stride);
 
-/* attention.c: attention of one layer. keys: row 0 of KV head 0, heads head_stride apart; n
- * entries, then the piece's own tokens. Queries in work.qkv, result in work.att. */
-typedef struct blas_attention {
-    const blas_session *s;
-    const float *keys, *values;
-    int64_t key_stride, value_stride; /* floats between KV heads */
-    int64_t n, m;
-} blas_attention;
-kv_status blas_attend(blas_session *s, const blas_attention *a);
+/* place.c: rotates queries, stores the piece's keys and values and fills s->views. */
+kv_status blas_place(blas_session *s, int32_t layer, const blas_piece_info *p);
+
+/* Codes what is complete when a layer holds n tokens. ERR_FORMAT: a row is not finite. */
+kv_status blas_seal(blas_session *s, int32_t layer, int64_t n);
+
+/* window.c: xwindow. Whether a window that begins at pos0 may follow; ERR_USAGE. */
+kv_status blas_window_check(const blas_session *s, const kv_step *step);
+kv_status blas_window_place(blas_session *s, int32_t layer, const blas_piece_info *p);
+/* The rows that a window of n tokens leaves in a layer; m = 0 in layers without cache. */
+blas_arrival blas_window_arrival(const blas_session *s, int32_t layer, int64_t pos0, int64_t n);
+/* Stores them behind the layer's entries, where there is room. */
+void blas_window_record(blas_session *s, int32_t layer, const blas_piece_info *p, const blas_arrival *a);
+
+/* attention.c: one layer for m tokens: queries in work.qkv (kvarn turns them there), s->views, result in
+ * work.att. */
+kv_status blas_attend(blas_session *s, int64_t m);
 
 /* state.c */
 kv_status blas_export_state(kv_session *s, int32_t layer, uint32_t what, void *dst, size_t cap,

@@ -114,78 +114,9 @@ static void add_residual(const blas_session *s, const float *y, int64_t m, float
     over_rows(s, add_task, &j);
 }
 
-/* ---- keys and values ------------------------------------------------------------------------ */
+/* ---- the block ------------------------------------------------------------------------------ */
 
-/* Rows of one layer that have to be rotated: the piece's own, and all stored ones where keys are
- * raw. */
-typedef struct place_job {
-    blas_session *s;
-    blas_layer *layer;
-    float *rotated; /* [H][n + m][D], or NULL: keys are stored rotated */
-    int64_t n, m, base;
-    int64_t first; /* row of the view that task 0 begins with */
-} place_job;
-
-/* Own token x: queries rotated in place, key and value stored behind the entries. */
-static void place_own(const place_job *j, int64_t x)
-{
-    blas_session *s = j->s;
-    const int64_t Hq = s->model->cfg.n_heads, H = s->cache.n_kv_heads, D = s->cache.head_dim;
-    float *q = s->work.qkv + x * s->weights->layers[0].qkv.n;
-    const float *k = q + Hq * D, *v = k + H * D;
-    const size_t row_bytes = (size_t)D * sizeof(float);
-    for (int64_t h = 0; h < Hq; h++)
-        blas_rotate(&s->rope, j->base + x, q + h * D, D, q + h * D);
-    for (int64_t h = 0; h < H; h++) {
-        float *key = blas_keys(&s->cache, j->layer, h) + (j->n + x) * D;
-        if (j->rotated)
-            memcpy(key, k + h * D, row_bytes);
-        else
-            blas_rotate(&s->rope, j->base + x, k + h * D, D, key);
-        memcpy(blas_values(&s->cache, j->layer, h) + (j->n + x) * D, v + h * D, row_bytes);
-    }
-}
-
-static void place_task(void *arg, int64_t task, int worker)
-{
-    (void)worker;
-    const place_job *j = arg;
-    const int64_t D = j->s->cache.head_dim, all = j->n + j->m, begin = j->first + task * LOOP_ROWS;
-    for (int64_t i = begin; i < least(begin + LOOP_ROWS, all); i++) {
-        if (i >= j->n) place_own(j, i - j->n);
-        for (int64_t h = 0; j->rotated && h < j->s->cache.n_kv_heads; h++)
-            blas_rotate(&j->s->rope, i, blas_keys(&j->s->cache, j->layer, h) + i * D, D,
-                        j->rotated + (h * all + i) * D);
-    }
-}
-
-/* Fills a with what attention reads. */
-static kv_status place(blas_session *s, int32_t layer, const blas_piece_info *p, int64_t base,
-                       blas_attention *a)
-{
-    blas_cache *c = &s->cache;
-    blas_layer *l = &c->layers[layer];
-    const int raw = blas_key_form(&c->policy) == KV_KEY_RAW;
-    const int64_t n = l->index.n, m = p->m, D = c->head_dim;
-    KV_TRY(blas_layer_reserve(c, l, m));
-    KV_TRY(raw ? blas_rope_cover(&s->rope, 0, n + m) : blas_rope_cover(&s->rope, base, m));
-    if (raw)
-        KV_TRY(
-            kv_buffer_reserve(&s->rotated, (size_t)(c->n_kv_heads * (n + m) * D) * sizeof(float)));
-    place_job j = {s, l, raw ? s->rotated.p : NULL, n, m, base, raw ? 0 : n};
-    kv_pool_run(s->pool, blocks(n + m - j.first, LOOP_ROWS), place_task, &j);
-    *a = (blas_attention){.s = s,
-                          .n = n,
-                          .m = m,
-                          .value_stride = l->cap * D,
-                          .values = blas_values(c, l, 0),
-                          .key_stride = raw ? (n + m) * D : l->cap * D,
-                          .keys = raw ? j.rotated : blas_keys(c, l, 0)};
-    return KV_OK;
-}
-
-static void tap_projections(const blas_session *s, const blas_piece_info *p, int32_t layer,
-                            const blas_attention *a)
+static void tap_projections(const blas_session *s, const blas_piece_info *p, int32_t layer)
 {
     const int64_t H = s->cache.n_kv_heads, D = s->cache.head_dim, qw = s->model->cfg.n_heads * D;
     const int64_t stride = s->weights->layers[layer].qkv.n;
@@ -195,40 +126,60 @@ static void tap_projections(const blas_session *s, const blas_piece_info *p, int
         const kv_tap *t = &p->step->taps[i];
         const int64_t x = t->row - p->row0;
         if (t->point != KV_TAP_K || t->layer != layer || x < 0 || x >= p->m) continue;
-        for (int64_t h = 0; h < H; h++)
-            memcpy(t->dst + h * D, a->keys + h * a->key_stride + (a->n + x) * D,
+        for (int64_t h = 0; h < H; h++) {
+            const blas_view *v = &s->views[h / s->cache.set_heads];
+            memcpy(t->dst + h * D, v->keys + h % s->cache.set_heads * v->key_stride + (v->n + x) * D,
                    (size_t)D * sizeof(float));
+        }
     }
 }
 
-/* ---- the block ------------------------------------------------------------------------------ */
+/* What leaves before the pass. */
+static kv_status decide_before(blas_session *s, int32_t layer, const blas_piece_info *p)
+{
+    const blas_cache *c = &s->cache;
+    for (int32_t g = 0; g < c->n_sets; g++) {
+        blas_set *set = blas_set_at(c, layer, g);
+        KV_TRY(blas_list_before(c, &set->index, &s->lists[layer * c->n_sets + g], p->first));
+        blas_remove_dead(c, &set->index, set);
+    }
+    return KV_OK;
+}
+
+/* What enters and leaves after it. */
+static kv_status decide_after(blas_session *s, int32_t layer, const blas_piece_info *p)
+{
+    const blas_cache *c = &s->cache;
+    for (int32_t g = 0; g < c->n_sets; g++) {
+        blas_set *set = blas_set_at(c, layer, g);
+        blas_arrival a = {p->first, p->m, s->views[g].base, p->first + p->m - 1};
+        if (c->policy.selection == KV_SEL_XWINDOW) {
+            a = blas_window_arrival(s, layer, p->first, p->m);
+            blas_window_record(s, layer, p, &a);
+        }
+        KV_TRY(blas_list_after(c, &set->index, &s->lists[layer * c->n_sets + g], &a));
+        blas_remove_dead(c, &set->index, set);
+    }
+    return c->policy.storage == KV_STORE_KIVI ? blas_seal(s, layer, blas_set_at(c, layer, 0)->index.n) : KV_OK;
+}
 
 static kv_status attention_block(blas_session *s, int32_t layer, const blas_piece_info *p)
 {
     const blas_layer_weights *lw = &s->weights->layers[layer];
     const blas_work *w = &s->work;
     const int64_t d = s->model->cfg.d_model;
-    blas_layer *l = &s->cache.layers[layer];
-    blas_list *list = &s->lists[layer];
-    blas_attention a;
-    KV_TRY(blas_list_before(&s->cache, &l->index, list, p->first));
-    blas_remove_dead(&s->cache, &l->index, l);
-    const int64_t base = blas_base(&s->cache, &l->index, p->first);
-
+    KV_TRY(decide_before(s, layer, p));
     norm(s, w->x, lw->attn_norm, p->m, w->xn);
     blas_tap(p, KV_TAP_ATTN_NORM, layer, w->xn, d, d);
     multiply(s, w->xn, p->m, &lw->qkv, w->qkv);
-    KV_TRY(place(s, layer, p, base, &a));
-    tap_projections(s, p, layer, &a);
-    KV_TRY(blas_attend(s, &a));
+    KV_TRY(blas_place(s, layer, p));
+    tap_projections(s, p, layer);
+    KV_TRY(blas_attend(s, p->m));
     blas_tap(p, KV_TAP_ATTN, layer, w->att, lw->o.k, lw->o.k);
     multiply(s, w->att, p->m, &lw->o, w->xn);
     add_residual(s, w->xn, p->m, w->x);
     blas_tap(p, KV_TAP_ATTN_RESID, layer, w->x, d, d);
-
-    KV_TRY(blas_list_after(&s->cache, &l->index, list, p->first, p->m, base));
-    blas_remove_dead(&s->cache, &l->index, l);
-    return KV_OK;
+    return decide_after(s, layer, p);
 }
 
 static void ffn_block(blas_session *s, int32_t layer, const blas_piece_info *p)
