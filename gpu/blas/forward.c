@@ -116,21 +116,36 @@ static void add_residual(const blas_session *s, const float *y, int64_t m, float
 
 /* ---- the block ------------------------------------------------------------------------------ */
 
+/* Keys and values as attention reads them; under kvarn as they were before they were turned and coded. */
+static void tap_own(const blas_session *s, const kv_tap *t, int64_t x)
+{
+    const blas_cache *c = &s->cache;
+    const int64_t D = c->head_dim, H = c->n_kv_heads, Hq = s->model->cfg.n_heads;
+    const float *k = s->work.qkv + x * s->weights->layers[0].qkv.n + Hq * D, *v = k + H * D;
+    for (int64_t h = 0; h < H; h++) {
+        const blas_view *view = &s->views[h / c->set_heads];
+        const int64_t inner = h % c->set_heads, row = (view->n + x) * D;
+        const int is_k = t->point == KV_TAP_K, turned = c->policy.storage == KV_STORE_KVARN;
+        const float *read = is_k ? view->keys + inner * view->key_stride + row
+                                 : view->values + inner * view->value_stride + row;
+        if (!turned)
+            memcpy(t->dst + h * D, read, (size_t)D * sizeof(float));
+        else if (is_k)
+            blas_rotate(&s->rope, view->base + x, k + h * D, D, t->dst + h * D);
+        else
+            memcpy(t->dst + h * D, v + h * D, (size_t)D * sizeof(float));
+    }
+}
+
 static void tap_projections(const blas_session *s, const blas_piece_info *p, int32_t layer)
 {
-    const int64_t H = s->cache.n_kv_heads, D = s->cache.head_dim, qw = s->model->cfg.n_heads * D;
-    const int64_t stride = s->weights->layers[layer].qkv.n;
-    blas_tap(p, KV_TAP_Q, layer, s->work.qkv, qw, stride);
-    blas_tap(p, KV_TAP_V, layer, s->work.qkv + qw + H * D, H * D, stride);
+    const int64_t qw = s->model->cfg.n_heads * s->cache.head_dim;
+    blas_tap(p, KV_TAP_Q, layer, s->work.qkv, qw, s->weights->layers[layer].qkv.n);
     for (int32_t i = 0; i < p->step->n_taps; i++) {
         const kv_tap *t = &p->step->taps[i];
         const int64_t x = t->row - p->row0;
-        if (t->point != KV_TAP_K || t->layer != layer || x < 0 || x >= p->m) continue;
-        for (int64_t h = 0; h < H; h++) {
-            const blas_view *v = &s->views[h / s->cache.set_heads];
-            memcpy(t->dst + h * D, v->keys + h % s->cache.set_heads * v->key_stride + (v->n + x) * D,
-                   (size_t)D * sizeof(float));
-        }
+        if ((t->point == KV_TAP_K || t->point == KV_TAP_V) && t->layer == layer && x >= 0 && x < p->m)
+            tap_own(s, t, x);
     }
 }
 

@@ -266,8 +266,12 @@ static kv_status import_bytes(blas_session *s, void *src, size_t size)
     blas_cache_reset(&s->cache);
     s->broken = 1;
     KV_TRY(read_runs(s, &h, src, 1));
+    const blas_cache *c = &s->cache;
     s->seen = h.seen;
-    s->window = 0; /* not part of a state: any window that begins at a token seen may follow */
+    /* only the last window of a stream is shorter */
+    s->window = c->policy.selection == KV_SEL_XWINDOW && h.seen > c->policy.xwindow.window
+                    ? h.seen - c->policy.xwindow.window
+                    : 0;
     s->broken = 0;
     return KV_OK;
 }

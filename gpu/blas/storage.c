@@ -9,32 +9,40 @@
 #include <stdlib.h>
 #include <string.h>
 
+static blas_kind tile_kind(const kv_policy *p, int32_t D)
+{
+    return (blas_kind){.rows = p->kvarn.tile,
+                       .bytes = (size_t)kv_kvarn_layout_of(&p->kvarn, D).bytes,
+                       .has_k = 1,
+                       .has_v = 1,
+                       .encode = blas_kvarn_encode,
+                       .decode = blas_kvarn_decode};
+}
+
+static void kivi_kinds(const kv_policy *p, int32_t D, blas_kind *k, blas_kind *v)
+{
+    const kv_kivi_layout l = kv_kivi_layout_of(&p->kivi, D);
+    *k = (blas_kind){.rows = l.R,
+                     .bytes = (size_t)l.k_bytes,
+                     .has_k = 1,
+                     .encode = blas_kivi_encode_k,
+                     .decode = blas_kivi_decode_k};
+    *v = (blas_kind){.rows = 1,
+                     .bytes = (size_t)l.v_bytes,
+                     .has_v = 1,
+                     .lag = l.R,
+                     .og_offset = KV_KIVI_V,
+                     .encode = blas_kivi_encode_v,
+                     .decode = blas_kivi_decode_v};
+}
+
 void blas_storage_init(blas_cache *c)
 {
     const kv_policy *p = &c->policy;
-    const kv_kivi_layout kivi = kv_kivi_layout_of(&p->kivi, c->head_dim);
-    const blas_kind plain = {.rows = 1, .has_k = 1, .has_v = 1},
-                    tile = {.rows = p->kvarn.tile,
-                            .bytes = (size_t)kv_kvarn_layout_of(&p->kvarn, c->head_dim).bytes,
-                            .has_k = 1,
-                            .has_v = 1,
-                            .encode = blas_kvarn_encode,
-                            .decode = blas_kvarn_decode},
-                    kivi_k = {.rows = kivi.R,
-                              .bytes = (size_t)kivi.k_bytes,
-                              .has_k = 1,
-                              .encode = blas_kivi_encode_k,
-                              .decode = blas_kivi_decode_k},
-                    kivi_v = {.rows = 1,
-                              .bytes = (size_t)kivi.v_bytes,
-                              .has_v = 1,
-                              .lag = kivi.R,
-                              .og_offset = KV_KIVI_V,
-                              .encode = blas_kivi_encode_v,
-                              .decode = blas_kivi_decode_v};
-    c->n_kinds = 1;
-    c->kinds[0] = p->storage == KV_STORE_KVARN ? tile : p->storage == KV_STORE_KIVI ? kivi_k : plain;
-    if (p->storage == KV_STORE_KIVI) c->kinds[c->n_kinds++] = kivi_v;
+    c->n_kinds = p->storage == KV_STORE_KIVI ? 2 : 1;
+    c->kinds[0] = (blas_kind){.rows = 1, .has_k = 1, .has_v = 1};
+    if (p->storage == KV_STORE_KVARN) c->kinds[0] = tile_kind(p, c->head_dim);
+    if (p->storage == KV_STORE_KIVI) kivi_kinds(p, c->head_dim, &c->kinds[0], &c->kinds[1]);
 }
 
 /* ---- plain rows --------------------------------------------------------------------------------------- */

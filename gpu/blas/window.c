@@ -17,6 +17,7 @@ static int64_t least(int64_t a, int64_t b)
 
 kv_status blas_window_check(const blas_session *s, const kv_step *step)
 {
+    const kv_xwindow_params *x = &s->cache.policy.xwindow;
     if (s->cache.policy.selection != KV_SEL_XWINDOW) {
         if (!(step->flags & KV_STEP_RECOMPUTE)) return KV_OK;
         return kv_fail(KV_ERR_UNSUPPORTED, "policy '%s' does not compute rows again; only xwindow does",
@@ -24,14 +25,11 @@ kv_status blas_window_check(const blas_session *s, const kv_step *step)
     }
     if (!(step->flags & KV_STEP_RECOMPUTE))
         return kv_fail(KV_ERR_USAGE, "xwindow is fed in windows: the step needs KV_STEP_RECOMPUTE and pos0");
-    if (step->pos0 < s->window || step->pos0 > s->seen)
-        return kv_fail(KV_ERR_USAGE, "a window from token %lld on cannot follow one from %lld on after %lld tokens; "
-                                     "begin between the two", (long long)step->pos0, (long long)s->window,
-                       (long long)s->seen);
-    if (step->pos0 + step->n <= s->seen)
-        return kv_fail(KV_ERR_USAGE, "a window that ends at token %lld scores nothing: %lld tokens were scored before",
-                       (long long)(step->pos0 + step->n), (long long)s->seen);
-    return KV_OK;
+    const int64_t next = s->seen ? s->window + x->stride : 0;
+    if (step->pos0 == next && step->n <= x->window && next + step->n > s->seen) return KV_OK;
+    return kv_fail(KV_ERR_USAGE, "%d tokens from %lld on are not the next window: it begins at token %lld, has at most "
+                                 "window=%d tokens and ends behind the %lld seen", step->n, (long long)step->pos0,
+                   (long long)next, x->window, (long long)s->seen);
 }
 
 /* Which recorded rows a layer's window reads, and where the window stands. */
