@@ -72,6 +72,11 @@ __global__ void gpu_k_attention_combine(gpu_queries q, float *workspace, int32_t
         GPU_UNROLL
         for (int j = 0; j < 4; j++) o[j] = kv_fma(record[GPU_RECORD_HEAD + d + j], w, o[j]);
     }
+    if (q.stats && d == 0) {
+        float *const stats = q.stats + ((int64_t)token * q.heads + head) * 2;
+        stats[0] = m;
+        stats[1] = sum;
+    }
     float *const out = q.out + ((int64_t)token * q.heads + head) * q.head_dim + d;
     GPU_UNROLL
     for (int j = 0; j < 4; j++) out[j] = kv_add(kv_div(o[j], sum), 0.0f); /* -0 becomes +0 */

@@ -268,6 +268,7 @@ static kv_status gpu_attend(const gpu_queries &all, const Source &source, float 
         gpu_queries q = all;
         q.q += t * q.q_stride;
         q.out += (int64_t)t * q.heads * q.head_dim;
+        if (q.stats) q.stats += (int64_t)t * q.heads * 2;
         q.first += t;
         q.m = gpu_min(all.m - t, at_once);
         const int32_t rows = q.m * (q.heads / q.kv_heads);

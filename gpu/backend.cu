@@ -135,17 +135,16 @@ kv_status check_step(const kv_session *s, const kv_step &step)
 {
     if (s->broken)
         return kv_fail(KV_ERR_STATE, "step: an earlier call failed half-way; reset or restore the session");
-    if (step.flags & KV_STEP_RECOMPUTE)
-        return kv_fail(KV_ERR_UNSUPPORTED, "%s does not recompute rows against the cache", SIDE);
-    if (step.flags) return kv_fail(KV_ERR_USAGE, "step: unknown flags %#x", step.flags);
-    if (step.follow) return kv_fail(KV_ERR_UNSUPPORTED, "%s does not follow another side's decisions", SIDE);
+    if (step.flags & ~(uint32_t)KV_STEP_RECOMPUTE)
+        return kv_fail(KV_ERR_USAGE, "step: unknown flags %#x", step.flags);
     KV_TRY(check_tokens(s, step));
-    return check_taps(s, step);
+    KV_TRY(check_taps(s, step));
+    return s->cache.policy->check(s->cache.seen, step);
 }
 
 /* ---- a step ---- */
 
-/* Decisions of one layer; all layers decide alike. */
+/* Decisions as the policy notes them. */
 struct decisions {
     kv_events list = {};
 
@@ -153,62 +152,75 @@ struct decisions {
     decisions(const decisions &) = delete;
     decisions &operator=(const decisions &) = delete;
     ~decisions() { free(list.v); }
-
-    kv_status append_to(kv_events *out, int32_t n_layers) const
-    {
-        for (int32_t l = 0; l < n_layers; l++)
-            for (size_t i = 0; i < list.n; i++) {
-                kv_event e = list.v[i];
-                e.layer = l;
-                if (kv_events_push(out, e) != KV_OK) return kv_fail(KV_ERR_NOMEM, "no memory for events");
-            }
-        return KV_OK;
-    }
 };
 
-kv_status run_piece(kv_session *s, const gpu_piece &piece, kv_events *events)
+/* Tokens seen .. seen + piece.m - 1. */
+kv_status run_piece(kv_session *s, const gpu_piece &piece, int64_t seen, kv_events *events)
 {
     gpu_policy &policy = *s->cache.policy;
     gpu_view view;
-    KV_TRY(policy.begin(s->cache.seen, piece.m, &view, events));
+    KV_TRY(policy.begin(seen, piece.m, &view, events));
     KV_TRY(gpu_cache_make_room(s));
     KV_TRY(gpu_forward(s, piece, view));
-    KV_TRY(policy.finish(s->cache.seen, piece.m, events));
-    s->cache.seen += piece.m;
+    KV_TRY(policy.finish(seen, piece.m, events));
+    s->cache.seen = seen + piece.m;
+    return KV_OK;
+}
+
+kv_status append_events(const kv_events &from, kv_events *to)
+{
+    for (size_t i = 0; i < from.n; i++) KV_TRY(gpu_note(to, from.v[i]));
     return KV_OK;
 }
 
 kv_status run_step(kv_session *s, const kv_step &step)
 {
     KV_TRY(check_step(s, step));
+    gpu_policy &policy = *s->cache.policy;
+    const int64_t seen = step.flags & KV_STEP_RECOMPUTE ? step.pos0 : s->cache.seen;
+    if (step.follow) KV_TRY(policy.follow(seen, step.n, *step.follow));
     decisions made;
-    kv_events *const events = step.events ? &made.list : nullptr;
-    const int64_t seen = s->cache.seen;
+    kv_events *const events = step.events && !step.follow ? &made.list : nullptr;
     s->broken = true; /* unless all of it succeeds */
     for (int32_t first = 0, n; first < step.n; first += n) {
-        n = s->cache.policy->piece(seen, step.n, first);
-        KV_TRY(run_piece(s, {&step, first, n}, events));
+        n = policy.piece(seen, step.n, first);
+        KV_TRY(run_piece(s, {&step, first, n}, seen + first, events));
     }
-    if (step.events) KV_TRY(made.append_to(step.events, s->model.cfg.n_layers));
+    if (events) KV_TRY(policy.publish(made.list, step.events));
+    if (step.events && step.follow) KV_TRY(append_events(*step.follow, step.events));
     s->broken = false;
     return KV_OK;
 }
 
-kv_status make_policy(const kv_policy &p, std::unique_ptr<gpu_policy> *out)
+kv_status make_policy(const kv_policy &p, const kv_config &cfg, cudaStream_t stream, std::unique_ptr<gpu_policy> *out)
 {
+    const gpu_site site = {cfg.n_layers, cfg.n_heads, cfg.n_kv_heads, stream};
     KV_TRY(kv_policy_check(&p));
+    KV_TRY(kv_policy_fit(&p, &cfg));
     if (p.storage != KV_STORE_F32 && p.storage != KV_STORE_F16 && p.storage != KV_STORE_BF16)
         return kv_fail(KV_ERR_UNSUPPORTED, "%s does not store K and V as %s", SIDE,
                        kv_storage_name(p.storage));
     switch (p.selection) {
     case KV_SEL_FULL:
-        *out = gpu_policy_full();
+        *out = gpu_policy_full(cfg.n_layers);
         return KV_OK;
     case KV_SEL_SLIDING:
-        *out = gpu_policy_sliding(p.sliding);
+        *out = gpu_policy_sliding(p.sliding, cfg.n_layers);
         return KV_OK;
     case KV_SEL_SINK:
-        *out = gpu_policy_sink(p.sink);
+        *out = gpu_policy_sink(p.sink, cfg.n_layers);
+        return KV_OK;
+    case KV_SEL_H2O:
+        *out = gpu_policy_h2o(p.h2o, site);
+        return KV_OK;
+    case KV_SEL_TOVA:
+        *out = gpu_policy_tova(p.tova, site);
+        return KV_OK;
+    case KV_SEL_SNAPKV:
+        *out = gpu_policy_snapkv(p.snapkv, site);
+        return KV_OK;
+    case KV_SEL_PYRAMID:
+        *out = gpu_policy_pyramid(p.snapkv, site);
         return KV_OK;
     default:
         return kv_fail(KV_ERR_UNSUPPORTED, "%s does not have the policy %s", SIDE,
@@ -222,10 +234,9 @@ kv_status fill_session(const kv_open_args &args, kv_session *s)
     KV_TRY(read_options(args.options, &o));
     KV_TRY(check_machine());
     KV_TRY(gpu_model_supported(args.model));
-    KV_TRY(make_policy(*args.policy, &s->cache.policy));
-    KV_TRY(kv_policy_fit(args.policy, &args.model->cfg));
     s->cache.storage = args.policy->storage;
     KV_TRY(gpu_stream_open(&s->stream.s, o.seed, args.threads));
+    KV_TRY(make_policy(*args.policy, args.model->cfg, s->stream.s, &s->cache.policy));
     s->cache.layers = std::vector<gpu_store>((size_t)args.model->cfg.n_layers);
     return gpu_model_upload(args.model, &s->model, s->stream.s);
 }
@@ -348,7 +359,7 @@ kv_status door_table(kv_session *s, kv_table which, int64_t first, int64_t n, fl
 
 const kv_backend backend = {
     KV_BACKEND_ABI,
-    KV_CAP_DETERMINISTIC | KV_CAP_TAPS,
+    KV_CAP_DETERMINISTIC | KV_CAP_FOLLOW | KV_CAP_TAPS,
     KV_CONTRACT_BITEXACT,
     0,
     SIDE,

@@ -44,6 +44,7 @@ private:
     kv_status attention_block(int32_t l);
     kv_status ffn_block(int32_t l);
     kv_status attend(int32_t l);
+    kv_status count(int32_t l, const gpu_attention_args &a);
     kv_status head();
     kv_status head_rows(int32_t first, int32_t n, int32_t out_row);
     kv_status tap(int32_t point, int32_t layer, const float *rows, int64_t stride);
@@ -174,8 +175,21 @@ kv_status pass::attend(int32_t l)
         a.k = {w_.view_keys.p, KV_STORE_F32};
         a.k_slot = nullptr;
     }
+    const bool counts = view_.counting.wanted;
+    if (counts) KV_TRY(w_.stats.reserve((size_t)m_ * (size_t)cfg_.n_heads * 2));
+    a.stats = counts ? w_.stats.p : nullptr;
     KV_TRY(w_.attention.reserve(gpu_attention_workspace(a)));
-    return gpu_attention(a, w_.attention.p, stream_);
+    KV_TRY(gpu_attention(a, w_.attention.p, stream_));
+    return counts ? count(l, a) : KV_OK;
+}
+
+/* What each entry has received goes to the policy. */
+kv_status pass::count(int32_t l, const gpu_attention_args &a)
+{
+    const gpu_counting &c = view_.counting;
+    KV_TRY(w_.sums.reserve((size_t)(a.first + m_) * (size_t)cfg_.n_heads));
+    KV_TRY(gpu_column_sums({a, c.row0, c.block, c.weights, c.reversed, w_.sums.p}, stream_));
+    return s_->cache.policy->count(l, w_.sums.p);
 }
 
 kv_status pass::ffn_block(int32_t l)

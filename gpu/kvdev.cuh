@@ -88,6 +88,12 @@ template <class T> struct gpu_buffer {
     gpu_buffer() = default;
     gpu_buffer(const gpu_buffer &) = delete;
     gpu_buffer &operator=(const gpu_buffer &) = delete;
+    gpu_buffer &operator=(gpu_buffer &&o) noexcept
+    {
+        std::swap(p, o.p);
+        std::swap(n, o.n);
+        return *this;
+    }
     gpu_buffer(gpu_buffer &&o) noexcept : p(o.p), n(o.n)
     {
         o.p = nullptr;

@@ -109,6 +109,7 @@ struct gpu_queries {
     int32_t at_once;        /* tokens worked on together; 0: as many as 64 MiB of workspace allow */
     float scale;
     float *out;             /* [m][heads * head_dim] */
+    float *stats;           /* NULL, or [m][heads][2]: M and L of each row's combine, for probabilities */
 };
 
 struct gpu_attention_args : gpu_queries {
@@ -121,6 +122,51 @@ struct gpu_attention_args : gpu_queries {
 /* Floats of workspace for these tokens and this view. */
 size_t gpu_attention_workspace(const gpu_queries &q);
 kv_status gpu_attention(const gpu_attention_args &a, float *workspace, cudaStream_t stream);
+
+/* ---- column_sums.cu ---- */
+
+/* What every view entry received from the queries of a step: the sum over queries r that see it, ascending, of
+ * probability p = exp(s - M) / L. */
+struct gpu_column_args {
+    gpu_attention_args a; /* of the attention that has run, with stats; out is not used */
+    int32_t row0;         /* first query that counts */
+    int32_t block;        /* queries that are summed in one chain from +0; the chains are added, ascending */
+    const float *weights; /* query r counts weights[r] times: acc = fma(w, p, acc); NULL: acc = acc + p */
+    bool reversed;        /* for the step's own token x query r has weights[m - 1 - (r - x)] instead */
+    float *sums;          /* [heads][first + m] */
+};
+kv_status gpu_column_sums(const gpu_column_args &c, cudaStream_t stream);
+
+/* ---- scores.cu ---- */
+
+enum gpu_reduction { GPU_SUM, GPU_MAX, GPU_MEAN, GPU_MEDIAN }; /* of an even number the lower middle */
+
+/* Column sums become scores of the entries of n_lists lists; list g is served by heads / n_lists query heads in a row:
+ *     red = reduction over these heads, ascending, of sums[head][view]; NaN when one of them is
+ *     token of the step, or scores are not carried: score = red
+ *     stored entry: score = fma(decay, score, red)
+ * Entry i of a list stands at view index view_of[i] (NULL: i); those of a step stand behind the stored ones in both. */
+struct gpu_score_args {
+    const float *sums;      /* [heads][n_stored + m] */
+    int32_t heads, n_lists;
+    int64_t n_stored;
+    int32_t m;
+    gpu_reduction reduction;
+    bool carried;
+    float decay;            /* 1: scores only add up */
+    bool half;              /* scores are rounded to half precision */
+    const int32_t *view_of; /* [n_stored] */
+    int32_t n_sinks;        /* the first n_sinks entries have the score +0 */
+    int32_t shift;          /* a stored entry behind the sinks is credited with the sums of the one `shift` before it */
+    float *scores;          /* of list g at scores + g * list_stride */
+    int64_t list_stride;
+};
+kv_status gpu_scores(const gpu_score_args &a, cudaStream_t stream);
+
+/* out[h][j] = average of the means sums[h][.] / n_queries over j - kernel/2 .. j + kernel/2, keys outside 0 .. n - 1 left
+ * out, always divided by kernel; rows of both are `stride` floats long. */
+kv_status gpu_pool(const float *sums, int32_t heads, int64_t n, int64_t stride, int32_t n_queries, int32_t kernel,
+                   float *out, cudaStream_t stream);
 
 /* ---- swiglu.cu ---- */
 

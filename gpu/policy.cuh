@@ -1,15 +1,17 @@
 /* policy.cuh - what a cache policy of this side is: who stays, in which view order, at which positions.
  *
- * A policy decides from docs/policy/ and nothing else. It never touches K or V: it hands out rows of the stores and
+ * A policy decides from docs/policy/ and nothing else, on the host where no score decides, else in device memory. It never touches K or V: it hands out rows of the stores and
  * takes them back. A store is [row][kv_heads * head_dim], one pair per layer; a row belongs to each layer and KV head
  * separately, so that heads may keep different tokens in the same row.
  *
- * The order of calls for one piece of a step: begin, the forward pass, finish. */
+ * The order of calls for a step: check, follow when decisions are given; then for each piece begin, the forward pass
+ * (which calls count once per layer when begin has asked for it), finish; at the end publish. */
 #ifndef GPU_POLICY_CUH
 #define GPU_POLICY_CUH
 
 #include "common/backend.h"
 #include "common/status.h"
+#include "gpu/kvdev.cuh"
 
 #include <memory>
 #include <stdint.h>
@@ -20,6 +22,7 @@ struct gpu_entry {
     int64_t og;  /* original index of the token */
     int32_t pos; /* position as exported */
     int32_t row; /* of the stores */
+    float score = 0.0f; /* where the policy has scores */
 };
 
 /* Entries in view order, by layer and KV head: run [layer * kv_heads + head]. */
@@ -32,6 +35,15 @@ struct gpu_layer_view {
     int32_t first_pos; /* un-rotated keys: view entry i is read at position first_pos + i */
 };
 
+/* Which queries of a piece a policy counts for each entry (gpu_column_args in ops.cuh). */
+struct gpu_counting {
+    bool wanted = false;
+    int32_t row0 = 0;               /* first query */
+    int32_t block = 256;            /* queries per chain */
+    const float *weights = nullptr; /* device memory */
+    bool reversed = false;
+};
+
 /* How a piece of m tokens sees the cache. The table of rows is `rows`, or `table` in device memory; with neither row i
  * is view entry i. */
 struct gpu_view {
@@ -40,9 +52,16 @@ struct gpu_view {
     int64_t head_stride = 0; /* from one KV head's rows to the next one's in the table; 0: heads share them */
     int32_t pos = 0;         /* of the first new token; the others follow */
     std::vector<gpu_layer_view> layers; /* of each layer, or one for all */
+    gpu_counting counting;
 
     bool identity() const { return !table && rows.empty(); }
     const gpu_layer_view &layer(int32_t l) const { return layers[layers.size() == 1 ? 0 : (size_t)l]; }
+};
+
+/* The model and the stream that a policy decides on. */
+struct gpu_site {
+    int32_t n_layers, heads, kv_heads;
+    cudaStream_t stream;
 };
 
 class gpu_policy
@@ -52,6 +71,16 @@ public:
 
     /* Keys are stored before RoPE and rotated in every step. */
     virtual bool raw_keys() const = 0;
+
+    /* Entries have scores, which belong to the state. */
+    virtual bool has_scores() const { return false; }
+
+    /* Whether a step can be taken, `seen` tokens after the beginning. A refusal changes nothing. */
+    virtual kv_status check(int64_t seen, const kv_step &step) const;
+
+    /* The decisions of the next step, of m tokens, are these: they are replayed instead of deciding. ERR_USAGE when they
+     * cannot be obeyed; nothing has changed then. */
+    virtual kv_status follow(int64_t seen, int32_t m, const kv_events &given) = 0;
 
     /* Tokens of a step of m that are fed together when `first` of them are done; seen: tokens before the step. */
     virtual int32_t piece(int64_t seen, int32_t m, int32_t first) const
@@ -64,8 +93,18 @@ public:
      * Decisions are appended to events, or nowhere when that is NULL. */
     virtual kv_status begin(int64_t seen, int32_t m, gpu_view *view, kv_events *events) = 0;
 
+    /* During the forward pass, when begin has asked for it: the sums [heads][n_view] of one layer, in device memory. */
+    virtual kv_status count(int32_t layer, const float *sums)
+    {
+        (void)layer, (void)sums;
+        return KV_OK;
+    }
+
     /* After it: takes the tokens in. */
     virtual kv_status finish(int64_t seen, int32_t m, kv_events *events) = 0;
+
+    /* Appends what begin and finish have noted during a step in the order of docs/backend.md. */
+    virtual kv_status publish(const kv_events &noted, kv_events *out) const = 0;
 
     /* Rows that the stores must have for what has been placed so far. */
     virtual int64_t rows() const = 0;
@@ -82,19 +121,24 @@ public:
     virtual kv_status clone(std::unique_ptr<gpu_policy> *out) const = 0;
 };
 
-/* A policy that decides without scores, once for all layers and heads: on the host. Its events carry layer 0, head -1
- * and stand for every layer. */
+/* A policy that decides without scores, once for all layers and heads: on the host. Its events are noted once, with
+ * layer 0 and head -1, and published for every layer that takes part. */
 class gpu_shared_policy : public gpu_policy
 {
 public:
+    explicit gpu_shared_policy(int32_t n_layers) : n_layers_(n_layers) {}
+
+    kv_status follow(int64_t seen, int32_t m, const kv_events &given) override;
+    kv_status publish(const kv_events &noted, kv_events *out) const override;
     kv_status reset() override
     {
         clear();
         return KV_OK;
     }
-    kv_status list(int32_t, int32_t, std::vector<gpu_entry> *entries) const override
+    kv_status list(int32_t layer, int32_t, std::vector<gpu_entry> *entries) const override
     {
-        list_all(entries);
+        entries->clear();
+        if (layer >= first_layer()) list_all(entries);
         return KV_OK;
     }
     kv_status adopt(int64_t seen, gpu_runs *runs) override;
@@ -103,15 +147,47 @@ protected:
     virtual void clear() = 0;
     virtual void list_all(std::vector<gpu_entry> *entries) const = 0;
     virtual kv_status adopt_all(int64_t seen, std::vector<gpu_entry> *entries) = 0;
+
+    /* Layers before it have no entries. */
+    virtual int32_t first_layer() const { return 0; }
+
+    int32_t n_layers_;
 };
 
 /* One per policy: gpu/policy/<name>.cu. */
-std::unique_ptr<gpu_policy> gpu_policy_full();
-std::unique_ptr<gpu_policy> gpu_policy_sliding(const kv_sliding_params &params);
-std::unique_ptr<gpu_policy> gpu_policy_sink(const kv_sink_params &params);
+std::unique_ptr<gpu_policy> gpu_policy_full(int32_t n_layers);
+std::unique_ptr<gpu_policy> gpu_policy_sliding(const kv_sliding_params &params, int32_t n_layers);
+std::unique_ptr<gpu_policy> gpu_policy_sink(const kv_sink_params &params, int32_t n_layers);
+std::unique_ptr<gpu_policy> gpu_policy_h2o(const kv_h2o_params &params, const gpu_site &site);
+std::unique_ptr<gpu_policy> gpu_policy_tova(const kv_tova_params &params, const gpu_site &site);
+std::unique_ptr<gpu_policy> gpu_policy_snapkv(const kv_snapkv_params &params, const gpu_site &site);
+std::unique_ptr<gpu_policy> gpu_policy_pyramid(const kv_snapkv_params &params, const gpu_site &site);
+
+/* Appends an event, unless events is NULL. */
+kv_status gpu_note(kv_events *events, const kv_event &e);
 
 /* Appends a decision without a score that holds for all heads. */
 kv_status gpu_decide(kv_events *events, kv_event_kind kind, int64_t og, int64_t token, int64_t slot);
+
+/* The margin winner - loser: NaN as 0x7fc00000, zero as +0. */
+float gpu_margin(float winner, float loser);
+
+/* Reads a list of decisions that is followed: each must be the one that is expected, margins aside. */
+class gpu_follower
+{
+public:
+    explicit gpu_follower(const kv_events &given) : given_(given) {}
+
+    bool at_end() const { return at_ == given_.n; }
+    const kv_event *next() const { return at_end() ? nullptr : &given_.v[at_]; }
+    kv_status expect(const kv_event &e); /* ERR_USAGE says where the list differs; else goes on to the next one */
+    kv_status refuse(const char *why) const;
+    kv_status finish() const; /* ERR_USAGE when something is left */
+
+private:
+    const kv_events &given_;
+    size_t at_ = 0;
+};
 
 /* Rows of the stores: returned ones are handed out again before new ones. */
 class gpu_rows

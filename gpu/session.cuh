@@ -56,6 +56,7 @@ struct gpu_work {
     gpu_buffer<float> view_keys;  /* stored keys of one layer, rotated, in view order */
     gpu_buffer<float> partials;   /* of gpu_matmul */
     gpu_buffer<float> attention;  /* workspace of gpu_attention */
+    gpu_buffer<float> stats, sums; /* of gpu_column_sums */
     gpu_buffer<uint32_t> records; /* of export and import */
 };
 

@@ -27,7 +27,7 @@ kv_state_head describe(const kv_session *s, int32_t layer, uint32_t what, const 
     kv_state_head h = {};
     h.magic = KV_STATE_MAGIC;
     h.version = KV_STATE_VERSION;
-    h.what = what & KV_STATE_KV; /* no policy of this side has scores */
+    h.what = what & (KV_STATE_KV | (s->cache.policy->has_scores() ? (uint32_t)KV_STATE_SCORE : 0u));
     h.key_form = s->cache.policy->raw_keys() ? KV_KEY_RAW : KV_KEY_ROTATED;
     h.layer0 = layer < 0 ? 0 : layer;
     h.n_layers = layer < 0 ? cfg.n_layers : 1;
@@ -119,6 +119,8 @@ kv_status check_head(const kv_session *s, const kv_state_head &h)
     const kv_state_head ours = describe(s, -1, KV_STATE_KV, {});
     if (!(h.what & KV_STATE_KV))
         return kv_fail(KV_ERR_MISMATCH, "the state lacks K and V; export it with KV_STATE_KV");
+    if (s->cache.policy->has_scores() && !(h.what & KV_STATE_SCORE))
+        return kv_fail(KV_ERR_MISMATCH, "the state lacks scores, which this policy needs; export it with KV_STATE_SCORE");
     if (h.key_form != ours.key_form) return mismatch("key form", h.key_form, ours.key_form);
     if (h.layer0 != 0) return mismatch("first layer", h.layer0, 0);
     if (h.n_layers != ours.n_layers) return mismatch("layers", h.n_layers, ours.n_layers);
@@ -136,7 +138,8 @@ gpu_runs read_runs(const kv_state_head &h, void *blob)
     size_t offset = sizeof h;
     for (std::vector<gpu_entry> &run : runs) {
         const kv_state_view v = kv_state_place(&h, blob, &offset, -1, 0);
-        for (int32_t i = 0; i < v.run->n; i++) run.push_back({v.og[i], v.pos[i], 0});
+        for (int32_t i = 0; i < v.run->n; i++)
+            run.push_back({v.og[i], v.pos[i], 0, v.score ? v.score[i] : 0.0f});
     }
     return runs;
 }
@@ -158,6 +161,7 @@ kv_status write_run(kv_session *s, const std::vector<gpu_entry> &entries, const 
     for (size_t e = 0; e < entries.size(); e++) {
         v.og[e] = entries[e].og;
         v.pos[e] = entries[e].pos;
+        if (v.score) v.score[e] = entries[e].score;
     }
     if (!v.records) return KV_OK;
     KV_TRY(upload_rows(s, entries));

@@ -6,6 +6,8 @@ namespace
 class full : public gpu_shared_policy
 {
 public:
+    explicit full(int32_t n_layers) : gpu_shared_policy(n_layers) {}
+
     bool raw_keys() const override { return false; }
 
     kv_status begin(int64_t seen, int32_t m, gpu_view *view, kv_events *) override
@@ -64,4 +66,7 @@ private:
 };
 } // namespace
 
-std::unique_ptr<gpu_policy> gpu_policy_full() { return std::make_unique<full>(); }
+std::unique_ptr<gpu_policy> gpu_policy_full(int32_t n_layers)
+{
+    return std::make_unique<full>(n_layers);
+}

@@ -11,7 +11,7 @@ namespace
 class sink : public gpu_shared_policy
 {
 public:
-    explicit sink(const kv_sink_params &params) : params_(params) {}
+    sink(const kv_sink_params &params, int32_t n_layers) : gpu_shared_policy(n_layers), params_(params) {}
 
     bool raw_keys() const override { return true; }
 
@@ -133,7 +133,7 @@ kv_status sink::adopt_all(int64_t seen, std::vector<gpu_entry> *entries)
 }
 } // namespace
 
-std::unique_ptr<gpu_policy> gpu_policy_sink(const kv_sink_params &params)
+std::unique_ptr<gpu_policy> gpu_policy_sink(const kv_sink_params &params, int32_t n_layers)
 {
-    return std::make_unique<sink>(params);
+    return std::make_unique<sink>(params, n_layers);
 }

@@ -10,7 +10,7 @@ namespace
 class sliding : public gpu_shared_policy
 {
 public:
-    explicit sliding(const kv_sliding_params &params) : params_(params) {}
+    sliding(const kv_sliding_params &params, int32_t n_layers) : gpu_shared_policy(n_layers), params_(params) {}
 
     bool raw_keys() const override { return params_.pos == KV_SLIDING_REROTATE; }
 
@@ -97,7 +97,7 @@ private:
 };
 } // namespace
 
-std::unique_ptr<gpu_policy> gpu_policy_sliding(const kv_sliding_params &params)
+std::unique_ptr<gpu_policy> gpu_policy_sliding(const kv_sliding_params &params, int32_t n_layers)
 {
-    return std::make_unique<sliding>(params);
+    return std::make_unique<sliding>(params, n_layers);
 }

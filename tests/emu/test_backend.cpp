@@ -311,8 +311,8 @@ void test_unusable_steps_are_refused_and_the_session_goes_on(void **)
     cases[5].step.taps = &narrow, cases[5].step.n_taps = 1, cases[5].words = "7 floats; that point has 128";
     cases[6].step.taps = &high, cases[6].step.n_taps = 1, cases[6].words = "layer 2";
     cases[7].step.taps = &late, cases[7].step.n_taps = 1, cases[7].words = "row 2";
-    cases[8].step.flags = KV_STEP_RECOMPUTE, cases[8].words = "recompute", cases[8].status = KV_ERR_UNSUPPORTED;
-    cases[9].step.follow = &none, cases[9].words = "follow", cases[9].status = KV_ERR_UNSUPPORTED;
+    cases[8].step.flags = KV_STEP_RECOMPUTE, cases[8].words = "xwindow", cases[8].status = KV_ERR_UNSUPPORTED;
+    cases[9].step.follow = &none, cases[9].words = "cannot be obeyed";
     for (const auto &c : cases)
         assert_refusal(side()->step(s.s, &c.step), c.status, s.s, c.words);
     assert_same(feed(&s, 9, 4), feed(&untouched, 9, 4), "after refusals");

@@ -128,15 +128,15 @@ void run_example(std::unique_ptr<gpu_policy> p, const char *page, const char *he
 
 void test_full_follows_its_worked_example(void **)
 {
-    run_example(gpu_policy_full(), "docs/policy/full.md", "## Worked example");
+    run_example(gpu_policy_full(2), "docs/policy/full.md", "## Worked example");
 }
 
 void test_sliding_follows_its_worked_examples(void **)
 {
     const char *const page = "docs/policy/sliding.md";
-    run_example(gpu_policy_sliding({4, KV_SLIDING_REROTATE}), page, "### rerotate");
-    run_example(gpu_policy_sliding({4, KV_SLIDING_ABSOLUTE}), page, "### absolute");
-    run_example(gpu_policy_sliding({4, KV_SLIDING_SATURATE}), page, "### saturate");
+    run_example(gpu_policy_sliding({4, KV_SLIDING_REROTATE}, 2), page, "### rerotate");
+    run_example(gpu_policy_sliding({4, KV_SLIDING_ABSOLUTE}, 2), page, "### absolute");
+    run_example(gpu_policy_sliding({4, KV_SLIDING_SATURATE}, 2), page, "### saturate");
 }
 
 void test_sink_follows_its_worked_example(void **)
@@ -144,7 +144,7 @@ void test_sink_follows_its_worked_example(void **)
     kv_sink_params params;
     params.cap = 3;
     params.sinks = 2;
-    run_example(gpu_policy_sink(params), "docs/policy/sink.md", "## Worked example");
+    run_example(gpu_policy_sink(params, 2), "docs/policy/sink.md", "## Worked example");
 }
 
 /* ---- laws ---- */
@@ -177,10 +177,10 @@ void test_bounded_policies_use_a_bounded_number_of_rows(void **)
         std::unique_ptr<gpu_policy> p;
         int64_t most;
     } cases[] = {
-        {gpu_policy_sink(sink_params(50, 4)), 50 + 4 + 16},
-        {gpu_policy_sink(sink_params(1, 0)), 1 + 16},
-        {gpu_policy_sliding({50, KV_SLIDING_REROTATE}), 50},
-        {gpu_policy_sliding({7, KV_SLIDING_SATURATE}), 7},
+        {gpu_policy_sink(sink_params(50, 4), 2), 50 + 4 + 16},
+        {gpu_policy_sink(sink_params(1, 0), 2), 1 + 16},
+        {gpu_policy_sliding({50, KV_SLIDING_REROTATE}, 2), 50},
+        {gpu_policy_sliding({7, KV_SLIDING_SATURATE}, 2), 7},
     };
     for (auto &c : cases) {
         int64_t seen = 0;
@@ -196,7 +196,7 @@ void test_sink_insertions_do_not_depend_on_the_steps(void **)
 {
     std::string first_events, first_after;
     for (const uint64_t seed : {1, 2, 3, 4}) {
-        const std::unique_ptr<gpu_policy> p = gpu_policy_sink(sink_params(11, 3));
+        const std::unique_ptr<gpu_policy> p = gpu_policy_sink(sink_params(11, 3), 2);
         int64_t seen = 0;
         owners store;
         std::string events;
@@ -239,12 +239,12 @@ void check_adoption(const gpu_policy &fresh, int32_t before)
 void test_adopted_entries_go_on_like_the_original(void **)
 {
     for (const int32_t before : {0, 1, 2, 3, 6, 7, 8, 9, 13, 50}) {
-        check_adoption(*gpu_policy_full(), before);
-        check_adoption(*gpu_policy_sink(sink_params(6, 2)), before);
-        check_adoption(*gpu_policy_sink(sink_params(4, 0)), before);
-        check_adoption(*gpu_policy_sliding({6, KV_SLIDING_REROTATE}), before);
-        check_adoption(*gpu_policy_sliding({6, KV_SLIDING_ABSOLUTE}), before);
-        check_adoption(*gpu_policy_sliding({6, KV_SLIDING_SATURATE}), before);
+        check_adoption(*gpu_policy_full(2), before);
+        check_adoption(*gpu_policy_sink(sink_params(6, 2), 2), before);
+        check_adoption(*gpu_policy_sink(sink_params(4, 0), 2), before);
+        check_adoption(*gpu_policy_sliding({6, KV_SLIDING_REROTATE}, 2), before);
+        check_adoption(*gpu_policy_sliding({6, KV_SLIDING_ABSOLUTE}, 2), before);
+        check_adoption(*gpu_policy_sliding({6, KV_SLIDING_SATURATE}, 2), before);
     }
 }
 
@@ -252,14 +252,14 @@ void test_states_that_a_policy_cannot_have_are_refused(void **)
 {
     gpu_runs gap = {{{0, 0, 0}, {2, 1, 0}}}, far = {{{0, 5, 0}}};
     gpu_runs unlike = {{{0, 0, 0}, {1, 1, 0}}, {{0, 0, 0}}};
-    assert_int_equal(gpu_policy_full()->adopt(2, &unlike), KV_ERR_MISMATCH);
-    assert_int_equal(gpu_policy_full()->adopt(2, &gap), KV_ERR_MISMATCH);
-    assert_int_equal(gpu_policy_full()->adopt(1, &far), KV_ERR_MISMATCH);
-    assert_int_equal(gpu_policy_sink(sink_params(4, 1))->adopt(3, &gap), KV_ERR_MISMATCH);
-    assert_int_equal(gpu_policy_sink(sink_params(4, 1))->adopt(2, &gap), KV_ERR_MISMATCH);
-    assert_int_equal(gpu_policy_sliding({4, KV_SLIDING_REROTATE})->adopt(3, &gap), KV_ERR_MISMATCH);
-    assert_int_equal(gpu_policy_sliding({4, KV_SLIDING_SATURATE})->adopt(1, &far), KV_ERR_MISMATCH);
-    assert_int_equal(gpu_policy_sliding({4, KV_SLIDING_REROTATE})->adopt(0, &far), KV_ERR_MISMATCH);
+    assert_int_equal(gpu_policy_full(2)->adopt(2, &unlike), KV_ERR_MISMATCH);
+    assert_int_equal(gpu_policy_full(2)->adopt(2, &gap), KV_ERR_MISMATCH);
+    assert_int_equal(gpu_policy_full(2)->adopt(1, &far), KV_ERR_MISMATCH);
+    assert_int_equal(gpu_policy_sink(sink_params(4, 1), 2)->adopt(3, &gap), KV_ERR_MISMATCH);
+    assert_int_equal(gpu_policy_sink(sink_params(4, 1), 2)->adopt(2, &gap), KV_ERR_MISMATCH);
+    assert_int_equal(gpu_policy_sliding({4, KV_SLIDING_REROTATE}, 2)->adopt(3, &gap), KV_ERR_MISMATCH);
+    assert_int_equal(gpu_policy_sliding({4, KV_SLIDING_SATURATE}, 2)->adopt(1, &far), KV_ERR_MISMATCH);
+    assert_int_equal(gpu_policy_sliding({4, KV_SLIDING_REROTATE}, 2)->adopt(0, &far), KV_ERR_MISMATCH);
 }
 } // namespace
 
