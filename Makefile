@@ -351,7 +351,7 @@ $(BENCH_BIN): $(patsubst %.c,$(O)/%.o,$(wildcard tests/bench/*.c)) $(ALL_LIBS)
 	$(call say,LINK,$@)
 	$(LINK_TEST) -lopenblas $(LIBS)
 
-.PHONY: golden bits emu-matrix matrix bench test-teeth
+.PHONY: golden bits emu-matrix matrix results bench test-teeth
 golden: all $(GOLDEN_BIN) ## the reference against independent double-precision programs (needs KVDIFF_SHARED)
 	$(Q)tests/run -j 1 -t 1800 -v @$(BUILD) $(wildcard tests/golden/*.sh) $(filter %/test_tokenizer_golden,$(UNIT_BIN))
 golden: $(filter %/test_tokenizer_golden,$(UNIT_BIN))
@@ -361,6 +361,8 @@ emu-matrix: all ## emu against ref, 0 ulp: policies, steps, schedule seeds; resu
 	$(Q)tests/matrix/emu-matrix
 matrix: $(BUILD)/kvdiff $(BUILD)/sides/emu.so ## every selection with every storage, emu against ref, 0 ulp (half an hour); resumes where it stopped
 	$(Q)BUILD=$(BUILD) JOBS=$(JOBS) tests/matrix/matrix $(T)
+results: all ## what every policy costs on SmolLM2, into docs/results.md (hours); resumes where it stopped
+	$(Q)BUILD=$(BUILD) tools/results
 bench: all $(BENCH_BIN) ## speed as ratios against OpenBLAS and the machine's own limits
 	$(Q)$(BENCH_BIN)
 
