@@ -17,13 +17,6 @@ kv_status gpu_decide(kv_events *events, kv_event_kind kind, int64_t og, int64_t 
     return gpu_note(events, {og, token, 0, -1, kind, (int32_t)slot, kv_inf(), 0});
 }
 
-float gpu_margin(float winner, float loser)
-{
-    const float m = kv_sub(winner, loser);
-    if (m != m) return kv_bits2f(0x7fc00000);
-    return m == 0.0f ? 0.0f : m;
-}
-
 /* ---- lists that are followed ---- */
 
 kv_status gpu_follower::refuse(const char *why) const

@@ -161,6 +161,7 @@ std::unique_ptr<gpu_policy> gpu_policy_sink(const kv_sink_params &params, int32_
 std::unique_ptr<gpu_policy> gpu_policy_h2o(const kv_h2o_params &params, const gpu_site &site);
 std::unique_ptr<gpu_policy> gpu_policy_tova(const kv_tova_params &params, const gpu_site &site);
 std::unique_ptr<gpu_policy> gpu_policy_snapkv(const kv_snapkv_params &params, const gpu_site &site);
+std::unique_ptr<gpu_policy> gpu_policy_cascade(const kv_cascade_params &params, const gpu_site &site);
 std::unique_ptr<gpu_policy> gpu_policy_pyramid(const kv_snapkv_params &params, const gpu_site &site);
 
 /* Appends an event, unless events is NULL. */
@@ -170,7 +171,12 @@ kv_status gpu_note(kv_events *events, const kv_event &e);
 kv_status gpu_decide(kv_events *events, kv_event_kind kind, int64_t og, int64_t token, int64_t slot);
 
 /* The margin winner - loser: NaN as 0x7fc00000, zero as +0. */
-float gpu_margin(float winner, float loser);
+KV_HD float gpu_margin(float winner, float loser)
+{
+    const float m = kv_sub(winner, loser);
+    if (m != m) return kv_bits2f(0x7fc00000);
+    return m == 0.0f ? 0.0f : m;
+}
 
 /* Reads a list of decisions that is followed: each must be the one that is expected, margins aside. */
 class gpu_follower
