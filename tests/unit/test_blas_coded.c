@@ -422,6 +422,15 @@ static void tiles_leave_as_a_whole(void **state)
     assert_int_equal(s.list.v[31].kind, KV_EVENT_EVICT);
     kv_events fewer = {s.list.v + 1, s.list.n - 1, 0};
     bk_refused(&s, 1, &fewer, "whole tiles");
+    for (int i = 0; i < 32; i++) { /* a tile's worth of tokens that are not a tile */
+        s.list.v[i].og++;
+        s.list.v[i].slot++;
+    }
+    bk_refused(&s, 1, &s.list, "whole tiles");
+    for (int i = 0; i < 32; i++) {
+        s.list.v[i].og--;
+        s.list.v[i].slot--;
+    }
     assert_int_equal(bk_feed(&s, 1, &s.list), KV_OK);
     bk_close(&s);
 }
