@@ -268,7 +268,8 @@ EMU_BIN    := $(EMU_TEST:%.cpp=$(BUILD)/%)
 FUZZ_AID   := $(O)/tests/fuzz/driver.o $(O)/tests/unit/gguf_build.o
 FUZZ_BIN   := $(FUZZ_TEST:%.c=$(BUILD)/%)
 SCRIPTS    := $(sort $(wildcard tests/cli/*.sh tests/cli/*.py tests/ptx/*.sh \
-              tests/canary/*.sh tests/layers/*.py tests/golden/policies-*.sh \
+              tests/canary/*.sh tests/layers/*.py tests/golden/cascade-*.sh \
+              tests/golden/policies-*.sh tests/golden/xwindow-*.sh \
               tests/laws/*.sh))
 # Shared objects that tests load: rules that make them append to TEST_EXTRA.
 TEST_EXTRA +=
@@ -331,14 +332,15 @@ endif
 
 # ---- proof: golden values, bits, the matrix, the bench --------------------------------------------
 # Long checks with a target of their own; `make test` runs a short form of each.
-GOLDEN_BIN := $(BUILD)/tests/golden/policies $(BUILD)/tests/golden/smollm2
+GOLDEN_BIN := $(patsubst %,$(BUILD)/tests/golden/%,cascade policies smollm2 smollm2_policies xwindow)
 test-build: $(GOLDEN_BIN)
 LAWS_BIN   := $(BUILD)/tests/laws/laws
 test-build: $(LAWS_BIN)
 BITS_BIN   := $(BUILD)/tests/bits/bits
 BENCH_BIN  := $(BUILD)/tests/bench/bench
 
-$(GOLDEN_BIN): $(BUILD)/tests/golden/%: $(O)/tests/golden/%.o $(O)/tests/golden/golden.o $(ALL_LIBS)
+GOLDEN_AID := $(patsubst %,$(O)/tests/golden/%.o,golden duels first_tile text)
+$(GOLDEN_BIN): $(BUILD)/tests/golden/%: $(O)/tests/golden/%.o $(GOLDEN_AID) $(ALL_LIBS)
 	$(call say,LINK,$@)
 	$(LINK_TEST) $(LIBS)
 $(LAWS_BIN): $(patsubst %.c,$(O)/%.o,$(wildcard tests/laws/*.c)) $(ALL_LIBS)

@@ -3,8 +3,10 @@
 #ifndef KV_TESTS_GOLDEN_H
 #define KV_TESTS_GOLDEN_H
 
+#include "common/mem.h"
 #include "common/model.h"
 #include "common/policy.h"
+#include "common/state.h"
 #include "difftest/side.h"
 
 #include <jansson.h>
@@ -25,7 +27,7 @@ const char *golden_text(const json_t *object, const char *key);
 /* $KVDIFF_SHARED/golden, or NULL. */
 const char *golden_shared(void);
 
-/* A session; every failure dies. */
+/* A session; a failed step dies. */
 typedef struct golden_stream {
     const kv_backend *side;
     kv_session *session;
@@ -34,7 +36,8 @@ typedef struct golden_stream {
     int32_t layers;
 } golden_stream;
 
-void golden_open(golden_stream *s, const dt_side *side, const kv_model *m, const char *policy, int threads);
+/* 0: the side refuses the policy, which is reported as a failed test; nothing is left to close. */
+int golden_open(golden_stream *s, const dt_side *side, const kv_model *m, const char *policy, int threads);
 void golden_close(golden_stream *s);
 
 /* Feeds tokens[n] in steps: the first of `first` tokens, then `chunk` at a time. nll[i] (may be NULL) is the
@@ -42,6 +45,17 @@ void golden_close(golden_stream *s);
  * after(arg, seen) runs behind every step when not NULL. Returns the rows of the last step. */
 int32_t golden_feed(golden_stream *s, const int32_t *tokens, int32_t n, int32_t first, int32_t chunk,
                     float *nll, float *logits, void (*after)(void *arg, int32_t seen), void *arg);
+
+/* What one layer and KV head hold. */
+typedef struct golden_state {
+    kv_buffer blob;
+    kv_state_head h;
+    kv_state_view v;
+} golden_state;
+
+/* `what` is a mask of KV_STATE_*; a state that is damaged dies. */
+void golden_export(golden_stream *s, int32_t layer, int32_t head, uint32_t what, golden_state *out);
+void golden_state_free(golden_state *g);
 
 /* Original indices (and positions, unless pos is NULL) of one layer and head in view order; returns their
  * number. */

@@ -1,36 +1,25 @@
 /* smollm2.c - the reference on SmolLM2-135M-Instruct against independent double-precision programs:
- * logits, taps, NLLs, and the cache policies. Data: $KVDIFF_SHARED/golden/smollm2.
+ * logits, taps, NLLs. Data: $KVDIFF_SHARED/golden/smollm2.
  *
  *     smollm2 [--allow-long]     with the file of 12,288 tokens, beyond the trained context of 8,192 */
 #include "tests/golden/golden.h"
+#include "tests/golden/text.h"
 
 #include "common/math.h"
 #include "common/pool.h"
 
-#include <dirent.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_TOKENS = 16384, MAX_KEPT = 16384 };
+enum { MAX_TOKENS = GOLDEN_TOKENS };
 
 static dt_side side;
 static kv_model *model;
-static char folder[4096];
+static const char *folder;
 
-static int32_t load_ids(const char *name, int32_t *ids, int32_t cap)
-{
-    char path[8192];
-    snprintf(path, sizeof path, "%s/excerpts/%s", folder, name);
-    FILE *f = fopen(path, "rb");
-    if (!f) golden_die("cannot open %s", path);
-    const size_t n = fread(ids, sizeof *ids, (size_t)cap, f);
-    fclose(f);
-    return (int32_t)n;
-}
-
-/* ---- prompt64: logits, log-sum-exp, arg-max, taps ------------------------------------------------------- */
+/* ---- prompt64: logits, log-sum-exp, arg-max, taps ---------------------------------------------------- */
 
 enum { PROMPT = 64, TAPS = 3, WIDEST = 2048 };
 
@@ -142,52 +131,7 @@ static void check_prompt(int threads)
     json_decref(j);
 }
 
-/* ---- files of NLLs ---------------------------------------------------------------------------------------------- */
-
-/* Reads lines of numbers: column `value` is the NLL, `next` the predicted token. Returns the rows. */
-static int32_t load_nll(const char *name, int token_column, int next_column, int value_column, int32_t *tokens,
-                        double *nll)
-{
-    char path[8192], line[512];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    FILE *f = fopen(path, "r");
-    if (!f) golden_die("cannot open %s", path);
-    int32_t n = 0;
-    while (fgets(line, sizeof line, f) && n + 1 < MAX_TOKENS) {
-        if (line[0] < '0' || line[0] > '9') continue; /* the header */
-        char *p = line;
-        for (int c = 0; *p && *p != '\n'; c++) {
-            char *end;
-            const double v = strtod(p, &end);
-            if (c == token_column) tokens[n] = (int32_t)v;
-            if (c == next_column) tokens[n + 1] = (int32_t)v;
-            if (c == value_column) nll[n] = v;
-            p = end + (*end == '\t');
-        }
-        n++;
-    }
-    fclose(f);
-    return n;
-}
-
-typedef struct nll_check {
-    double each, mean; /* allowed */
-    double worst, mean_off, mean_want;
-} nll_check;
-
-static int compare_nll(const double *want, const float *got, int32_t n, nll_check *c)
-{
-    double sum_want = 0, sum_got = 0;
-    c->worst = 0;
-    for (int32_t i = 0; i < n; i++) {
-        c->worst = fmax(c->worst, fabs(want[i] - (double)got[i]));
-        sum_want += want[i];
-        sum_got += (double)got[i];
-    }
-    c->mean_want = sum_want / n;
-    c->mean_off = fabs(sum_want - sum_got) / n;
-    return c->worst <= c->each && c->mean_off <= c->mean;
-}
+/* ---- files of NLLs ----------------------------------------------------------------------------------- */
 
 static void check_nll512(int threads)
 {
@@ -195,14 +139,14 @@ static void check_nll512(int threads)
     double *want = calloc(MAX_TOKENS, sizeof *want), half = 0;
     float *got = calloc(MAX_TOKENS, sizeof *got);
     if (!tokens || !want || !got) golden_die("out of memory");
-    const int32_t n = load_nll("nll512.tsv", 1, 2, 3, tokens, want);
+    const int32_t n = golden_nll("nll512.tsv", 1, 2, 3, tokens, want);
     json_t *j = golden_load(folder, "nll512_summary.json");
-    nll_check c = {.each = 1e-4, .mean = 1e-5};
+    golden_bound c = {.each = 1e-4, .mean = 1e-5};
     golden_stream s;
     golden_open(&s, &side, model, "full", threads);
     golden_feed(&s, tokens, n + 1, 128, 128, got, NULL, NULL, NULL);
     golden_close(&s);
-    const int ok = compare_nll(want, got, n, &c);
+    const int ok = golden_compare(want, got, n, &c);
     golden_ok(ok && n == 511, "nll512: %d NLLs within 1e-4 (largest %.1e), mean within 1e-5 (off by %.1e)", n,
               c.worst, c.mean_off);
     for (int32_t i = 256; i <= 510; i++)
@@ -221,126 +165,19 @@ static void check_long(int threads)
     double *want = calloc(MAX_TOKENS, sizeof *want);
     float *got = calloc(MAX_TOKENS, sizeof *got);
     if (!tokens || !want || !got) golden_die("out of memory");
-    load_ids("dev_2701-moby-dick.64k.tok.u32", &first, 1); /* this file leaves the first token out */
+    golden_ids("dev_2701-moby-dick.64k.tok.u32", &first, 1); /* this file leaves the first token out */
     tokens[0] = first;
-    const int32_t n = load_nll("nll_long12288_torch_fp32.tsv", -1, 1, 2, tokens, want);
-    nll_check c = {.each = 1e-3, .mean = 1e-5};
+    const int32_t n = golden_nll("nll_long12288_torch_fp32.tsv", -1, 1, 2, tokens, want);
+    golden_bound c = {.each = 1e-3, .mean = 1e-5};
     golden_stream s;
     golden_open(&s, &side, model, "full", threads);
     golden_feed(&s, tokens, n + 1, 256, 256, got, NULL, NULL, NULL);
     golden_close(&s);
-    const int ok = compare_nll(want, got, n, &c);
+    const int ok = golden_compare(want, got, n, &c);
     golden_ok(ok && n == 12288, "long: %d NLLs within 1e-3 (largest %.1e, mean off by %.1e)", n, c.worst, c.mean_off);
     free(tokens);
     free(want);
     free(got);
-}
-
-/* ---- policies ----------------------------------------------------------------------------------------------------- */
-
-typedef struct policy_case {
-    const char *name;
-    const json_t *json;
-    golden_stream stream;
-    int32_t n_states, bad_states;
-} policy_case;
-
-static uint64_t fnv_word(uint64_t h, int64_t v)
-{
-    for (int i = 0; i < 8; i++)
-        h = (h ^ ((uint64_t)v >> (8 * i) & 0xff)) * UINT64_C(0x100000001b3);
-    return h;
-}
-
-static void check_kept(void *arg, int32_t seen)
-{
-    static int64_t og[MAX_KEPT];
-    policy_case *p = arg;
-    size_t i;
-    json_t *point;
-    json_array_foreach(json_object_get(p->json, "kept_checkpoints"), i, point) {
-        if (json_integer_value(json_object_get(point, "after_tokens")) != seen) continue;
-        uint64_t h = UINT64_C(0xcbf29ce484222325);
-        char text[32];
-        for (int32_t l = 0; l < p->stream.layers; l++)
-            for (int32_t head = 0; head < model->cfg.n_kv_heads; head++) {
-                const int32_t n = golden_kept(&p->stream, l, head, og, NULL, MAX_KEPT);
-                h = fnv_word(h, n);
-                for (int32_t k = 0; k < n; k++)
-                    h = fnv_word(h, og[k]);
-            }
-        snprintf(text, sizeof text, "%016llx", (unsigned long long)h);
-        p->n_states++;
-        p->bad_states += strcmp(text, golden_text(point, "fnv1a_all_layers")) != 0;
-    }
-}
-
-static void make_spec(const json_t *j, char *dst, size_t size)
-{
-    const json_t *p = json_object_get(j, "parameters");
-    const char *policy = golden_text(p, "policy");
-    if (strcmp(policy, "sink") == 0)
-        snprintf(dst, size, "sink:cap=%d,sinks=%d", (int)golden_number(p, "W"), (int)golden_number(p, "S"));
-    else if (strcmp(policy, "sliding") == 0)
-        snprintf(dst, size, "sliding:cap=%d,pos=%s", (int)golden_number(p, "M"), golden_text(p, "positions"));
-    else
-        snprintf(dst, size, "%s", policy);
-}
-
-static void check_policy(const char *file, int threads)
-{
-    static int32_t tokens[MAX_TOKENS], ids[MAX_TOKENS];
-    static double want[MAX_TOKENS];
-    static float got[MAX_TOKENS];
-    char sub[4096 + 16], tsv[300], spec[KV_POLICY_TEXT_MAX];
-    snprintf(sub, sizeof sub, "%s/policies", folder);
-    json_t *j = golden_load(sub, file);
-    const json_t *text = json_object_get(j, "text");
-    policy_case p = {.name = golden_text(j, "case"), .json = j};
-    int first, chunk;
-    if (sscanf(golden_text(j, "chunk_schedule"), "first chunk %d tokens, then %d at a time", &first, &chunk) != 2)
-        golden_die("%s: chunk_schedule", file);
-    make_spec(j, spec, sizeof spec);
-    const int32_t fed = (int32_t)golden_number(text, "tokens_fed");
-    load_ids(golden_text(text, "excerpt"), ids, MAX_TOKENS);
-    snprintf(tsv, sizeof tsv, "policies/%s.tsv", p.name);
-    const int32_t n = load_nll(tsv, -1, 1, 2, tokens, want);
-    int same = n >= fed - 1;
-    for (int32_t i = 1; i < fed && same; i++)
-        same = ids[i] == tokens[i];
-    if (!same) golden_die("%s: tokens of the text and of the table differ", file);
-    golden_open(&p.stream, &side, model, spec, threads);
-    golden_feed(&p.stream, ids, fed, first, chunk, got, NULL, check_kept, &p);
-    golden_close(&p.stream);
-    nll_check c = {.each = strstr(spec, "saturate") ? 2e-3 : 1.5e-4, .mean = 1e-5};
-    const int ok = compare_nll(want, got, fed - 1, &c);
-    golden_ok(ok, "%s: %d NLLs within %.1e (largest %.1e), mean within 1e-5 (off by %.1e)", p.name, fed - 1, c.each,
-              c.worst, c.mean_off);
-    if (json_object_get(j, "kept_checkpoints"))
-        golden_ok(p.n_states > 0 && !p.bad_states, "%s: kept sets of all layers and heads at %d checkpoints", p.name,
-                  p.n_states);
-    json_decref(j);
-}
-
-static int wanted(const struct dirent *d)
-{
-    const char *n = d->d_name;
-    return (strncmp(n, "full_", 5) == 0 || strncmp(n, "sink_", 5) == 0 || strncmp(n, "sliding_", 8) == 0) &&
-           strstr(n, ".json");
-}
-
-static void check_policies(int threads)
-{
-    char path[4096 + 16];
-    struct dirent **files;
-    snprintf(path, sizeof path, "%s/policies", folder);
-    const int n = scandir(path, &files, wanted, alphasort);
-    if (n <= 0) golden_die("no golden files in %s", path);
-    for (int i = 0; i < n; i++) {
-        check_policy(files[i]->d_name, threads);
-        free(files[i]);
-    }
-    free(files);
 }
 
 int main(int argc, char **argv)
@@ -350,7 +187,7 @@ int main(int argc, char **argv)
         golden_skip("SmolLM2 golden values", "KVDIFF_SHARED is not set");
         return golden_done();
     }
-    snprintf(folder, sizeof folder, "%s/smollm2", golden_shared());
+    folder = golden_text_folder();
     if (dt_side_open("ref", &side) != KV_OK) golden_die("%s", kv_message());
     if (kv_model_open("smollm2", NULL, &model, NULL) != KV_OK) {
         golden_skip("SmolLM2 golden values", kv_message());
@@ -358,7 +195,6 @@ int main(int argc, char **argv)
     }
     check_prompt(threads);
     check_nll512(threads);
-    check_policies(threads);
     if (argc > 1 && strcmp(argv[1], "--allow-long") == 0) check_long(threads);
     kv_model_close(model);
     dt_side_close(&side);
