@@ -9,6 +9,7 @@
 
 static const kv_model_entry catalogue[] = {
     {"nano", NULL, "generated: 4 layers of width 128, byte vocabulary, random weights, no context limit"},
+    {"sharp", NULL, "generated: nano with queries so large that probabilities underflow and scores of policies tie"},
     {"tiny", NULL, "generated: 2 layers of width 64, 64 tokens; the model of the golden policy values"},
     {"smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf",
      "SmolLM2-135M-Instruct, a real Llama of 30 layers (`make models` fetches it)"},
@@ -202,7 +203,7 @@ kv_status kv_model_open(const char *name, const char *models_dir, kv_model **out
         st = kv_model_from_gguf(name, stem, out, tok ? tok : &unused);
     } else {
         return kv_fail(KV_ERR_USAGE, "model '%s' is unknown; give the path of a .gguf file or one of: "
-                                     "nano, tiny, smollm2", name);
+                                     "nano, sharp, tiny, smollm2", name);
     }
     kv_tokenizer_free(unused);
     return st;

@@ -66,7 +66,7 @@ KV_EXTERN_C_BEGIN
 
 struct kv_tokenizer;
 
-/* Opens a model by name ("nano", "tiny", "smollm2") or by the path of a GGUF file.
+/* Opens a model by name ("nano", "sharp", "tiny", "smollm2") or by the path of a GGUF file.
  * Names of files are looked up in models_dir (NULL: $KVDIFF_MODELS, else ./models).
  * tok (may be NULL) receives the model's tokenizer; NULL for a model without one ("tiny"). */
 kv_status kv_model_open(const char *name_or_path, const char *models_dir, kv_model **out,

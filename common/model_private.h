@@ -25,6 +25,6 @@ void kv_model_shape(const kv_config *cfg, kv_role role, int64_t *rows, int64_t *
 /* Loaders. */
 kv_status kv_model_from_gguf(const char *path, const char *name, kv_model **out,
                              kv_tokenizer **tok);
-kv_status kv_model_synth(const char *name, kv_model **out, kv_tokenizer **tok); /* nano, tiny */
+kv_status kv_model_synth(const char *name, kv_model **out, kv_tokenizer **tok); /* nano, sharp, tiny */
 
 #endif

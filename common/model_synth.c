@@ -8,6 +8,8 @@
  *   nano  4 layers, d_model 128, 4 query heads and 2 KV heads of 32, ffn 256, vocabulary 260 (bytes),
  *         RoPE over 32 dims with theta 10000, tied head, no context limit; u = the top 24 bits of word i
  *         of the Philox stream (seed 0x6B766469, tensor number)
+ *   sharp nano, but queries 256 times as large: nearly every probability of attention underflows to 0, so that the
+ *         scores of policies tie
  *   tiny  2 layers, d_model 64, 4 and 2 heads of 32, ffn 96, vocabulary 64; u = the top 24 bits of
  *         splitmix64(((41 * 256 + tensor number) << 32) + i). The golden policy values of
  *         tests/golden/policies were made with it.
@@ -44,14 +46,23 @@ static uint32_t tiny_bits(uint32_t tensor, uint64_t i)
     .norm_eps = 1e-5f, .embed_scale = 1.0f, .norm_weight = 1, .tied_head = 1, .rope_sign = 1,      \
     .rope_theta = 10000.0, .n_heads = 4, .n_kv_heads = 2, .head_dim = 32, .rope_dims = 32
 
+#define NANO_SHAPE                                                                                 \
+    LLAMA_DEFAULTS, .vocab_size = 260, .n_layers = 4, .d_model = 128, .ffn_dim = 256, .bos_id = 1, \
+    .eos_id = 2, .pad_id = 0
+#define NANO_AMPLITUDES                                                                            \
+    [KV_ROLE_TOKEN_EMBD] = -2, [KV_ROLE_OUTPUT_NORM] = -2, [KV_ROLE_ATTN_NORM] = -2,               \
+    [KV_ROLE_ATTN_K] = -2, [KV_ROLE_ATTN_V] = -2, [KV_ROLE_ATTN_OUTPUT] = -3,                      \
+    [KV_ROLE_FFN_NORM] = -2, [KV_ROLE_FFN_GATE] = -2, [KV_ROLE_FFN_UP] = -2, [KV_ROLE_FFN_DOWN] = -3
+
 static const recipe recipes[] = {
     {.name = "nano",
-     .cfg = {LLAMA_DEFAULTS, .vocab_size = 260, .n_layers = 4, .d_model = 128, .ffn_dim = 256,
-             .bos_id = 1, .eos_id = 2, .pad_id = 0},
-     .amplitude = {[KV_ROLE_TOKEN_EMBD] = -2, [KV_ROLE_OUTPUT_NORM] = -2, [KV_ROLE_ATTN_NORM] = -2,
-                   [KV_ROLE_ATTN_Q] = -2, [KV_ROLE_ATTN_K] = -2, [KV_ROLE_ATTN_V] = -2,
-                   [KV_ROLE_ATTN_OUTPUT] = -3, [KV_ROLE_FFN_NORM] = -2, [KV_ROLE_FFN_GATE] = -2,
-                   [KV_ROLE_FFN_UP] = -2, [KV_ROLE_FFN_DOWN] = -3},
+     .cfg = {NANO_SHAPE},
+     .amplitude = {NANO_AMPLITUDES, [KV_ROLE_ATTN_Q] = -2},
+     .bits24 = nano_bits,
+     .has_bytes_tokenizer = 1},
+    {.name = "sharp",
+     .cfg = {NANO_SHAPE},
+     .amplitude = {NANO_AMPLITUDES, [KV_ROLE_ATTN_Q] = 6},
      .bits24 = nano_bits,
      .has_bytes_tokenizer = 1},
     {.name = "tiny",

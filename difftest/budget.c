@@ -116,3 +116,15 @@ double dt_budget_ratio(const dt_budget *b, int doc, int device, const char **why
     *why = b->devices[device].failed != KV_OK ? b->devices[device].why : "it was not measured";
     return b->ratio[doc * b->n_devices + device];
 }
+
+double dt_budget_codes(const kv_policy *p)
+{
+    switch (p->storage) {
+    case KV_STORE_KVARN:
+        return p->kvarn.tie == KV_TIE_LITERAL ? 0.06 : 0.02;
+    case KV_STORE_KIVI:
+        return 0.005;
+    default:
+        return (double)NAN;
+    }
+}

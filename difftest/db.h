@@ -7,6 +7,7 @@
 #define KV_DIFFTEST_DB_H
 
 #include "common/backend.h"
+#include "difftest/coverage.h"
 
 #include <sqlite3.h>
 #include <stdint.h>
@@ -90,7 +91,8 @@ enum {
     DT_TOK_NONFINITE = 1u << 2, /* NaN or infinity in a row of logits */
     DT_TOK_STATE = 1u << 3,     /* state digests differ after the step of this token */
     DT_TOK_BOUND = 1u << 4,     /* error bound exceeded */
-    DT_TOK_EVICT = 1u << 5      /* decisions of the step of this token differ */
+    DT_TOK_EVICT = 1u << 5,     /* decisions of the step of this token differ */
+    DT_TOK_TIE = 1u << 6        /* they differ by a legal tie */
 };
 
 typedef struct dt_tok_row {
@@ -100,7 +102,7 @@ typedef struct dt_tok_row {
     double nll_ref, nll_got; /* nats; nll_got is NaN without a device */
     double kl;               /* KL(ref || got), nats */
     float margin_ref;        /* reference: largest logit - second largest */
-    int32_t n_resident;      /* entries a layer and head held after the step (layer 0, head 0) */
+    int32_t n_resident;      /* tokens that layer 0, KV head 0 held after the step */
     int64_t max_ulp;         /* largest distance of a logit, in units in the last place */
 } dt_tok_row;
 
@@ -141,6 +143,9 @@ typedef struct dt_case {
     int64_t first_diff_pos; /* first token with any differing bit; -1 = none */
     int64_t n_words;        /* of the scored text, for word-level perplexity; -1 = unknown */
     uint64_t dropped_bytes;
+    int64_t n_ties;         /* decisions that differ by a legal tie */
+    int64_t bytes_ref, bytes_got, peak_ref, peak_got; /* of the records in the cache: at the end, at most; -1 = unknown */
+    int64_t cells[DT_CELL_COUNT];                     /* states visited; 0 = not */
     int has_digests;
     kv_digest digest_ref, digest_got;
     dt_tok_row *rows;

@@ -99,7 +99,7 @@ typedef struct dt_rows_sql {
 typedef struct dt_case_sql {
     dt_db *db;
     dt_rows_sql tok, hash, event;
-    sqlite3_stmt *kase, *retrieval, *touch;
+    sqlite3_stmt *kase, *retrieval, *coverage, *touch;
 } dt_case_sql;
 
 kv_status dt_case_sql_open(dt_db *db, dt_case_sql *out);

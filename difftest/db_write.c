@@ -71,6 +71,11 @@ const char *dt_case_status_name(dt_case_status s)
     X(max_ratio, GOT(DT_REAL(c->max_ratio)))            \
     X(first_bad_pos, AT(c->first_bad_pos))              \
     X(first_diff_pos, AT(c->first_diff_pos))            \
+    X(n_ties, GOT(DT_INT(c->n_ties)))                   \
+    X(bytes_ref, AT(c->bytes_ref))                      \
+    X(bytes_got, GOT(AT(c->bytes_got)))                 \
+    X(peak_bytes_ref, AT(c->peak_ref))                  \
+    X(peak_bytes_got, GOT(AT(c->peak_got)))             \
     X(content_ref, CONTENT(c->digest_ref.content))      \
     X(order_ref, DIG(c->digest_ref.order))              \
     X(score_ref, DIG(c->digest_ref.score))              \
@@ -94,6 +99,7 @@ static const char retrieval_sql[] =
     "INSERT INTO retrieval(case_id, ctx_len, depth_ppm, insert_pos, digits, expected, ans_ref,"
     " ans_got, ok_ref, ok_got, digits_ref, digits_got, nll_ref, nll_got, needle_resident_ref,"
     " needle_resident_got) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+static const char coverage_sql[] = "INSERT INTO coverage(case_id, cell, n) VALUES(?, ?, ?)";
 static const char touch_sql[] = "UPDATE run SET updated_at = ? WHERE run_id = ?";
 
 /* INSERT of n rows; parameter 1 is the case, the columns of the rows follow one after the other. */
@@ -131,6 +137,7 @@ kv_status dt_case_sql_open(dt_db *db, dt_case_sql *out)
     KV_TRY(rows_open(db, "tok_hash", hash_columns, &out->hash));
     KV_TRY(rows_open(db, "event", event_columns, &out->event));
     KV_TRY(dt_sql_prepare(db, retrieval_sql, &out->retrieval));
+    KV_TRY(dt_sql_prepare(db, coverage_sql, &out->coverage));
     return dt_sql_prepare(db, touch_sql, &out->touch);
 }
 
@@ -138,7 +145,8 @@ void dt_case_sql_close(dt_case_sql *s)
 {
     sqlite3_stmt *const all[] = {s->kase,       s->tok.one,   s->tok.many,
                                  s->hash.one,   s->hash.many, s->event.one,
-                                 s->event.many, s->retrieval, s->touch};
+                                 s->event.many, s->retrieval, s->coverage,
+                                 s->touch};
     for (int i = 0; i < DT_COUNT(all); i++)
         sqlite3_finalize(all[i]);
     memset(s, 0, sizeof *s);
@@ -264,6 +272,15 @@ static kv_status write_retrieval(const dt_case_sql *s, const dt_retrieval *r, in
     return run_bound(s->db, s->retrieval, v, DT_COUNT(v), "writing a retrieval");
 }
 
+static kv_status write_coverage(const dt_case_sql *s, const dt_case *c, int64_t case_id)
+{
+    for (int i = 0; i < DT_CELL_COUNT; i++) {
+        const dt_value v[] = {DT_INT(case_id), DT_TEXT(dt_cell_name(i)), DT_INT(c->cells[i])};
+        if (c->cells[i]) KV_TRY(run_bound(s->db, s->coverage, v, DT_COUNT(v), "writing visited states"));
+    }
+    return KV_OK;
+}
+
 static kv_status write_all(const dt_case_sql *s, const dt_case *c)
 {
     KV_TRY(write_kase(s, c));
@@ -272,6 +289,7 @@ static kv_status write_all(const dt_case_sql *s, const dt_case *c)
     KV_TRY(write_many(s->db, &s->hash, bind_hash, c, case_id, c->n_hashes, "writing digests"));
     KV_TRY(write_many(s->db, &s->event, bind_event, c, case_id, c->n_events, "writing decisions"));
     if (c->retrieval) KV_TRY(write_retrieval(s, c->retrieval, case_id));
+    KV_TRY(write_coverage(s, c, case_id));
     const dt_value v[] = {DT_INT(time(NULL)), DT_INT(c->run_id)};
     return run_bound(s->db, s->touch, v, DT_COUNT(v), "writing a case");
 }

@@ -74,6 +74,36 @@ kv_status dt_digest(const kv_backend *b, kv_session *s, int32_t layer, int conte
     return st;
 }
 
+static int64_t record_bytes(const kv_state_head *h, void *blob)
+{
+    size_t offset = sizeof *h;
+    int64_t bytes = 0;
+    for (int64_t i = 0; i < (int64_t)h->n_layers * h->n_kv_heads; i++) {
+        const kv_state_view v = kv_state_place(h, blob, &offset, -1, 0);
+        for (int32_t e = 0; e < v.run->n; e++)
+            bytes += kv_state_record_bytes(h, &v, e);
+    }
+    return bytes;
+}
+
+/* Where records have one size an export without them will do. */
+kv_status dt_cache_bytes(const kv_backend *b, kv_session *s, kv_buffer *buffer, int64_t *bytes)
+{
+    kv_state_head h = {0};
+    for (uint32_t what = 0; what <= KV_STATE_KV && h.record_bytes == 0; what += KV_STATE_KV) {
+        size_t size;
+        KV_TRY(dt_export(b, s, -1, what, buffer, &size));
+        const kv_status st = kv_state_check(buffer->p, size);
+        if (st != KV_OK) {
+            kv_prefix_message("%s", b->name);
+            return st;
+        }
+        memcpy(&h, buffer->p, sizeof h);
+    }
+    *bytes = record_bytes(&h, buffer->p);
+    return KV_OK;
+}
+
 /* Tokens of [from, to) among those that entry i stands for. A coded tile stands for all up to the next entry's
  * first: where tiles are kept, tokens have no gaps. kivi's value rows are the same tokens once more. */
 static int64_t tokens_inside(const kv_state_head *h, const kv_state_view *v, int32_t i, int64_t from, int64_t to)

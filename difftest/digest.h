@@ -18,6 +18,9 @@ kv_status dt_export(const kv_backend *b, kv_session *s, int32_t layer, uint32_t 
 kv_status dt_digest(const kv_backend *b, kv_session *s, int32_t layer, int content, kv_buffer *buffer,
                     kv_digest *out);
 
+/* Bytes of all records in the cache, all layers and heads, without the padding of exports. */
+kv_status dt_cache_bytes(const kv_backend *b, kv_session *s, kv_buffer *buffer, int64_t *bytes);
+
 /* Tokens with an original index in [from, to) that layer 0, KV head 0 holds, in coded tiles or by themselves. */
 kv_status dt_count_resident(const kv_backend *b, kv_session *s, int64_t from, int64_t to,
                             kv_buffer *buffer, int32_t *n);

@@ -164,14 +164,8 @@ static kv_status lock(flow *f)
     dt_engine *e = f->e;
     size_t size;
     KV_TRY(dt_export(e->ref_backend, e->ref, -1, KV_STATE_KV | KV_STATE_SCORE, &e->blob, &size));
-    for (int i = 0; i < f->n_lanes; i++) {
-        dt_lane *l = &f->lanes[i];
-        if (!l->alive || !l->side || l->side->backend->import_state(l->session, e->blob.p, size) == KV_OK)
-            continue;
-        dt_lane_fail(l, DT_CASE_ERROR, -1, "import of the reference's cache: %s",
-                     l->side->backend->last_error(l->session));
-        l->alive = 0;
-    }
+    for (int i = 0; i < f->n_lanes; i++)
+        if (f->lanes[i].alive && f->lanes[i].side) dt_lane_import(&f->lanes[i], e->blob.p, size);
     return KV_OK;
 }
 
@@ -194,6 +188,7 @@ static kv_status step_reference(flow *f, const kv_step *step)
     e->ref_seconds += kv_now() - t;
     if (st != KV_OK) return kv_fail(st, "reference: %s", e->ref_backend->last_error(e->ref));
     count_resident(f);
+    dt_coverage_step(&e->coverage, step, &e->ref_events);
     return KV_OK;
 }
 
@@ -261,16 +256,20 @@ static kv_status check_state(flow *f, int64_t pos)
 {
     dt_engine *e = f->e;
     kv_digest ref;
+    int64_t bytes;
     int exact = 0, any = 0;
+    f->checked = pos + 1;
+    KV_TRY(dt_cache_bytes(e->ref_backend, e->ref, &e->state, &bytes));
     for (int i = 0; i < f->n_lanes; i++) {
+        dt_lane_note_bytes(&f->lanes[i], bytes);
         any |= f->lanes[i].alive && f->lanes[i].side;
         exact |= f->lanes[i].alive && f->lanes[i].bitexact;
     }
-    f->checked = pos + 1;
     if (!any) return KV_OK;
     KV_TRY(dt_digest(e->ref_backend, e->ref, -1, exact, &e->state, &ref));
     for (int i = 0; i < f->n_lanes; i++)
-        if (f->lanes[i].alive && f->lanes[i].side) KV_TRY(dt_lane_check_state(&f->lanes[i], pos, &ref));
+        if (f->lanes[i].alive && f->lanes[i].side)
+            KV_TRY(dt_lane_check_state(&f->lanes[i], pos, &ref, pos + 1 == f->end));
     return KV_OK;
 }
 
@@ -328,6 +327,7 @@ static kv_status reset_all(flow *f)
 {
     KV_TRY(f->e->ref_backend->reset(f->e->ref));
     f->resident = 0;
+    dt_coverage_reset(&f->e->coverage);
     for (int i = 0; i < f->n_lanes; i++) {
         dt_lane *l = &f->lanes[i];
         if (!l->alive || !l->side || l->side->backend->reset(l->session) == KV_OK) continue;
@@ -363,6 +363,7 @@ kv_status dt_engine_run(dt_engine *e, int doc, int policy, const int *todo)
     const dt_plan *p = e->plan;
     KV_TRY(open_sessions(e, policy));
     flow f = {.e = e, .doc = doc, .policy = &p->policies[policy], .tokens = p->docs[doc].stream.tokens.v};
+    dt_coverage_begin(&e->coverage, f.policy, p->model->cfg.n_layers);
     char label[KV_POLICY_TEXT_MAX + 80], text[KV_POLICY_TEXT_MAX];
     kv_policy_format(&p->policies[policy], text);
     snprintf(label, sizeof label, "%.60s  %s", p->docs[doc].doc->name, text);

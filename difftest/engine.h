@@ -41,6 +41,7 @@ typedef struct dt_engine {
     dt_budget budget;
     kv_buffer ref_logits, got_logits, ref_nll, got_nll, targets, metrics, blob, state;
     kv_events ref_events;
+    dt_coverage coverage;  /* of the document and policy on their way */
     int64_t rows_kept;     /* token rows handed to the writer so far */
     double ref_seconds, got_seconds, wall_seconds;
 } dt_engine;

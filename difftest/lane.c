@@ -1,6 +1,8 @@
 #include "difftest/lane.h"
 
+#include "common/state.h"
 #include "common/tile.h"
+#include "difftest/decisions.h"
 #include "difftest/digest.h"
 
 #include <math.h>
@@ -14,7 +16,8 @@
 void dt_lane_begin(dt_lane *l, dt_engine *e, int doc, int policy, int index)
 {
     *l = (dt_lane){.engine = e, .doc = doc, .policy = policy, .index = index, .first_bad = -1,
-                   .status = DT_CASE_PASS, .alive = 1};
+                   .status = DT_CASE_PASS, .alive = 1, .bytes_ref = -1, .bytes_got = -1, .peak_ref = -1,
+                   .peak_got = -1};
     dt_acc_init(&l->acc);
     if (index < 0) {
         l->status = DT_CASE_RECORDED;
@@ -25,6 +28,7 @@ void dt_lane_begin(dt_lane *l, dt_engine *e, int doc, int policy, int index)
     l->session = d->session;
     l->bitexact = l->side->backend->contract == KV_CONTRACT_BITEXACT &&
                   e->plan->device_model == e->plan->model;
+    l->free_choice = e->plan->device_model != e->plan->model && dt_decides_by_score(&e->plan->policies[policy]);
     if (!d->session)
         dt_lane_fail(l, d->status, -1, "%s", d->reason);
     else if (l->side->backend->reset(d->session) != KV_OK)
@@ -59,6 +63,13 @@ void dt_lane_step(dt_lane *l, const kv_step *step)
     if (st == KV_OK) return;
     dt_lane_fail(l, DT_CASE_ERROR, -1, "step of %d tokens: %s", step->n,
                  l->side->backend->last_error(l->session));
+    l->alive = 0;
+}
+
+void dt_lane_import(dt_lane *l, const void *blob, size_t size)
+{
+    if (l->side->backend->import_state(l->session, blob, size) == KV_OK) return;
+    dt_lane_fail(l, DT_CASE_ERROR, -1, "import of the reference's cache: %s", l->side->backend->last_error(l->session));
     l->alive = 0;
 }
 
@@ -97,21 +108,18 @@ static void name_decision(const kv_event *v, int64_t base, char *dst, size_t siz
         snprintf(dst + n, size - (size_t)n, " in no slot");
 }
 
-/* The first decision in which the lists differ. */
-static void name_difference(dt_lane *l, const dt_seen *s)
+/* The first decision in which the lists differ and no tie explains it. */
+static void name_difference(dt_lane *l, const dt_seen *s, const dt_decisions *d)
 {
     char place[64], ref[96], got[96];
-    size_t i = 0;
-    while (i < s->events->n && i < l->events.n &&
-           memcmp(&s->events->v[i], &l->events.v[i], sizeof *s->events->v) == 0)
-        i++;
-    const int64_t pos = i < s->events->n ? s->base + s->events->v[i].token : s->pos0 + s->n - 1;
-    if (i == s->events->n || i == l->events.n) {
-        dt_lane_fail(l, DT_CASE_FAIL, pos, "%zu decisions instead of %zu in the step at token %lld", l->events.n,
-                     s->events->n, (long long)s->pos0);
+    const kv_events *theirs = s->events, *own = &l->events;
+    const int64_t pos = d->ref_at < theirs->n ? s->base + theirs->v[d->ref_at].token : s->pos0 + s->n - 1;
+    if (d->ref_at == theirs->n || d->got_at == own->n) {
+        dt_lane_fail(l, DT_CASE_FAIL, pos, "%zu decisions instead of %zu in the step at token %lld", own->n, theirs->n,
+                     (long long)s->pos0);
         return;
     }
-    const kv_event *r = &s->events->v[i], *g = &l->events.v[i];
+    const kv_event *r = &theirs->v[d->ref_at], *g = &own->v[d->got_at];
     name_place(r, place, sizeof place);
     if (r->kind == g->kind && r->og == g->og && r->slot == g->slot) {
         dt_lane_fail(l, DT_CASE_FAIL, pos, "decision at token %lld, %s: equal but for cause, layer, head or margin (%a in "
@@ -121,15 +129,39 @@ static void name_difference(dt_lane *l, const dt_seen *s)
     }
     name_decision(r, s->base, ref, sizeof ref);
     name_decision(g, s->base, got, sizeof got);
-    dt_lane_fail(l, DT_CASE_FAIL, pos, "decision at token %lld, %s: reference %s, device %s", (long long)pos, place, ref, got);
+    if (isfinite(r->margin))
+        dt_lane_fail(l, DT_CASE_FAIL, pos, "decision at token %lld, %s: reference %s with margin %.3g, device %s",
+                     (long long)pos, place, ref, (double)r->margin, got);
+    else
+        dt_lane_fail(l, DT_CASE_FAIL, pos, "decision at token %lld, %s: reference %s, device %s", (long long)pos, place,
+                     ref, got);
 }
 
-static kv_status compare_events(dt_lane *l, const dt_seen *s, int *differ)
+/* What the reference keeps after the step: scores to judge ties by, and the cache from which the device goes on. */
+static kv_status judge_decisions(dt_lane *l, const dt_seen *s, int exact)
 {
-    *differ = s->events->n != l->events.n ||
-              (s->events->n && memcmp(s->events->v, l->events.v, s->events->n * sizeof *s->events->v) != 0);
-    if (*differ) name_difference(l, s);
-    if (!*differ && !l->engine->plan->options->all_events) return KV_OK;
+    dt_engine *e = l->engine;
+    size_t size = 0;
+    if (!exact) {
+        KV_TRY(dt_export(e->ref_backend, e->ref, -1, KV_STATE_KV | KV_STATE_SCORE, &e->blob, &size));
+        KV_TRY(kv_state_check(e->blob.p, size));
+    }
+    const dt_decisions d = dt_decisions_judge(&e->plan->policies[l->policy], s->events, &l->events,
+                                              exact ? NULL : e->blob.p);
+    l->n_ties += d.ties;
+    if (d.broken) name_difference(l, s, &d);
+    else dt_lane_import(l, e->blob.p, size);
+    return KV_OK;
+}
+
+/* *flags receives DT_TOK_EVICT and DT_TOK_TIE as they apply. */
+static kv_status compare_events(dt_lane *l, const dt_seen *s, uint32_t *flags)
+{
+    const int exact = l->bitexact || dt_lane_follows(l), differ = !dt_decisions_same(s->events, &l->events, exact);
+    const int64_t ties = l->n_ties;
+    if (differ && !l->free_choice) KV_TRY(judge_decisions(l, s, exact));
+    *flags = (differ ? (uint32_t)DT_TOK_EVICT : 0) | (l->n_ties > ties ? (uint32_t)DT_TOK_TIE : 0);
+    if (!differ && !l->engine->plan->options->all_events) return KV_OK;
     KV_TRY(keep_events(&l->kept_ref, s->events, s->base));
     return keep_events(&l->kept_got, &l->events, s->base);
 }
@@ -178,8 +210,8 @@ kv_status dt_lane_compare(dt_lane *l, const dt_seen *s, const float *got, const 
 {
     dt_engine *e = l->engine;
     const int64_t V = e->plan->model->cfg.vocab_size;
-    int differ = 0;
-    if (l->side && !l->side->is_policy) KV_TRY(compare_events(l, s, &differ));
+    uint32_t decisions = 0;
+    if (l->side && !l->side->is_policy) KV_TRY(compare_events(l, s, &decisions));
     const int32_t n = s->to - s->from;
     if (n <= 0) return KV_OK;
     KV_TRY(kv_buffer_reserve(&e->metrics, (size_t)n * sizeof(dt_row_metrics)));
@@ -195,7 +227,7 @@ kv_status dt_lane_compare(dt_lane *l, const dt_seen *s, const float *got, const 
             dt_lane_fail(l, DT_CASE_FAIL, pos, "canonical NLL of token %lld differs although its logits do not: "
                                                "reference %a, device %a", (long long)pos, (double)s->nll[r],
                          (double)got_nll[r]);
-        KV_TRY(keep_row(l, s, r, &m[i], differ && r == s->to - 1 ? (uint32_t)DT_TOK_EVICT : 0));
+        KV_TRY(keep_row(l, s, r, &m[i], r == s->to - 1 ? decisions : 0));
     }
     return KV_OK;
 }
@@ -239,24 +271,48 @@ static const char *what_differs(const kv_digest *a, const kv_digest *b)
     return "scores";
 }
 
-kv_status dt_lane_check_state(dt_lane *l, int64_t pos, const kv_digest *ref)
+void dt_lane_note_bytes(dt_lane *l, int64_t ref)
+{
+    l->bytes_ref = ref;
+    if (ref > l->peak_ref) l->peak_ref = ref;
+}
+
+/* Size of the device's cache and its digest; *digest is of its export where it has none of its own. */
+static kv_status look_at_cache(dt_lane *l, int last, kv_digest *digest)
 {
     dt_engine *e = l->engine;
+    const kv_backend *side = l->side->backend;
+    KV_TRY(dt_cache_bytes(side, l->session, &e->state, &l->bytes_got));
+    if (l->bytes_got > l->peak_got) l->peak_got = l->bytes_got;
+    KV_TRY(dt_digest(side, l->session, -1, l->bitexact, &e->state, digest));
+    if (!last || !l->bitexact || !(side->caps & KV_CAP_DIGEST)) return KV_OK;
+    kv_backend plain = *side;
+    kv_digest exported;
+    plain.caps &= ~(uint32_t)KV_CAP_DIGEST;
+    KV_TRY(dt_digest(&plain, l->session, -1, 1, &e->state, &exported));
+    if (digest->content == exported.content && digest->order == exported.order && digest->score == exported.score)
+        return KV_OK;
+    return kv_fail(KV_ERR_MISMATCH, "the side's own digest is not that of its export: %s",
+                   what_differs(&exported, digest));
+}
+
+kv_status dt_lane_check_state(dt_lane *l, int64_t pos, const kv_digest *ref, int last)
+{
     int32_t layer;
-    if (l->side->is_policy) return KV_OK; /* another policy keeps other tokens, by right */
-    const kv_status st = dt_digest(l->side->backend, l->session, -1, l->bitexact, &e->state, &l->digest);
+    const kv_status st = look_at_cache(l, last, &l->digest);
     if (st != KV_OK) {
-        dt_lane_fail(l, DT_CASE_ERROR, -1, "cache export: %s", kv_message());
+        dt_lane_fail(l, st == KV_ERR_MISMATCH ? DT_CASE_FAIL : DT_CASE_ERROR, -1, "cache export: %s", kv_message());
         l->alive = 0;
         return KV_OK;
     }
+    if (l->side->is_policy) return KV_OK; /* another policy keeps other tokens, by right */
     l->ref_digest = *ref;
     l->has_digest = 1;
     if (!l->bitexact) l->digest.content = l->ref_digest.content = 0; /* rounding differs by right */
     if (l->bitexact) KV_TRY(keep_hash(l, pos, -1, ref->content, l->digest.content));
     const int same = l->ref_digest.content == l->digest.content && ref->order == l->digest.order &&
                      (ref->score == l->digest.score || !l->bitexact);
-    if (same) return KV_OK;
+    if (same || l->free_choice) return KV_OK;
     if (l->n_rows && l->rows[l->n_rows - 1].pos == pos) l->rows[l->n_rows - 1].flags |= DT_TOK_STATE;
     if (l->status != DT_CASE_PASS) return KV_OK;
     const char *what = what_differs(&l->ref_digest, &l->digest);

@@ -11,12 +11,15 @@ typedef struct dt_lane {
     const dt_side *side;       /* NULL: the reference alone */
     kv_session *session;       /* of the engine */
     int bitexact;              /* held to the bits of the reference */
+    int free_choice;           /* another model's scores choose other tokens, by right: decisions are not judged */
     int alive;                 /* 0: it has failed and is not fed any more */
     dt_case_status status;     /* verdict so far */
     char reason[512];
     int64_t first_bad;         /* -1 = none yet */
     dt_acc acc;
     kv_events events;          /* of the current step */
+    int64_t n_ties;            /* decisions that differ by a legal tie */
+    int64_t bytes_ref, bytes_got, peak_ref, peak_got; /* of the cache, -1 = unknown */
     double seconds;
     int has_digest;
     kv_digest digest, ref_digest;
@@ -55,11 +58,19 @@ void dt_lane_fail(dt_lane *l, dt_case_status status, int64_t pos, const char *fm
 /* Feeds a step to the device; its time is counted. A failure ends the lane with ERROR. */
 void dt_lane_step(dt_lane *l, const kv_step *step);
 
-/* Compares the step that was just fed: decisions, rows of logits, canonical NLL. */
+/* Sets the device's cache to an export of the reference's. A failure ends the lane with ERROR. */
+void dt_lane_import(dt_lane *l, const void *blob, size_t size);
+
+/* Compares the step that was just fed: decisions, rows of logits, canonical NLL. After a legal tie the device goes on
+ * from the reference's cache. */
 kv_status dt_lane_compare(dt_lane *l, const dt_seen *seen, const float *got, const float *got_nll);
 
-/* Compares cache digests after the token at pos; names the layer when they differ. */
-kv_status dt_lane_check_state(dt_lane *l, int64_t pos, const kv_digest *ref);
+/* Compares cache digests after the token at pos and takes the size of the device's cache; names the layer when digests
+ * differ. last: the segment ends here, where a digest of the device's own is compared with that of its export. */
+kv_status dt_lane_check_state(dt_lane *l, int64_t pos, const kv_digest *ref, int last);
+
+/* Takes the size of the reference's cache. */
+void dt_lane_note_bytes(dt_lane *l, int64_t ref);
 
 /* Decides and hands the case to the writer. */
 kv_status dt_lane_finish(dt_lane *l, double wall_seconds, double ref_seconds);

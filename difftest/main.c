@@ -14,6 +14,7 @@
 #define COMMANDS(X)                                                                            \
     X(run, "stream documents through the reference and devices; store and judge what differs") \
     X(query, "ask the results database")                                                       \
+    X(coverage, "which states of the caches the passed cases of a database went through")      \
     X(info, "this machine, this build, and which sides can run here")                          \
     X(model, "describe or check a model")                                                      \
     X(corpus, "describe the documents of a corpus")                                            \

@@ -8,15 +8,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_FAILURES = 10, CELL_MAX = 512 };
+enum { MAX_FAILURES = 10, CELL_MAX = 512, MIB = 1 << 20 };
 
 /* Columns of the query below. */
 enum { KEY, DEVICE, STATUS, REASON, REPRO, N_TOK, NLL_REF, NLL_GOT, KL, MAX_ULP, MAX_ABS, TOP1, FIRST_DIFF, WORDS,
-       OK_REF, OK_GOT, RATIO, DROPPED };
+       OK_REF, OK_GOT, RATIO, DROPPED, BYTES_REF, BYTES_GOT, TIES };
 
 static const char cases_sql[] =
     "SELECT k.key, k.device, k.status, k.reason, k.repro, k.n_tok, k.sum_nll_ref, k.sum_nll_got, k.sum_kl,"
-    " k.max_ulp, k.max_abs, k.n_top1_same, k.first_diff_pos, k.n_words, r.ok_ref, r.ok_got, k.max_ratio, k.dropped_bytes"
+    " k.max_ulp, k.max_abs, k.n_top1_same, k.first_diff_pos, k.n_words, r.ok_ref, r.ok_got, k.max_ratio, k.dropped_bytes,"
+    " k.bytes_ref, k.bytes_got, k.n_ties"
     " FROM kase k LEFT JOIN retrieval r USING(case_id) WHERE k.run_id = ?1 ORDER BY k.case_id";
 
 static const char retrieval_sql[] =
@@ -86,6 +87,35 @@ static void retrieval_cell(dt_table *t, sqlite3_stmt *s)
     dt_table_text(t, cell);
 }
 
+/* The reference's cache at the end; the device's behind it where it differs. */
+static void cache_cell(dt_table *t, sqlite3_stmt *s)
+{
+    char cell[64];
+    const int64_t ref = sqlite3_column_int64(s, BYTES_REF), got = sqlite3_column_int64(s, BYTES_GOT);
+    if (sqlite3_column_type(s, BYTES_REF) == SQLITE_NULL) {
+        dt_table_text(t, NULL);
+        return;
+    }
+    const int n = snprintf(cell, sizeof cell, "%.3f", (double)ref / MIB);
+    if (sqlite3_column_type(s, BYTES_GOT) != SQLITE_NULL && got != ref)
+        snprintf(cell + n, sizeof cell - (size_t)n, "/%.3f", (double)got / MIB);
+    dt_table_text(t, cell);
+}
+
+static void verdict_cell(dt_table *t, sqlite3_stmt *s)
+{
+    char cell[80];
+    const int64_t ties = sqlite3_column_int64(s, TIES);
+    const int provisional = strcmp(text(s, STATUS), "PASS") == 0 && strcmp(text(s, REASON), "provisional") == 0;
+    int n = snprintf(cell, sizeof cell, "%s", text(s, STATUS));
+    if (provisional || ties) n += snprintf(cell + n, sizeof cell - (size_t)n, " (%s", provisional ? "provisional" : "");
+    if (ties)
+        n += snprintf(cell + n, sizeof cell - (size_t)n, "%s%lld legal tie%s", provisional ? ", " : "", (long long)ties,
+                      ties == 1 ? "" : "s");
+    if (provisional || ties) snprintf(cell + n, sizeof cell - (size_t)n, ")");
+    dt_table_text(t, cell);
+}
+
 static void case_row(dt_table *t, sqlite3_stmt *s)
 {
     char part[CELL_MAX];
@@ -105,12 +135,9 @@ static void case_row(dt_table *t, sqlite3_stmt *s)
     integer(t, s, MAX_ULP);
     number(t, s, TOP1, "%.4f", (double)sqlite3_column_int64(s, TOP1) / d);
     integer(t, s, FIRST_DIFF);
+    cache_cell(t, s);
     retrieval_cell(t, s);
-    key_part(text(s, REASON), 0, part, sizeof part);
-    if (strcmp(text(s, STATUS), "PASS") == 0 && strcmp(part, "provisional") == 0)
-        dt_table_text(t, "PASS (provisional)");
-    else
-        dt_table_text(t, text(s, STATUS));
+    verdict_cell(t, s);
 }
 
 static int status_of(const char *name)
@@ -128,7 +155,7 @@ static kv_status print_cases(dt_db *db, int64_t run_id, FILE *out, dt_outcome *o
     } columns[] = {{"document", DT_LEFT}, {"policy", DT_LEFT}, {"device", DT_LEFT}, {"tokens", DT_RIGHT},
                    {"ppl ref", DT_RIGHT}, {"ppl device", DT_RIGHT}, {"word ppl", DT_RIGHT},
                    {"mean KL", DT_RIGHT}, {"max diff", DT_RIGHT}, {"max ulp", DT_RIGHT}, {"top-1", DT_RIGHT},
-                   {"first diff", DT_RIGHT}, {"key ref/dev", DT_LEFT}, {"verdict", DT_LEFT}};
+                   {"first diff", DT_RIGHT}, {"cache MiB", DT_RIGHT}, {"key ref/dev", DT_LEFT}, {"verdict", DT_LEFT}};
     sqlite3_stmt *s;
     KV_TRY(prepare(db, cases_sql, run_id, &s));
     dt_table *t = dt_table_new(DT_FORMAT_TABLE, out);

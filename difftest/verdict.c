@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* A device that promises bits has been judged row by row; the others are measured against a budget. */
 static double judge_bounded(dt_lane *l)
@@ -19,6 +20,20 @@ static double judge_bounded(dt_lane *l)
                                                "ref64; up to %d is provisionally accepted",
                      ratio * DT_BUDGET_FACTOR, DT_BUDGET_FACTOR);
     return ratio;
+}
+
+/* Where codes may flip, the case as a whole decides; a locked one starts every step from the reference's codes and needs no
+ * such allowance. Returns the used part of the allowance, NaN: there is none. */
+static double judge_codes(dt_lane *l)
+{
+    const dt_plan *p = l->engine->plan;
+    const double bound = dt_budget_codes(&p->policies[l->policy]), n = (double)l->acc.n_tok;
+    if (isnan(bound) || p->options->mode == DT_MODE_LOCKED) return (double)NAN;
+    const double kl = l->acc.sum_kl / n, nll = fabs(l->acc.sum_nll_got - l->acc.sum_nll_ref) / n;
+    if (!(kl <= bound && nll <= bound))
+        dt_lane_fail(l, DT_CASE_UNTRUSTED, -1, "mean KL %.3g and mean NLL difference %.3g nats; flipped codes explain up to "
+                                               "%g", kl, nll, bound);
+    return (kl > nll ? kl : nll) / bound;
 }
 
 static double judge(dt_lane *l)
@@ -42,7 +57,8 @@ static double judge(dt_lane *l)
     case KV_CONTRACT_BITEXACT:
         return (double)NAN;
     case KV_CONTRACT_BOUNDED: {
-        const double ratio = judge_bounded(l);
+        double ratio = judge_bounded(l);
+        if (l->status == DT_CASE_PASS) ratio = fmax(ratio, judge_codes(l)); /* a NaN loses */
         if (l->status == DT_CASE_PASS) snprintf(l->reason, sizeof l->reason, "provisional");
         return ratio;
     }
@@ -118,10 +134,16 @@ kv_status dt_lane_finish(dt_lane *l, double wall_seconds, double ref_seconds)
                  .first_diff_pos = l->side ? first_difference(l) : -1,
                  .n_words = d->n_words,
                  .dropped_bytes = d->stream.dropped_bytes,
+                 .n_ties = l->n_ties,
+                 .bytes_ref = l->bytes_ref,
+                 .bytes_got = l->bytes_got,
+                 .peak_ref = l->peak_ref,
+                 .peak_got = l->peak_got,
                  .has_digests = l->has_digest,
                  .digest_ref = l->ref_digest,
                  .digest_got = l->digest,
                  .retrieval = d->stream.is_passkey && l->retrieval.expected ? &l->retrieval : NULL};
+    if (l->side && !l->side->is_policy && l->alive) memcpy(c.cells, e->coverage.n, sizeof c.cells);
     give_lists(l, &c);
     return dt_writer_push(e->writer, &c);
 }

@@ -4,6 +4,8 @@
  *     lie=WORD   see LIAR_LIES
  *     at=N       token, counted from the last reset, at which it is told [0]
  *     noise=F    every finite logit is multiplied by 1 + F or 1 - F in turn: honest rounding, made coarse
+ *     codes=F    the same, but only where the storage has codes
+ *     margin=F   what the side says of the eviction that `victim` changes [as the honest side]
  *
  * The file that includes this defines
  *     static const kv_backend *liar_honest(void);   NULL: there is none
@@ -28,6 +30,7 @@
     X(nll, "the last bit of the canonical NLL")                              \
     X(mute, "success, but neither logits nor NLL are written")               \
     X(slot, "another slot in one decision of layer 1")                       \
+    X(victim, "one eviction of layer 1 takes the next token instead")         \
     X(margin, "another margin in one decision of layer 1")                   \
     X(lost, "one decision of layer 1 is missing")                            \
     X(extra, "one decision more than there were")                            \
@@ -59,7 +62,7 @@ struct kv_session {
     kv_session *honest;
     int lie;
     int64_t at, seen;
-    double noise;
+    double noise, codes, margin;
     int32_t vocab, pairs; /* pairs: of RoPE */
     int told; /* once is enough for `cache` */
     char message[KV_MESSAGE_MAX];
@@ -84,6 +87,8 @@ static int liar_option(kv_session *s, const char *key, const char *value)
     };
     if (strcmp(key, "at") == 0) s->at = strtoll(value, NULL, 10);
     else if (strcmp(key, "noise") == 0) s->noise = strtod(value, NULL);
+    else if (strcmp(key, "codes") == 0) s->codes = strtod(value, NULL);
+    else if (strcmp(key, "margin") == 0) s->margin = strtod(value, NULL);
     else if (strcmp(key, "lie") != 0) return 0;
     else {
         while (s->lie < LIAR_COUNT && strcmp(words[s->lie], value) != 0)
@@ -131,7 +136,9 @@ static kv_status liar_open(const kv_open_args *args, kv_session **out)
     if (!s) return KV_ERR_NOMEM;
     kv_open_args honest_args = *args;
     honest_args.options = NULL;
+    s->margin = -1;
     kv_status st = liar_options(s, args->options);
+    if (args->policy->storage == KV_STORE_KVARN || args->policy->storage == KV_STORE_KIVI) s->noise += s->codes;
     if (st == KV_OK && s->lie == LIAR_unsupported) st = liar_refuse(liar_open_message, KV_ERR_UNSUPPORTED);
     if (st == KV_OK && s->lie == LIAR_open) st = liar_refuse(liar_open_message, KV_ERR_DEVICE);
     if (st == KV_OK && (st = liar_honest()->open(&honest_args, &s->honest)) != KV_OK)
@@ -214,9 +221,14 @@ static void liar_bend_events(const kv_session *s, kv_events *list, size_t from)
 {
     for (size_t i = from; i < list->n; i++) {
         kv_event *e = &list->v[i];
-        if (e->token != s->at || e->layer != 1) continue;
+        if (e->token != s->at || e->layer != 1 || (s->lie == LIAR_victim && e->kind != KV_EVENT_EVICT)) continue;
         if (s->lie == LIAR_slot) e->slot++;
         if (s->lie == LIAR_margin) e->margin = 0.5f;
+        if (s->lie == LIAR_victim) {
+            e->og++;
+            e->slot++;
+            if (s->margin >= 0) e->margin = (float)s->margin;
+        }
         if (s->lie == LIAR_extra) (void)kv_events_push(list, *e);
         if (s->lie == LIAR_lost) {
             memmove(e, e + 1, (list->n - i - 1) * sizeof *e);

@@ -19,7 +19,8 @@ static struct {
 KV_UNUSED_TEST_HELPER kv_status puppet_open(const kv_open_args *args, kv_session **out)
 {
     kv_open_args own = *args;
-    own.policy = args->policy->selection == KV_SEL_FULL ? args->policy : &puppet.inner;
+    const int plain = args->policy->selection == KV_SEL_FULL && args->policy->storage == KV_STORE_F32;
+    own.policy = plain ? args->policy : &puppet.inner;
     return ref_backend()->open(&own, out);
 }
 

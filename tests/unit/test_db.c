@@ -368,6 +368,31 @@ static void an_older_schema_is_brought_up_to_date_and_keeps_its_rows(void **stat
     dt_db_close(db);
 }
 
+/* A database of the first schema keeps its cases; what they could not know is NULL. */
+static void cases_of_the_first_schema_survive(void **state)
+{
+    const dbkit *kit = (const dbkit *)*state;
+    size_t n;
+    const dt_migration *ours = dt_migrations(&n);
+    char sql[200];
+    dbkit_raw(kit->file, ours[0].sql);
+    snprintf(sql, sizeof sql, "PRAGMA application_id = %d; PRAGMA user_version = 1", DT_APPLICATION_ID);
+    dbkit_raw(kit->file, sql);
+    dbkit_raw(kit->file,
+              "PRAGMA foreign_keys = OFF; INSERT INTO env(fp, json) VALUES(x'01', '{}');"
+              "INSERT INTO build(fp, git_commit, git_dirty) VALUES(x'01', 'unknown', 0);"
+              "INSERT INTO run(uuid, kind, started_at, updated_at, argv, seed, plan_fp, host, boot_id, pid_ns, pid,"
+              " pid_start, env_id, build_id) VALUES('u', 'run', 1, 1, 'a', 0, x'01', 'h', 'b', 1, 1, 1, 1, 1);"
+              "INSERT INTO kase(run_id, key, device, mode, q, contract, contract_version, status, repro)"
+              " VALUES(1, 'k', 'emu', 'free', 16, 'bitexact', 1, 'PASS', 'kvdiff')");
+    dt_db *db = dbkit_open(kit, DT_DB_WRITE);
+    assert_int_equal(dbkit_int(db, "PRAGMA user_version"), dt_db_schema_version());
+    assert_int_equal(dbkit_int(db, "SELECT count(*) FROM v_case WHERE key = 'k' AND n_ties IS NULL AND bytes_ref IS NULL"
+                                   " AND peak_bytes_got IS NULL"), 1);
+    assert_int_equal(dbkit_int(db, "SELECT count(*) FROM coverage"), 0);
+    dt_db_close(db);
+}
+
 static void a_migration_that_fails_changes_nothing(void **state)
 {
     const dbkit *kit = (const dbkit *)*state;
@@ -432,9 +457,10 @@ static void names_in_c_are_the_rows_of_the_lookup_tables(void **state)
     assert_int_equal(dbkit_int(db, sql), 1);
     snprintf(sql, sizeof sql,
              "SELECT group_concat(bit || name, ' ') ="
-             " '%utop1 %utop5 %unonfinite %ustate %ubound %uevict'"
+             " '%utop1 %utop5 %unonfinite %ustate %ubound %uevict %utie'"
              " FROM (SELECT * FROM tok_flag ORDER BY bit)",
-             DT_TOK_TOP1, DT_TOK_TOP5, DT_TOK_NONFINITE, DT_TOK_STATE, DT_TOK_BOUND, DT_TOK_EVICT);
+             DT_TOK_TOP1, DT_TOK_TOP5, DT_TOK_NONFINITE, DT_TOK_STATE, DT_TOK_BOUND, DT_TOK_EVICT,
+             DT_TOK_TIE);
     assert_int_equal(dbkit_int(db, sql), 1);
     dt_db_close(db);
 }
@@ -462,6 +488,7 @@ int main(void)
         dbkit_test(a_lock_that_stays_is_reported),
         dbkit_test(network_file_systems_get_a_rollback_journal),
         dbkit_test(an_older_schema_is_brought_up_to_date_and_keeps_its_rows),
+        dbkit_test(cases_of_the_first_schema_survive),
         dbkit_test(a_migration_that_fails_changes_nothing),
         dbkit_test(versions_are_judged_by_mode),
         dbkit_test(names_in_c_are_the_rows_of_the_lookup_tables),

@@ -286,6 +286,8 @@ static void every_number_of_a_case_arrives(void **state)
     c.n_top1_same = 30, c.n_bitexact = 29, c.max_ulp = INT64_MAX;
     c.max_ratio = 0.25;
     c.first_bad_pos = 0, c.first_diff_pos = 5, c.n_words = 9, c.dropped_bytes = 4;
+    c.n_ties = 6, c.bytes_ref = INT64_C(1) << 40, c.bytes_got = 71, c.peak_ref = INT64_MAX, c.peak_got = 73;
+    c.cells[0] = 1, c.cells[DT_CELL_COUNT - 1] = INT64_MAX;
     c.has_digests = 1;
     c.digest_ref = (kv_digest){0xFFFFFFFFFFFFFFFFu, 2, 3};
     c.digest_got = (kv_digest){0x8000000000000000u, 5, 6};
@@ -321,6 +323,12 @@ static void every_number_of_a_case_arrives(void **state)
                              " max_ulp, max_ratio, first_bad_pos, first_diff_pos) ="
                              " (37 + 666 / 8.0, 37 + 666 / 4.0, 666 / 1024.0, 31 / 1024.0, 30, 29,"
                              " 9223372036854775807, 0.25, 0, 5) FROM kase"),
+                     1);
+    assert_int_equal(dbkit_int(db, "SELECT (n_ties, bytes_ref, bytes_got, peak_bytes_ref, peak_bytes_got) ="
+                                   " (6, 1099511627776, 71, 9223372036854775807, 73) FROM kase"),
+                     1);
+    assert_int_equal(dbkit_int(db, "SELECT group_concat(cell || n) = 'full.within1,kivi.pieces9223372036854775807'"
+                                   " FROM (SELECT * FROM coverage ORDER BY cell)"),
                      1);
     assert_int_equal(dbkit_int(db, "SELECT (content_ref, order_ref, score_ref, content_got,"
                                    " order_got, score_got) = (-1, 2, 3, -9223372036854775808, 5, 6)"
@@ -380,13 +388,14 @@ static void without_a_device_nothing_pretends_to_be_compared(void **state)
     c.retrieval = &r;
     c.status = DT_CASE_RECORDED;
     c.max_ratio = (double)NAN;
+    c.bytes_ref = c.bytes_got = c.peak_ref = c.peak_got = -1;
     c.has_digests = 1;
     c.n_events_got = 0;
     assert_ok(dbkit_write(db, &c));
     assert_int_equal(
         dbkit_int(db, "SELECT count(*) FROM kase WHERE coalesce(kernel_set_id, got_ms, sum_nll_got,"
-                      " sum_kl, max_kl, n_top1_same, n_bitexact, max_ulp, max_ratio, content_got,"
-                      " order_got, score_got, first_bad_pos, first_diff_pos, n_words) IS NULL"
+                      " sum_kl, max_kl, n_top1_same, n_bitexact, max_ulp, max_ratio, content_got, n_ties,"
+                      " bytes_ref, bytes_got, peak_bytes_ref, peak_bytes_got, order_got, score_got, first_bad_pos, first_diff_pos, n_words) IS NULL"
                       " AND content_ref = 0 AND sum_nll_ref = 31 AND status = 'RECORDED'"),
         1); /* 16 + 120 / 8 */
     assert_int_equal(dbkit_int(db, "SELECT count(*) FROM tok WHERE coalesce(nll_got, kl, max_ulp)"

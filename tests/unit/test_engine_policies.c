@@ -160,6 +160,221 @@ static void residents_are_those_of_one_head(void **state)
     lab_end(&l);
 }
 
+static kv_status refuse_import(kv_session *s, const void *src, size_t size)
+{
+    (void)src, (void)size;
+    snprintf(s->message, sizeof s->message, "as told");
+    return KV_ERR_INTERNAL;
+}
+
+/* ---- legal ties -------------------------------------------------------------------------------------------- */
+
+/* tova, as far as the engine can see: 40 entries, one leaves per step from token 40 on. At token 50 the reference's
+ * margin is what the test says; the device takes the next token instead. */
+static void tie(lab *l, int32_t contract, float margin, const char *options)
+{
+    puppet_instead("sliding:cap=40,pos=absolute");
+    begin(l, "book", "tova:cap=40");
+    l->o.q = 1;
+    l->o.digest_every = 1;
+    puppet.margins = 1;
+    puppet.at = 50;
+    puppet.layer = 1;
+    puppet.margin = margin;
+    lab_device(l, contract, options);
+    lab_run(l);
+}
+
+static const float close_margin = 15.9f * 0x1p-24f / 40;
+
+static void a_legal_tie_is_counted_and_the_device_goes_on_from_the_references_cache(void **state)
+{
+    (void)state;
+    for (int contract = KV_CONTRACT_BOUNDED; contract <= KV_CONTRACT_STATISTICAL; contract++) {
+        lab l;
+        tie(&l, contract, close_margin, "lie=victim,at=50");
+        lab_verdict(&l, 0, contract == KV_CONTRACT_BOUNDED ? "PASS" : "INCONCLUSIVE", "-",
+                    contract == KV_CONTRACT_BOUNDED ? "provisional" : "baseline");
+        lab_tells(&l, "SELECT n_ties FROM kase", "1");
+        lab_tells(&l, "SELECT group_concat(pos || ':' || flags) FROM tok WHERE flags", "50:96");
+        assert_int_equal(puppet.imports, 1);
+        lab_tells(&l, "SELECT group_concat(DISTINCT pos) || ',' || count(*) FROM event", "50,16");
+        lab_end(&l);
+    }
+}
+
+static void another_victim_that_was_no_close_call_is_a_bug(void **state)
+{
+    (void)state;
+    lab l;
+    tie(&l, KV_CONTRACT_BOUNDED, close_margin * 1.02f, "lie=victim,at=50");
+    lab_verdict(&l, 0, "FAIL", "50", "decision at token 50, layer 1: reference evicts 10 in slot 0 with margin 2.42e-08, device "
+                                     "evicts 11 in slot 1");
+    lab_tells(&l, "SELECT n_ties FROM kase", "0");
+    lab_tells(&l, "SELECT flags FROM tok WHERE pos = 50", "32");
+    assert_int_equal(puppet.imports, 0);
+    lab_end(&l);
+    tie(&l, KV_CONTRACT_BOUNDED, 0, "lie=victim,at=50,margin=1e-3");
+    lab_verdict(&l, 0, "FAIL", "50", "device evicts 11");
+    lab_end(&l);
+    tie(&l, KV_CONTRACT_BOUNDED, 0, "lie=victim,at=51"); /* the close call was at 50 */
+    lab_verdict(&l, 0, "FAIL", "51", "with margin 0.25, device evicts 12");
+    lab_end(&l);
+}
+
+static void a_bitexact_device_has_no_ties(void **state)
+{
+    (void)state;
+    lab l;
+    tie(&l, KV_CONTRACT_BITEXACT, 0, "lie=victim,at=50");
+    lab_verdict(&l, 0, "FAIL", "50", "device evicts 11");
+    lab_tells(&l, "SELECT n_ties FROM kase", "0");
+    lab_end(&l);
+}
+
+static void rounding_of_a_margin_is_no_difference_where_bits_are_not_promised(void **state)
+{
+    (void)state;
+    lab l;
+    tie(&l, KV_CONTRACT_BOUNDED, 0.5f, "lie=victim,at=1000"); /* never told */
+    lab_verdict(&l, 0, "PASS", "-", "provisional");
+    lab_end(&l);
+    tie(&l, KV_CONTRACT_BOUNDED, 0.125f, "lie=margin,at=49"); /* the reference's is 0.25, the device says 0.5 */
+    lab_verdict(&l, 0, "PASS", "-", "provisional");
+    lab_tells(&l, "SELECT count(*) FROM tok WHERE flags", "0");
+    lab_end(&l);
+    tie(&l, KV_CONTRACT_BITEXACT, 0.125f, "lie=margin,at=49");
+    lab_verdict(&l, 0, "FAIL", "49", "margin (0x1p-2 in the reference, 0x1p-1 in the device)");
+    lab_end(&l);
+}
+
+static void a_tie_needs_an_import_that_works(void **state)
+{
+    (void)state;
+    lab l;
+    tie(&l, KV_CONTRACT_BOUNDED, 0, "lie=victim,at=50");
+    lab_verdict(&l, 0, "PASS", "-", "provisional");
+    lab_end(&l);
+    puppet_instead("sliding:cap=40,pos=absolute");
+    begin(&l, "book", "tova:cap=40");
+    l.o.q = 1;
+    puppet.margins = 1;
+    puppet.at = 50;
+    puppet.layer = 1;
+    lab_device(&l, KV_CONTRACT_BOUNDED, "lie=victim,at=50");
+    l.tables[0].import_state = refuse_import;
+    lab_run(&l);
+    lab_verdict(&l, 0, "ERROR", "-", "import of the reference's cache");
+    lab_end(&l);
+}
+
+/* ---- size of the cache --------------------------------------------------------------------------------------- */
+
+/* nano: 4 layers of 2 KV heads; a record of fp32 is 256 bytes. */
+static void the_size_of_the_cache_is_that_of_its_records(void **state)
+{
+    (void)state;
+    lab l;
+    lab_reference = NULL;
+    begin(&l, "book", "sink:cap=20,sinks=4");
+    lab_device(&l, KV_CONTRACT_BITEXACT, "lie=none");
+    lab_run(&l);
+    lab_tells(&l, "SELECT (bytes_ref = 4 * 2 * 24 * 256) || (bytes_got = bytes_ref) || (peak_bytes_ref = bytes_ref) ||"
+                  " (peak_bytes_got = bytes_got) FROM kase", "1111");
+    lab_end(&l);
+    begin(&l, "book", "full");
+    l.o.window = 24; /* the peak is that of a chunk */
+    lab_run(&l);
+    lab_tells(&l, "SELECT (bytes_ref = 4 * 2 * 24 * 256) || (bytes_got IS NULL) || (peak_bytes_got IS NULL) FROM kase", "111");
+    lab_end(&l);
+}
+
+/* A prompt of 40 tokens that a reset makes forgotten: the peak stays. */
+static void the_peak_is_kept_when_the_cache_shrinks(void **state)
+{
+    (void)state;
+    lab l;
+    puppet_instead("full");
+    begin(&l, "book", "xwindow:window=40,stride=30,cache=0"); /* the puppet's cache holds its last window: 40, then 30 tokens */
+    lab_device(&l, KV_CONTRACT_BITEXACT, "lie=none");
+    lab_run(&l);
+    lab_tells(&l, "SELECT (bytes_ref = 4 * 2 * 30 * 256) || (peak_bytes_ref = 4 * 2 * 40 * 256) || (bytes_got = bytes_ref) ||"
+                  " (peak_bytes_got = peak_bytes_ref) FROM kase", "1111");
+    lab_end(&l);
+}
+
+/* ---- digests of the device's own --------------------------------------------------------------------------- */
+
+static int digests;
+
+/* Of the honest cache: under lie=k the export says something else. */
+static kv_status honest_digest(kv_session *s, int32_t layer, kv_digest *out)
+{
+    digests++;
+    return liar_honest()->digest(s->honest, layer, out);
+}
+
+static void a_digest_of_the_devices_own_is_checked_against_its_export(void **state)
+{
+    (void)state;
+    static const char *const lies[] = {"lie=none", "lie=k,at=40"};
+    for (int i = 0; i < 2; i++) {
+        lab l;
+        lab_reference = NULL;
+        begin(&l, "book", "full");
+        lab_device(&l, KV_CONTRACT_BITEXACT, lies[i]);
+        l.tables[0].caps |= KV_CAP_DIGEST;
+        l.tables[0].digest = honest_digest;
+        digests = 0;
+        lab_run(&l);
+        assert_int_equal(digests, 4); /* after 16, 32, 48 and 60 tokens */
+        lab_verdict(&l, 0, i ? "FAIL" : "PASS", "-", i ? "own digest is not that of its export: K or V bytes" : "");
+        lab_end(&l);
+    }
+}
+
+/* ---- coded storages ------------------------------------------------------------------------------------------ */
+
+static void coded(lab *l, const char *policy, int32_t mode, const char *options)
+{
+    puppet_instead("full");
+    begin(l, "book", policy);
+    l->o.mode = mode;
+    lab_device(l, KV_CONTRACT_BOUNDED, options);
+    lab_run(l);
+}
+
+/* Noise of 0.02 moves the mean NLL by 0.010, of 0.04 by 0.023, of 0.1 by 0.085 nats; KL stays below that. */
+static void flipped_codes_are_judged_by_their_means(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *policy, *options, *status;
+    } tries[] = {{"full+kivi:bits=4,group=16,residual=32", "lie=none,codes=1e-3", "PASS"},
+                 {"full+kivi:bits=4,group=16,residual=32", "lie=none,codes=0.02", "UNTRUSTED"},
+                 {"full+kvarn:tile=32", "lie=none,codes=0.04", "PASS"},
+                 {"full+kvarn:tile=32,tie=rel", "lie=none,codes=0.04", "UNTRUSTED"},
+                 {"full+kvarn:tile=32", "lie=none,codes=0.1", "UNTRUSTED"},
+                 {"full", "lie=none,codes=1.2", "PASS"}};
+    for (size_t i = 0; i < sizeof tries / sizeof *tries; i++) {
+        lab l;
+        const int passes = strcmp(tries[i].status, "PASS") == 0;
+        coded(&l, tries[i].policy, DT_MODE_FREE, tries[i].options);
+        lab_verdict(&l, 0, tries[i].status, "-", passes ? "provisional" : "flipped codes explain up to");
+        lab_tells(&l, "SELECT max_ratio > 1 FROM kase", passes ? "0" : "1");
+        lab_end(&l);
+    }
+}
+
+static void from_the_references_codes_there_is_no_such_judgement(void **state)
+{
+    (void)state;
+    lab l;
+    coded(&l, "full+kivi:bits=4,group=16,residual=32", DT_MODE_LOCKED, "lie=none,codes=0.1");
+    lab_verdict(&l, 0, "PASS", "-", "provisional");
+    lab_end(&l);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -170,6 +385,16 @@ int main(void)
         cmocka_unit_test(a_lie_in_a_window_is_told_by_its_place_in_the_document),
         cmocka_unit_test(a_question_under_windows_is_unsupported),
         cmocka_unit_test(residents_are_those_of_one_head),
+        cmocka_unit_test(a_legal_tie_is_counted_and_the_device_goes_on_from_the_references_cache),
+        cmocka_unit_test(another_victim_that_was_no_close_call_is_a_bug),
+        cmocka_unit_test(a_bitexact_device_has_no_ties),
+        cmocka_unit_test(rounding_of_a_margin_is_no_difference_where_bits_are_not_promised),
+        cmocka_unit_test(a_tie_needs_an_import_that_works),
+        cmocka_unit_test(the_size_of_the_cache_is_that_of_its_records),
+        cmocka_unit_test(the_peak_is_kept_when_the_cache_shrinks),
+        cmocka_unit_test(a_digest_of_the_devices_own_is_checked_against_its_export),
+        cmocka_unit_test(flipped_codes_are_judged_by_their_means),
+        cmocka_unit_test(from_the_references_codes_there_is_no_such_judgement),
     };
     return cmocka_run_group_tests(tests, folderkit_make, folderkit_remove);
 }

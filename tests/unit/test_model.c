@@ -15,12 +15,13 @@ static void the_catalogue_names_what_open_knows(void **state)
     (void)state;
     size_t n;
     const kv_model_entry *e = kv_model_catalogue(&n);
-    assert_int_equal(n, 3);
+    assert_int_equal(n, 4);
     assert_string_equal(e[0].name, "nano");
-    assert_string_equal(e[1].name, "tiny");
-    assert_string_equal(e[2].name, "smollm2");
+    assert_string_equal(e[1].name, "sharp");
+    assert_string_equal(e[2].name, "tiny");
+    assert_string_equal(e[3].name, "smollm2");
     assert_null(e[0].file);
-    assert_non_null(e[2].file);
+    assert_non_null(e[3].file);
     for (size_t i = 0; i < n; i++)
         assert_true(strlen(e[i].about) > 20);
 }
@@ -70,15 +71,35 @@ static void tiny_is_made_of_its_recipe(void **state)
     kv_model_close(m);
 }
 
+/* Nothing but the queries, and those by a power of two. */
+static void sharp_is_nano_with_larger_queries(void **state)
+{
+    (void)state;
+    kv_model *nano, *sharp;
+    assert_ok(kv_model_open("nano", NULL, &nano, NULL));
+    assert_ok(kv_model_open("sharp", NULL, &sharp, NULL));
+    assert_memory_equal(&nano->cfg, &sharp->cfg, sizeof nano->cfg);
+    for (int32_t l = 0; l < nano->cfg.n_layers; l++)
+        for (int role = KV_ROLE_GLOBAL_COUNT; role < KV_ROLE_COUNT; role++) {
+            const kv_tensor *t = kv_model_tensor(nano, (kv_role)role, l);
+            for (int64_t i = 0; t->data && i < t->rows * t->cols; i++)
+                assert_true(first_weight(sharp, (kv_role)role, l, i) ==
+                            first_weight(nano, (kv_role)role, l, i) * (role == KV_ROLE_ATTN_Q ? 256.0f : 1.0f));
+        }
+    kv_model_close(nano);
+    kv_model_close(sharp);
+}
+
 /* Stored results refer to these sums: the recipe never changes under the same name. */
 static void generated_models_keep_their_fingerprint(void **state)
 {
     (void)state;
     static const char *const known[][2] = {
         {"nano", "94a7b8c2b261cd4145d2d3c467c4c96713083c3c0dbf1db67fb4e85d05d41eab"},
+        {"sharp", "aba1930fefcaa28bb80cc11d740090149f95460879654032f9f4e318b0f126c7"},
         {"tiny", "71f6892f63155b7c16fffe163945b6891e7517427b67eb2c9875330ba204a3ef"},
     };
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         kv_model *m;
         char hex[65];
         assert_ok(kv_model_open(known[i][0], NULL, &m, NULL));
@@ -206,7 +227,7 @@ static void names_that_mean_nothing_are_refused_with_the_known_ones(void **state
 {
     (void)state;
     kv_model *m;
-    assert_refused(kv_model_open("nanno", NULL, &m, NULL), KV_ERR_USAGE, "nano, tiny, smollm2");
+    assert_refused(kv_model_open("nanno", NULL, &m, NULL), KV_ERR_USAGE, "nano, sharp, tiny, smollm2");
     assert_refused(kv_model_open("./nano.gguf", NULL, &m, NULL), KV_ERR_IO, "./nano.gguf");
     assert_refused(kv_model_open("smollm2", "no/such/folder", &m, NULL), KV_ERR_IO, "make models");
     kv_model_close(NULL);
@@ -275,6 +296,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_catalogue_names_what_open_knows),
         cmocka_unit_test(nano_is_made_of_its_recipe),
+        cmocka_unit_test(sharp_is_nano_with_larger_queries),
         cmocka_unit_test(tiny_is_made_of_its_recipe),
         cmocka_unit_test(generated_models_keep_their_fingerprint),
         cmocka_unit_test(a_gguf_file_becomes_a_llama),

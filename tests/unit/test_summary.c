@@ -82,6 +82,9 @@ static void keep(dt_db *db, int64_t run_id, int64_t device, const char *doc, dt_
     c.n_top1_same = 12;
     c.max_ulp = 7;
     c.first_diff_pos = status == DT_CASE_PASS ? -1 : 5;
+    c.bytes_ref = c.peak_ref = 3 << 20;
+    c.bytes_got = c.peak_got = status == DT_CASE_PASS ? 3 << 20 : 3 << 19;
+    c.n_ties = strcmp(doc, "near") == 0 || strcmp(doc, "odd") == 0;
     assert_ok(dbkit_write(db, &c));
 }
 
@@ -137,8 +140,11 @@ static void the_table_shows_what_was_stored(void **state)
     assert_says(row, number);
     assert_says(row, "0.7500"); /* top-1 */
     assert_true(strcmp(row + strlen(row) - 5, " PASS") == 0);
-    assert_says(line_with(text, "\nnear "), "PASS (provisional)");
+    assert_says(row, "  3.000  ");
+    assert_says(line_with(text, "\nnear "), "PASS (provisional, 1 legal tie)");
+    assert_says(line_with(text, "\nodd "), "UNTRUSTED (1 legal tie)");
     assert_says(line_with(text, "\nbad "), "FAIL");
+    assert_says(line_with(text, "\nbad "), "  3.000/1.500  ");
     assert_says(text, "\nFAIL  texts/bad|nano|sink:cap=40|emu|len=17|free|q=16\n      logits of token 5 differ\n"
                       "      repeat: kvdiff run --model nano\n");
     assert_says(text, "\nUNTRUSTED  texts/odd|");
