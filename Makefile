@@ -338,6 +338,7 @@ LAWS_BIN   := $(BUILD)/tests/laws/laws
 test-build: $(LAWS_BIN)
 BITS_BIN   := $(BUILD)/tests/bits/bits
 BENCH_BIN  := $(BUILD)/tests/bench/bench
+LONG_BIN   := $(BUILD)/tests/bench/long/long
 
 GOLDEN_AID := $(patsubst %,$(O)/tests/golden/%.o,golden duels first_tile text)
 $(GOLDEN_BIN): $(BUILD)/tests/golden/%: $(O)/tests/golden/%.o $(GOLDEN_AID) $(ALL_LIBS)
@@ -349,11 +350,14 @@ $(LAWS_BIN): $(patsubst %.c,$(O)/%.o,$(wildcard tests/laws/*.c)) $(ALL_LIBS)
 $(BITS_BIN): $(O)/tests/bits/bits.o $(LIBREF) $(LIBCOMMON)
 	$(call say,LINK,$@)
 	$(LINK_TEST) $(LIBS)
+$(LONG_BIN): $(O)/tests/bench/long/long.o $(ALL_LIBS)
+	$(call say,LINK,$@)
+	$(LINK_TEST) $(LIBS)
 $(BENCH_BIN): $(patsubst %.c,$(O)/%.o,$(wildcard tests/bench/*.c)) $(ALL_LIBS)
 	$(call say,LINK,$@)
 	$(LINK_TEST) -lopenblas $(LIBS)
 
-.PHONY: golden bits emu-matrix matrix results bench test-teeth
+.PHONY: golden bits emu-matrix matrix results bench bench-long test-teeth
 golden: all $(GOLDEN_BIN) ## the reference against independent double-precision programs (needs KVDIFF_SHARED)
 	$(Q)tests/run -j 1 -t 1800 -v @$(BUILD) $(wildcard tests/golden/*.sh) $(filter %/test_tokenizer_golden,$(UNIT_BIN))
 golden: $(filter %/test_tokenizer_golden,$(UNIT_BIN))
@@ -367,6 +371,8 @@ results: all ## what every policy costs on SmolLM2, into docs/results.md (hours)
 	$(Q)BUILD=$(BUILD) tools/results
 bench: all $(BENCH_BIN) ## speed as ratios against OpenBLAS and the machine's own limits
 	$(Q)$(BENCH_BIN)
+bench-long: $(LONG_BIN) ## a million tokens through bounded caches: flat memory, constant time; resumes where it stopped
+	$(Q)$(LONG_BIN) $(T)
 
 .PHONY: test-teeth fuzz exhaustive math-exhaustive
 test-teeth: ## plant one bug per group in a copy of the tree: every check must go red
