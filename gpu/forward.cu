@@ -40,10 +40,12 @@ public:
 private:
     kv_status prepare();
     kv_status upload_rows();
+    kv_status upload_own_rows();
     kv_status embed();
     kv_status attention_block(int32_t l);
     kv_status ffn_block(int32_t l);
     kv_status attend(int32_t l);
+    kv_status assemble(const gpu_layer_view &view, const gpu_slots &rows, gpu_attention_args *a);
     kv_status count(int32_t l, const gpu_attention_args &a);
     kv_status head();
     kv_status head_rows(int32_t first, int32_t n, int32_t out_row);
@@ -94,8 +96,12 @@ kv_status pass::prepare()
     KV_TRY(w_.attended.reserve(m * (size_t)q_width(cfg_)));
     KV_TRY(w_.gate_up.reserve(m * 2 * (size_t)cfg_.ffn_dim));
     KV_TRY(w_.activated.reserve(m * (size_t)cfg_.ffn_dim));
-    for (const gpu_layer_view &v : view_.layers)
-        if (raw_) KV_TRY(w_.view_keys.reserve((size_t)(v.n_stored + m_) * (size_t)kv_width(cfg_)));
+    for (const gpu_layer_view &v : view_.layers) {
+        const size_t values = (size_t)(v.n_stored + m_) * (size_t)kv_width(cfg_);
+        if (raw_ || view_.own_exact) KV_TRY(w_.view_keys.reserve(values));
+        if (view_.own_exact) KV_TRY(w_.view_values.reserve(values));
+    }
+    if (view_.own_exact) KV_TRY(upload_own_rows());
     KV_TRY(upload_rows());
     if (raw_) {
         KV_TRY(gpu_table_cover(s_, 0, view_.pos + (int64_t)m_, &zero_row_));
@@ -114,6 +120,16 @@ kv_status pass::upload_rows()
         for (int32_t x = 0; x < m_; x++) rows.push_back((int32_t)(view_.layer(0).n_stored + x));
     KV_TRY(w_.rows.reserve(rows.size()));
     return gpu_copy_up(w_.rows.p, rows.data(), rows.size() * sizeof(int32_t), stream_);
+}
+
+kv_status pass::upload_own_rows()
+{
+    const int32_t per_token = cfg_.n_heads / cfg_.n_kv_heads + 2; /* rows as wide as K in a row of qkv; K, V are the last */
+    std::vector<int32_t> rows;
+    for (int32_t back = 2; back >= 1; back--)
+        for (int32_t x = 0; x < m_; x++) rows.push_back((x + 1) * per_token - back);
+    KV_TRY(w_.own_rows.reserve(rows.size()));
+    return gpu_copy_up(w_.own_rows.p, rows.data(), rows.size() * sizeof(int32_t), stream_);
 }
 
 kv_status pass::embed()
@@ -139,8 +155,8 @@ kv_status pass::attention_block(int32_t l)
     KV_TRY(gpu_rmsnorm(w_.x.p, layer.attn_norm.p, m_, cfg_.d_model, cfg_.norm_eps, w_.normed.p, stream_));
     KV_TRY(tap(KV_TAP_ATTN_NORM, l, w_.normed.p, cfg_.d_model));
     KV_TRY(matmul(w_.normed.p, layer.qkv, m_, GPU_STORE, w_.qkv.p));
-    KV_TRY(gpu_rope_store(w_.qkv.p, m_, shape, rope_at(new_row_), raw_, new_rows, stored(store.k),
-                          stored(store.v), stream_));
+    KV_TRY(gpu_rope_store(w_.qkv.p, m_, shape, rope_at(new_row_), {raw_, view_.own_exact}, new_rows,
+                          stored(store.k), stored(store.v), stream_));
     KV_TRY(tap(KV_TAP_Q, l, w_.qkv.p, stride));
     KV_TRY(tap(KV_TAP_K, l, w_.qkv.p + q, stride));
     KV_TRY(tap(KV_TAP_V, l, w_.qkv.p + q + kv, stride));
@@ -169,9 +185,11 @@ kv_status pass::attend(int32_t l)
     a.head_dim = cfg_.head_dim;
     a.scale = gpu_softmax_scale(cfg_);
     a.out = w_.attended.p;
-    if (raw_) {
+    if (view_.own_exact) {
+        KV_TRY(assemble(view, rows, &a));
+    } else if (raw_) {
         KV_TRY(gpu_rope_view(a.k, rows, (int32_t)view.n_stored + m_, cfg_.n_kv_heads, cfg_.head_dim,
-                             rope_at(zero_row_ + view.first_pos), w_.view_keys.p, stream_));
+                             rope_at(zero_row_), w_.view_keys.p, stream_));
         a.k = {w_.view_keys.p, KV_STORE_F32};
         a.k_slot = nullptr;
     }
@@ -181,6 +199,25 @@ kv_status pass::attend(int32_t l)
     KV_TRY(w_.attention.reserve(gpu_attention_workspace(a)));
     KV_TRY(gpu_attention(a, w_.attention.p, stream_));
     return counts ? count(l, a) : KV_OK;
+}
+
+/* Keys and values of the view in fp32: stored ones widened, keys rotated where they are kept raw, and behind them the new
+ * tokens' as they were computed. These stand in qkv, which is a store of q, K and V rows in turn. */
+kv_status pass::assemble(const gpu_layer_view &view, const gpu_slots &rows, gpu_attention_args *a)
+{
+    const int32_t heads = cfg_.n_kv_heads, dim = cfg_.head_dim, n = (int32_t)view.n_stored;
+    const int64_t at = view.n_stored * kv_width(cfg_);
+    const gpu_rope none = {};
+    const gpu_values own = {w_.qkv.p, KV_STORE_F32};
+    KV_TRY(gpu_rope_view(a->k, rows, n, heads, dim, raw_ ? rope_at(zero_row_) : none, w_.view_keys.p,
+                         stream_));
+    KV_TRY(gpu_rope_view(a->v, rows, n, heads, dim, none, w_.view_values.p, stream_));
+    KV_TRY(gpu_rope_view(own, {w_.own_rows.p, 0}, m_, heads, dim, none, w_.view_keys.p + at, stream_));
+    KV_TRY(gpu_rope_view(own, {w_.own_rows.p + m_, 0}, m_, heads, dim, none, w_.view_values.p + at, stream_));
+    a->k = {w_.view_keys.p, KV_STORE_F32};
+    a->v = {w_.view_values.p, KV_STORE_F32};
+    a->k_slot = a->v_slot = nullptr;
+    return KV_OK;
 }
 
 /* What each entry has received goes to the policy. */

@@ -86,15 +86,21 @@ struct gpu_slots {
     int64_t head_stride; /* 0: the heads share their rows */
 };
 
-/* Rotates q and k of every row in place, row x by table row x, and puts k (rotated, or as it was when
- * keep_raw is set) and v into row x of `slots` of the stores, [..][kv_heads * head_dim]. Where the stores round, the
- * step's rows receive what a reader of the stores gets: k (raw ones rotated after rounding) and v. */
+/* How new rows are kept. */
+struct gpu_arrival {
+    bool keep_raw; /* keys are stored before RoPE */
+    bool exact;    /* the step reads its own rows as computed; else as a reader of the stores gets them */
+};
+
+/* Rotates q and k of every row in place, row x by table row x, and puts k and v into row x of `slots` of the stores,
+ * [..][kv_heads * head_dim]. Where the stores round, the step's rows receive the rounded k (raw ones rotated after
+ * rounding) and v, unless they are to stay exact. */
 kv_status gpu_rope_store(float *qkv, int32_t m, const gpu_qkv_shape &shape, const gpu_rope &rope,
-                         bool keep_raw, const gpu_slots &slots, const gpu_values &k_store,
+                         const gpu_arrival &how, const gpu_slots &slots, const gpu_values &k_store,
                          const gpu_values &v_store, cudaStream_t stream);
 
 /* out[i] = row i of `slots` of a store of un-rotated keys, rotated by table row i; rows are
- * [kv_heads * head_dim]. */
+ * [kv_heads * head_dim]. With rope.dims = 0 rows are only gathered and widened. */
 kv_status gpu_rope_view(const gpu_values &k_store, const gpu_slots &slots, int32_t n, int32_t kv_heads,
                         int32_t head_dim, const gpu_rope &rope, float *out, cudaStream_t stream);
 

@@ -100,9 +100,10 @@ kv_status gpu_shared_policy::publish(const kv_events &noted, kv_events *out) con
 kv_status gpu_shared_policy::adopt(int64_t seen, gpu_runs *runs)
 {
     const size_t without = runs->size() / (size_t)n_layers_ * (size_t)first_layer();
-    std::vector<gpu_entry> &first = (*runs)[without], none;
+    std::vector<gpu_entry> none, &first = without < runs->size() ? (*runs)[without] : none;
     for (size_t i = 0; i < runs->size(); i++) {
-        const std::vector<gpu_entry> &run = (*runs)[i], &wanted = i < without ? none : first;
+        const std::vector<gpu_entry> &run = (*runs)[i];
+        const std::vector<gpu_entry> &wanted = i < without ? none : first;
         bool same = run.size() == wanted.size();
         for (size_t e = 0; e < run.size() && same; e++) same = run[e].og == wanted[e].og && run[e].pos == wanted[e].pos;
         if (!same)

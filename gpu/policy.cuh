@@ -30,9 +30,8 @@ typedef std::vector<std::vector<gpu_entry>> gpu_runs;
 
 /* How one layer sees the cache. */
 struct gpu_layer_view {
-    int64_t n_stored;  /* entries; view index of the first new token */
-    int64_t rows_at;   /* where its rows begin in the table: n_stored of entries in view order, then the new tokens' */
-    int32_t first_pos; /* un-rotated keys: view entry i is read at position first_pos + i */
+    int64_t n_stored; /* entries; view index of the first new token. Raw keys: entry i is read at position i */
+    int64_t rows_at;  /* where its rows begin in the table: n_stored of entries in view order, then the new tokens' */
 };
 
 /* Which queries of a piece a policy counts for each entry (gpu_column_args in ops.cuh). */
@@ -51,6 +50,7 @@ struct gpu_view {
     const int32_t *table = nullptr;
     int64_t head_stride = 0; /* from one KV head's rows to the next one's in the table; 0: heads share them */
     int32_t pos = 0;         /* of the first new token; the others follow */
+    bool own_exact = false;  /* the new tokens' rows are read as computed, not as stored */
     std::vector<gpu_layer_view> layers; /* of each layer, or one for all */
     gpu_counting counting;
 
@@ -158,6 +158,7 @@ protected:
 std::unique_ptr<gpu_policy> gpu_policy_full(int32_t n_layers);
 std::unique_ptr<gpu_policy> gpu_policy_sliding(const kv_sliding_params &params, int32_t n_layers);
 std::unique_ptr<gpu_policy> gpu_policy_sink(const kv_sink_params &params, int32_t n_layers);
+std::unique_ptr<gpu_policy> gpu_policy_xwindow(const kv_xwindow_params &params, int32_t n_layers);
 std::unique_ptr<gpu_policy> gpu_policy_h2o(const kv_h2o_params &params, const gpu_site &site);
 std::unique_ptr<gpu_policy> gpu_policy_tova(const kv_tova_params &params, const gpu_site &site);
 std::unique_ptr<gpu_policy> gpu_policy_snapkv(const kv_snapkv_params &params, const gpu_site &site);

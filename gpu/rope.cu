@@ -59,8 +59,17 @@ GPU_DEVICE bool unit_at(const gpu_rope &rope, int32_t unit, int32_t *a, int32_t 
     return false;
 }
 
+/* Stores two values; unless exact, they become what a reader of the store gets. */
+GPU_DEVICE void put_pair(const gpu_values &store, int64_t at_a, int64_t at_b, bool exact, float *a, float *b)
+{
+    const float stored_a = gpu_put(store, at_a, *a), stored_b = gpu_put(store, at_b, *b);
+    if (exact) return;
+    *a = stored_a;
+    *b = stored_b;
+}
+
 /* grid ((heads + 2 kv_heads) * head_dim / 2 / THREADS, m). */
-__global__ void gpu_k_rope_store(float *qkv, gpu_qkv_shape shape, gpu_rope rope, bool keep_raw,
+__global__ void gpu_k_rope_store(float *qkv, gpu_qkv_shape shape, gpu_rope rope, gpu_arrival how,
                                  gpu_slots slots, gpu_values k_store, gpu_values v_store)
 {
     const int32_t half = shape.head_dim / 2, heads = shape.heads + 2 * shape.kv_heads;
@@ -76,24 +85,18 @@ __global__ void gpu_k_rope_store(float *qkv, gpu_qkv_shape shape, gpu_rope rope,
     const int32_t kv_head = is_query ? 0 : (head - shape.heads) % shape.kv_heads;
     const int64_t slot = is_query ? 0 : slots.at[kv_head * slots.head_stride + row];
     const int64_t to = (slot * shape.kv_heads + kv_head) * shape.head_dim;
-    if (!is_query && keep_raw) {
-        a = gpu_put(store, to + ia, a);
-        b = gpu_put(store, to + ib, b);
-    }
+    if (!is_query && how.keep_raw) put_pair(store, to + ia, to + ib, how.exact, &a, &b);
     if (turns) {
         const int64_t at = (int64_t)row * (rope.dims / 2) + e % half;
         rotate(&a, &b, rope.cos[at], rope.sin[at]);
     }
-    if (!is_query && !keep_raw) {
-        a = gpu_put(store, to + ia, a);
-        b = gpu_put(store, to + ib, b);
-    }
+    if (!is_query && !how.keep_raw) put_pair(store, to + ia, to + ib, how.exact, &a, &b);
     p[ia] = a;
     p[ib] = b;
 }
 
 kv_status gpu_rope_store(float *qkv, int32_t m, const gpu_qkv_shape &shape, const gpu_rope &rope,
-                         bool keep_raw, const gpu_slots &slots, const gpu_values &k_store,
+                         const gpu_arrival &how, const gpu_slots &slots, const gpu_values &k_store,
                          const gpu_values &v_store, cudaStream_t stream)
 {
     const int32_t width = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;
@@ -103,7 +106,7 @@ kv_status gpu_rope_store(float *qkv, int32_t m, const gpu_qkv_shape &shape, cons
         part.cos += (int64_t)r * (rope.dims / 2);
         part.sin += (int64_t)r * (rope.dims / 2);
         KV_TRY(GPU_LAUNCH_NOSYNC(gpu_k_rope_store, grid, dim3(THREADS), stream, qkv + (int64_t)r * width,
-                                 shape, part, keep_raw, gpu_slots{slots.at + r, slots.head_stride}, k_store,
+                                 shape, part, how, gpu_slots{slots.at + r, slots.head_stride}, k_store,
                                  v_store));
     }
     return KV_OK;

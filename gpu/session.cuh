@@ -54,6 +54,8 @@ struct gpu_work {
     gpu_buffer<int32_t> ids, targets, rows;
     gpu_buffer<float> x, normed, qkv, attended, gate_up, activated, logits, nll;
     gpu_buffer<float> view_keys;  /* stored keys of one layer, rotated, in view order */
+    gpu_buffer<float> view_values; /* the same for values, where new rows are read as computed */
+    gpu_buffer<int32_t> own_rows; /* then: where the new rows stand in qkv, [K, V][m] */
     gpu_buffer<float> partials;   /* of gpu_matmul */
     gpu_buffer<float> attention;  /* workspace of gpu_attention */
     gpu_buffer<float> stats, sums; /* of gpu_column_sums */

@@ -54,7 +54,7 @@ kv_status gpu_cascade::begin(int64_t seen, int32_t m, gpu_view *view, kv_events 
     view->table = view_rows_.p;
     view->head_stride = per_layer_ == 1 ? 0 : n_view;
     view->pos = (int32_t)n;
-    for (int32_t l = 0; l < site_.n_layers; l++) view->layers.push_back({n, list_of(l, 0) * n_view, 0});
+    for (int32_t l = 0; l < site_.n_layers; l++) view->layers.push_back({n, list_of(l, 0) * n_view});
     if (!by_score()) return KV_OK;
     KV_TRY(make_weights(m));
     view->counting.wanted = true;

@@ -15,7 +15,7 @@ public:
         if (seen + m > INT32_MAX)
             return kv_fail(KV_ERR_UNSUPPORTED, "full: token %lld is beyond the last position, 2^31 - 1; "
                            "use a bounded policy", (long long)(seen + m - 1));
-        view->layers = {{seen, 0, 0}};
+        view->layers = {{seen, 0}};
         view->pos = (int32_t)seen;
         placed_ = seen + m;
         return KV_OK;

@@ -47,7 +47,7 @@ kv_status gpu_ranked::begin(int64_t seen, int32_t m, gpu_view *view, kv_events *
     view->head_stride = per_layer_ == 1 ? 0 : lists_.stride();
     view->pos = (int32_t)seen;
     for (int32_t l = 0; l < site_.n_layers; l++)
-        view->layers.push_back({n_[(size_t)l], list_of(l, 0) * lists_.stride(), 0});
+        view->layers.push_back({n_[(size_t)l], list_of(l, 0) * lists_.stride()});
     choose_queries(seen, m, &view->counting);
     return KV_OK;
 }

@@ -21,7 +21,7 @@ public:
         if (n + m > INT32_MAX)
             return kv_fail(KV_ERR_UNSUPPORTED, "sink: a step of %d tokens beside %lld entries is beyond the "
                            "last position, 2^31 - 1; use shorter steps", m, (long long)n);
-        view->layers = {{n, 0, 0}};
+        view->layers = {{n, 0}};
         view->pos = (int32_t)n;
         for (const held &e : sinks_) view->rows.push_back(e.row);
         for (size_t i = 0; i < ring_.size(); i++) view->rows.push_back(ring_[at(i)].row);

@@ -31,7 +31,7 @@ public:
         if (first + m > INT32_MAX)
             return kv_fail(KV_ERR_UNSUPPORTED, "sliding: token %lld is beyond the last absolute position, "
                            "2^31 - 1; use pos=rerotate", (long long)(seen + m - 1));
-        view->layers = {{(int64_t)entries_.size(), 0, 0}};
+        view->layers = {{(int64_t)entries_.size(), 0}};
         view->pos = (int32_t)first;
         for (int32_t x = 0; x < m; x++)
             entries_.push_back({seen + x, (int32_t)(first + x), rows_.take()});

@@ -75,7 +75,7 @@ void check_store(const layout &g)
         const floats dc(c, on), ds(s, on), dx(qkv, on), dk(empty, on), dv(empty, on);
         const ints rows(slot, on);
         const gpu_rope r = {dc.p(), ds.p(), g.dims, g.half};
-        assert_ok(gpu_rope_store(dx.p(), m, {g.heads, g.kv_heads, g.head_dim}, r, g.raw, {rows.p(), m},
+        assert_ok(gpu_rope_store(dx.p(), m, {g.heads, g.kv_heads, g.head_dim}, r, {g.raw, false}, {rows.p(), m},
                                  {dk.p(), KV_STORE_F32}, {dv.p(), KV_STORE_F32}, on.s));
         assert_bits(dx.get(on), wanted, "rotated rows", seed);
         assert_bits(dk.get(on), k_store, "stored keys", seed);
