@@ -6,6 +6,7 @@
 #include "common/state.h"
 #include "common/tile.h"
 #include "difftest/digest.h"
+#include "difftest/schedule.h"
 #include "ref/backend.h"
 
 enum { LAYERS = 2, HEADS = 2, RECORD = 24, MAX_ENTRIES = 5 };
@@ -220,38 +221,94 @@ static void damaged_blobs_are_refused(void **state)
 
 /* ---- sessions ---------------------------------------------------------------------------------------------- */
 
-static void a_sides_own_digest_is_the_one_of_its_export(void **state)
+enum { FED = 150 };
+
+static kv_session *open_ref(const kv_model *m, const kv_policy *p)
 {
-    (void)state;
-    kv_model *m = NULL;
     kv_session *s = NULL;
-    kv_policy p;
+    const kv_open_args args = {.model = m, .policy = p, .threads = 1, .max_step = FED};
+    const kv_status st = ref_backend()->open(&args, &s);
+    if (st == KV_ERR_UNSUPPORTED) return NULL;
+    if (st != KV_OK) fail_msg("open: %s", ref_backend()->last_error(NULL));
+    return s;
+}
+
+/* 150 tokens as `kvdiff run -q 40` feeds them. */
+static void feed(kv_session *s, const kv_policy *p)
+{
+    int32_t tokens[FED];
+    for (int i = 0; i < FED; i++)
+        tokens[i] = 4 + (i * i + 7 * i) % 251;
+    dt_schedule schedule = dt_schedule_begin(p, 40, 0, FED);
+    dt_turn t;
+    while (dt_schedule_next(&schedule, &t)) {
+        const kv_step step = {.tokens = tokens + t.at, .n = t.n, .rows = KV_ROWS_NONE, .flags = t.flags, .pos0 = t.pos0};
+        if (ref_backend()->step(s, &step) != KV_OK) fail_msg("step: %s", ref_backend()->last_error(s));
+    }
+}
+
+static void compare_digests(kv_session *s, int32_t n_layers)
+{
     kv_buffer buffer = {0};
-    int32_t tokens[40];
-    assert_ok(kv_model_open("nano", NULL, &m, NULL));
-    assert_ok(kv_policy_parse("sink:cap=20,sinks=3", &p));
-    const kv_open_args args = {.model = m, .policy = &p, .threads = 1, .max_step = 40};
-    assert_ok(ref_backend()->open(&args, &s));
-    for (int i = 0; i < 40; i++)
-        tokens[i] = 4 + i;
-    const kv_step step = {.tokens = tokens, .n = 40, .rows = KV_ROWS_NONE};
-    assert_ok(ref_backend()->step(s, &step));
     kv_backend plain = *ref_backend();
     plain.caps &= ~(uint32_t)KV_CAP_DIGEST;
-    for (int32_t layer = -1; layer < m->cfg.n_layers; layer++) {
+    for (int32_t layer = -1; layer < n_layers; layer++) {
         kv_digest own, exported, without;
         assert_ok(dt_digest(ref_backend(), s, layer, 1, &buffer, &own));
         assert_ok(dt_digest(&plain, s, layer, 1, &buffer, &exported));
         assert_ok(dt_digest(&plain, s, layer, 0, &buffer, &without));
         assert_same(&own, &exported);
-        assert_true(without.content == 0 && without.order == own.order);
+        assert_true(without.content == 0 && without.order == own.order && without.score == own.score);
     }
+    kv_buffer_free(&buffer);
+}
+
+/* Caches of every kind: of one length, of lengths that differ by layer and head, with scores, with records of
+ * different sizes, with layers that keep nothing. */
+static void a_sides_own_digest_is_the_one_of_its_export(void **state)
+{
+    (void)state;
+    static const char *const specs[] = {
+        "full", "full+f16", "full+bf16", "sink:cap=20,sinks=3", "sliding:cap=33", "sliding:cap=33,pos=absolute",
+        "cascade:cap=24,n=3,sinks=2", "cascade:cap=24,n=3,homog=1,score=f16+f16", "h2o:cap=20", "h2o:cap=20,heavy=0+bf16",
+        "tova:cap=20", "snapkv:cap=20,window=8,prompt=60", "pyramid:cap=20,window=8,prompt=60",
+        "xwindow:window=40,stride=16,cache=32,layers=2", "xwindow:window=40,stride=16,cache=32,ver=published",
+        "full+kvarn:tile=32", "sliding:cap=64,pos=absolute+kvarn:tile=32", "full+kivi:residual=32",
+        "sliding:cap=64,pos=absolute+kivi:residual=32"};
+    kv_model *m = NULL;
+    assert_ok(kv_model_open("nano", NULL, &m, NULL));
+    for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
+        kv_policy p;
+        assert_ok(kv_policy_parse(specs[i], &p));
+        kv_session *s = open_ref(m, &p);
+        if (!s) {
+            print_message("# the reference has no %s: not checked\n", specs[i]);
+            continue;
+        }
+        feed(s, &p);
+        compare_digests(s, m->cfg.n_layers);
+        ref_backend()->close(s);
+    }
+    kv_model_close(m);
+}
+
+static void resident_tokens_are_counted_by_their_index(void **state)
+{
+    (void)state;
+    kv_model *m = NULL;
+    kv_policy p;
+    kv_buffer buffer = {0};
     int32_t n;
-    assert_ok(dt_count_resident(ref_backend(), s, 0, 40, &buffer, &n));
+    assert_ok(kv_model_open("nano", NULL, &m, NULL));
+    assert_ok(kv_policy_parse("sink:cap=20,sinks=3", &p));
+    kv_session *s = open_ref(m, &p);
+    assert_non_null(s);
+    feed(s, &p);
+    assert_ok(dt_count_resident(ref_backend(), s, 0, FED, &buffer, &n));
     assert_int_equal(n, 23);
     assert_ok(dt_count_resident(ref_backend(), s, 0, 4, &buffer, &n)); /* sinks 0, 1, 2; token 3 has left */
     assert_int_equal(n, 3);
-    assert_ok(dt_count_resident(ref_backend(), s, 19, 22, &buffer, &n)); /* the ring holds 20 to 39 */
+    assert_ok(dt_count_resident(ref_backend(), s, 129, 132, &buffer, &n)); /* the ring holds 130 to 149 */
     assert_int_equal(n, 2);
     kv_buffer_free(&buffer);
     ref_backend()->close(s);
@@ -319,6 +376,7 @@ int main(void)
         cmocka_unit_test(damaged_blobs_are_refused),
         cmocka_unit_test(tokens_inside_tiles_are_resident),
         cmocka_unit_test(a_sides_own_digest_is_the_one_of_its_export),
+        cmocka_unit_test(resident_tokens_are_counted_by_their_index),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -268,6 +268,90 @@ static void a_tie_needs_an_import_that_works(void **state)
     lab_end(&l);
 }
 
+/* ---- ties of a device that really decides otherwise -------------------------------------------------------------- */
+
+static int32_t compat;
+
+/* The reference with a defect of docs/policy/cascade.md. */
+static kv_status open_defective(const kv_open_args *args, kv_session **out)
+{
+    kv_policy p = *args->policy;
+    kv_open_args own = *args;
+    if (p.selection == KV_SEL_CASCADE) p.cascade.compat = compat;
+    own.policy = &p;
+    return liar_open(&own, out);
+}
+
+static void defective(lab *l, const char *model, int32_t contract, int32_t defect, const char *policy)
+{
+    lab_reference = NULL;
+    compat = defect;
+    begin(l, "book", policy);
+    l->o.model = model;
+    l->o.tokens = 120;
+    l->o.q = 8;
+    l->o.digest_every = 8;
+    lab_device(l, contract, "lie=none");
+    l->tables[0].open = open_defective;
+    lab_run(l);
+}
+
+/* compat=strict gives ties to the resident. With `sharp` nearly all scores are 0: it parts from the reference again and
+ * again, every time by a legal tie. nano's scores never tie. */
+static void a_device_that_settles_ties_otherwise_is_no_liar(void **state)
+{
+    (void)state;
+    static const char *const policies[] = {"cascade:cap=16,n=2", "cascade:cap=24,n=3,sinks=0", "cascade:cap=16,homog=1"};
+    for (int i = 0; i < 3; i++) {
+        lab l;
+        defective(&l, "sharp", KV_CONTRACT_BOUNDED, KV_COMPAT_STRICT, policies[i]);
+        lab_verdict(&l, 0, "PASS", "-", "provisional");
+        lab_tells(&l, "SELECT n_ties > 4 AND (SELECT count(*) FROM tok WHERE flags & 64) > 2 AND (SELECT count(*) FROM tok"
+                      " WHERE (flags & 64 <> 0) <> (flags & 32 <> 0)) = 0 FROM kase", "1");
+        lab_end(&l);
+        defective(&l, "nano", KV_CONTRACT_BOUNDED, KV_COMPAT_STRICT, policies[i]);
+        lab_verdict(&l, 0, "PASS", "-", "provisional");
+        lab_tells(&l, "SELECT n_ties FROM kase", "0");
+        lab_end(&l);
+    }
+    lab l;
+    defective(&l, "sharp", KV_CONTRACT_BITEXACT, KV_COMPAT_STRICT, policies[0]);
+    lab_tells(&l, "SELECT status || ',' || n_ties FROM kase", "FAIL,0");
+    lab_end(&l);
+}
+
+/* Scores that are credited to the wrong slots are no rounding. */
+static void a_device_with_wrong_scores_is_found(void **state)
+{
+    (void)state;
+    static const int32_t defects[] = {KV_COMPAT_SHIFTED, KV_COMPAT_REVERSED};
+    for (int i = 0; i < 2; i++) {
+        lab l;
+        defective(&l, "nano", KV_CONTRACT_BOUNDED, defects[i], "cascade:cap=24,n=3,sinks=2,beta=0.9");
+        lab_tells(&l, "SELECT status || ',' || (reason LIKE 'decision at token %, layer %, KV head %') FROM kase", "FAIL,1");
+        lab_end(&l);
+    }
+}
+
+/* h2o's scores are exported, and real ones: the next token's is far away; with `sharp` it is as small as the victim's. */
+static void margins_of_h2o_are_measured_by_its_scores(void **state)
+{
+    (void)state;
+    for (int ties = 0; ties < 2; ties++) {
+        lab l;
+        lab_reference = NULL;
+        begin(&l, "book", "h2o:cap=16");
+        l.o.model = ties ? "sharp" : "nano";
+        l.o.q = 1;
+        lab_device(&l, KV_CONTRACT_BOUNDED, "lie=victim,at=17");
+        lab_run(&l);
+        lab_verdict(&l, 0, ties ? "PASS" : "FAIL", ties ? "-" : "17", ties ? "provisional" : "decision at token 17, layer 1, KV "
+                                                                                         "head 0: reference evicts");
+        lab_tells(&l, "SELECT n_ties FROM kase", ties ? "1" : "0");
+        lab_end(&l);
+    }
+}
+
 /* ---- size of the cache --------------------------------------------------------------------------------------- */
 
 /* nano: 4 layers of 2 KV heads; a record of fp32 is 256 bytes. */
@@ -390,6 +474,9 @@ int main(void)
         cmocka_unit_test(a_bitexact_device_has_no_ties),
         cmocka_unit_test(rounding_of_a_margin_is_no_difference_where_bits_are_not_promised),
         cmocka_unit_test(a_tie_needs_an_import_that_works),
+        cmocka_unit_test(a_device_that_settles_ties_otherwise_is_no_liar),
+        cmocka_unit_test(a_device_with_wrong_scores_is_found),
+        cmocka_unit_test(margins_of_h2o_are_measured_by_its_scores),
         cmocka_unit_test(the_size_of_the_cache_is_that_of_its_records),
         cmocka_unit_test(the_peak_is_kept_when_the_cache_shrinks),
         cmocka_unit_test(a_digest_of_the_devices_own_is_checked_against_its_export),
