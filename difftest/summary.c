@@ -129,7 +129,7 @@ static void case_row(dt_table *t, sqlite3_stmt *s)
     dt_table_int(t, n);
     number(t, s, NLL_REF, "%.4f", dt_perplexity(nll, n));
     number(t, s, NLL_GOT, "%.4f", dt_perplexity(sqlite3_column_double(s, NLL_GOT), n));
-    number(t, s, WORDS, "%.6g", words > 0 ? dt_perplexity(nll, words) : (double)NAN);
+    number(t, s, WORDS, "%.6g", words > 0 && n > 0 ? dt_perplexity(nll, words) : (double)NAN);
     number(t, s, KL, "%.2e", sqlite3_column_double(s, KL) / d);
     number(t, s, MAX_ABS, "%.1e", sqlite3_column_double(s, MAX_ABS));
     integer(t, s, MAX_ULP);
