@@ -363,6 +363,14 @@ kv_status door_table(kv_session *s, kv_table which, int64_t first, int64_t n, fl
     return guarded(s, [&] { return read_table(s, which, first, n, dst); });
 }
 
+kv_status door_trace(const kv_trace *t)
+{
+    return guarded(nullptr, [&] {
+        KV_TRY(check_machine());
+        return gpu_trace(*t);
+    });
+}
+
 const kv_backend backend = {
     KV_BACKEND_ABI,
     KV_CAP_DETERMINISTIC | KV_CAP_FOLLOW | KV_CAP_TAPS,
@@ -382,7 +390,7 @@ const kv_backend backend = {
     door_snapshot_free,
     nullptr, /* digest: the tester computes them from an export */
     door_table,
-    nullptr, /* trace */
+    door_trace,
 };
 } // namespace
 

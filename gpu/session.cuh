@@ -90,6 +90,11 @@ kv_status gpu_table_cover(kv_session *s, int64_t first, int64_t n, int64_t *at);
 /* Floats in a row of a tap point; 0 for an unknown point. */
 int32_t gpu_tap_width(const kv_config &cfg, int32_t point);
 
+/* ---- trace.cu ---- */
+
+/* Runs the insertion rule of sink or cascade alone (kv_backend.trace). */
+kv_status gpu_trace(const kv_trace &t);
+
 /* ---- state.cu ---- */
 
 /* Rows for what the policy has placed; what is stored stays. */
