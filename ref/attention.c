@@ -112,6 +112,21 @@ static int64_t row_blocks(const ref_attn_layer *j)
     return (j->m * j->group + REF_ATTN_ROWS - 1) / REF_ATTN_ROWS;
 }
 
+/* What the rows of KV head h may see. */
+static int64_t find_spans(const ref_attn_layer *j, int64_t h, ref_span *spans, ref_tiles *tiles)
+{
+    const ref_cache *c = &j->s->cache;
+    const ref_work *w = &j->s->work;
+    const int64_t D = c->head_dim;
+    int64_t n = 0;
+    if (c->store->spans) return c->store->spans(j, h, spans, tiles);
+    for (int64_t i = 0; i < j->n_ranges; i++)
+        spans[n++] = (ref_span){j->stored_k + h * j->layer->cap * D, ref_layer_v(c, j->layer, h), j->ranges[i].slot0,
+                                j->ranges[i].n};
+    spans[n++] = (ref_span){w->own_k + h * j->panels * D * REF_PANEL, w->own_v + h * j->m * c->dv, 0, j->m};
+    return n;
+}
+
 /* Rows are (token, query head of the group), token by token. */
 static void attend_task(void *arg, int64_t task, int worker)
 {
@@ -120,6 +135,8 @@ static void attend_task(void *arg, int64_t task, int worker)
     const ref_work *w = &s->work;
     const int64_t D = s->cache.head_dim, qw = ref_q_width(s), h = task / row_blocks(j);
     const int64_t row0 = task % row_blocks(j) * REF_ATTN_ROWS;
+    const int rotated = s->cache.store->spans != NULL;
+    ref_tiles tiles;
     real *scratch = s->scratch[worker].p, *q = scratch, *out[REF_ATTN_ROWS];
     real max[REF_ATTN_ROWS], sum[REF_ATTN_ROWS];
     int64_t hi[REF_ATTN_ROWS];
@@ -129,18 +146,19 @@ static void attend_task(void *arg, int64_t task, int worker)
     job.rows = ref_min(REF_ATTN_ROWS, j->m * j->group - row0);
     for (int64_t r = 0; r < job.rows; r++) {
         const int64_t x = (row0 + r) / j->group, head = h * j->group + (row0 + r) % j->group;
+        memcpy(q + r * D, w->q + x * qw + head * D, (size_t)D * sizeof *q);
+        if (rotated) s->kernels->hadamard(q + r * D, D);
         for (int64_t d = 0; d < D; d++)
-            q[r * D + d] = w->q[x * qw + head * D + d] * s->scale;
+            q[r * D + d] = q[r * D + d] * s->scale;
         hi[r] = j->stored + x + 1;
         out[r] = w->att + x * qw + head * D;
     }
-    for (int64_t i = 0; i < j->n_ranges; i++)
-        spans[job.n_spans++] = (ref_span){j->stored_k + h * j->layer->cap * D,
-                                          ref_layer_v(&s->cache, j->layer, h), j->ranges[i].slot0,
-                                          j->ranges[i].n};
-    spans[job.n_spans++] = (ref_span){w->own_k + h * j->panels * D * REF_PANEL,
-                                      w->own_v + h * j->m * s->cache.dv, 0, j->m};
+    job.n_spans = find_spans(j, h, spans, &tiles);
+    job.decoded = job.scratch + REF(attn_scratch)(j->stored + j->m, D);
+    if (rotated) job.tiles = &tiles;
     s->kernels->attn(&job);
+    for (int64_t r = 0; rotated && r < job.rows; r++)
+        s->kernels->hadamard(out[r], D);
     for (int64_t r = 0; j->row_max && r < job.rows; r++) {
         const int64_t at = (h * j->group + (row0 + r) % j->group) * j->m + (row0 + r) / j->group;
         j->row_max[at] = max[r];
@@ -150,8 +168,8 @@ static void attend_task(void *arg, int64_t task, int worker)
 
 static kv_status reserve_scratch(ref_session *s, int64_t entries)
 {
-    const int64_t reals = REF_ATTN_ROWS * s->rope.head_dim +
-                          REF(attn_scratch)(entries, s->rope.head_dim);
+    int64_t reals = REF_ATTN_ROWS * s->rope.head_dim + REF(attn_scratch)(entries, s->rope.head_dim);
+    if (s->cache.store->spans) reals += REF(attn_decoded)(&s->cache.tile);
     for (int i = 0; i < kv_pool_threads(s->pool); i++)
         KV_TRY(kv_buffer_reserve(&s->scratch[i], (size_t)reals * sizeof(real)));
     return KV_OK;
@@ -189,8 +207,10 @@ static kv_status take_in(ref_attn_layer *j, int32_t layer, int64_t base, const r
 {
     ref_sums sums = {.stored = j->stored, .m = j->m, .base = base, .n_heads = j->s->model->cfg.n_heads,
                      .group = j->group};
+    if (j->s->cache.store->take) return KV_OK; /* it is in already */
     if (d->rows) KV_TRY(REF(columns)(j, d, &sums));
-    return REF(insert)(j, layer, base, &sums);
+    KV_TRY(REF(insert)(j, layer, base, &sums));
+    return j->s->cache.store->code ? j->s->cache.store->code(j, layer) : KV_OK;
 }
 
 kv_status REF(attend)(ref_session *s, int32_t layer, const ref_piece *p, int64_t base)
@@ -217,6 +237,12 @@ kv_status REF(attend)(ref_session *s, int32_t layer, const ref_piece *p, int64_t
         KV_TRY(rotate_store(&j, &s->view_table));
     double t1 = REF(now)();
     s->seconds[REF_OP_ROTATE] += t1 - t0;
+    if (c->store->take) {
+        KV_TRY(c->store->take(&j, layer, base));
+        t0 = t1;
+        t1 = REF(now)();
+        s->seconds[REF_OP_OTHER] += t1 - t0;
+    }
     KV_TRY(reserve_scratch(s, j.stored + p->m));
     kv_pool_run(s->pool, c->n_kv_heads * row_blocks(&j), attend_task, &j);
     t0 = REF(now)();

@@ -34,10 +34,11 @@ static kv_status allocate(const ref_cache *c, ref_layer *l, int64_t slots)
     l->v = kv_big_alloc(l->v_bytes);
     const size_t rows = (size_t)(c->n_kv_heads * l->cap);
     const ref_policy *o = c->ops;
-    l->pos = o->needs_pos ? calloc((size_t)l->cap, sizeof *l->pos) : NULL;
+    const int pos = o->needs_pos && !c->tail;
+    l->pos = pos ? calloc((size_t)l->cap, sizeof *l->pos) : NULL;
     l->og = o->needs_og ? calloc(rows, sizeof *l->og) : NULL;
     l->score = o->needs_score ? calloc(rows, sizeof *l->score) : NULL;
-    if (l->k && l->v && !l->pos == !o->needs_pos && !l->og == !o->needs_og && !l->score == !o->needs_score) return KV_OK;
+    if (l->k && l->v && !l->pos == !pos && !l->og == !o->needs_og && !l->score == !o->needs_score) return KV_OK;
     return kv_fail(KV_ERR_NOMEM, "out of memory: %zu MiB for one layer's cache of %lld entries",
                    (l->k_bytes + l->v_bytes) >> 20, (long long)l->cap);
 }
@@ -66,7 +67,8 @@ kv_status REF(cache_init)(ref_cache *c, const kv_config *cfg, const kv_policy *p
     c->layers = calloc((size_t)cfg->n_layers, sizeof *c->layers);
     c->moves = calloc((size_t)c->n_kv_heads, sizeof *c->moves);
     if (!c->layers || !c->moves) return kv_fail(KV_ERR_NOMEM, "out of memory");
-    const int64_t limit = c->ops->slots(p);
+    if (c->store->init) c->store->init(c);
+    const int64_t limit = c->tail ? c->tail : c->ops->slots(p);
     for (int32_t i = 0; i < c->n_layers; i++)
         KV_TRY(allocate(c, &c->layers[i], limit ? ref_min(limit, FIRST_SLOTS) : FIRST_SLOTS));
     return KV_OK;
@@ -117,23 +119,23 @@ kv_status REF(layer_clone)(const ref_cache *c, const ref_layer *from, ref_layer 
 {
     *to = *from;
     to->events = (kv_events){0};
-    const kv_status st = allocate(c, to, from->cap);
-    if (st == KV_OK) REF(layer_copy)(c, from, to);
-    return st;
+    to->coded = (ref_coded){0};
+    KV_TRY(allocate(c, to, from->cap));
+    KV_TRY(REF(coded_reserve)(c, to, ref_max(from->coded.n[0] * c->coded_tokens[0], from->coded.n[1] * c->coded_tokens[1])));
+    REF(layer_copy)(c, from, to);
+    REF(coded_copy)(c, from, to);
+    return KV_OK;
 }
 
 void REF(layer_free)(ref_layer *l)
 {
     release(l);
+    REF(coded_free)(l);
     free(l->events.v);
 }
 
-kv_status REF(cache_reserve)(ref_cache *c, ref_layer *l, int64_t m)
+static kv_status reserve_rows(const ref_cache *c, ref_layer *l, int64_t n, int64_t limit)
 {
-    /* Slots fill upwards; a ring that has wrapped (head > 0) already has its full size. */
-    const int64_t limit = c->ops->slots(&c->policy);
-    int64_t n = l->n + l->head + m + REF_PANEL;
-    if (limit) n = ref_min(n, limit);
     if (n <= l->cap) return KV_OK;
     n = ref_max(n, 2 * l->cap);
     if (limit) n = ref_min(n, limit);
@@ -150,6 +152,16 @@ kv_status REF(cache_reserve)(ref_cache *c, ref_layer *l, int64_t m)
     release(l);
     *l = bigger;
     return KV_OK;
+}
+
+kv_status REF(cache_reserve)(ref_cache *c, ref_layer *l, int64_t m)
+{
+    /* Slots fill upwards; a ring that has wrapped (head > 0) already has its full size. */
+    const int64_t limit = c->ops->slots(&c->policy);
+    int64_t n = l->n + l->head + m + REF_PANEL;
+    if (limit) n = ref_min(n, limit);
+    if (!c->tail) KV_TRY(reserve_rows(c, l, n, limit));
+    return REF(coded_reserve)(c, l, n);
 }
 
 void REF(cache_decide)(ref_cache *c, int32_t layer, kv_event e)

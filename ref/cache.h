@@ -23,6 +23,14 @@ typedef struct ref_entry {
     int32_t pos; /* as exported */
 } ref_entry;
 
+/* Coded records of a layer, two kinds at most: kvarn's tiles, or kivi's K blocks and V rows. The record of slot s of a KV
+ * head is number s / (tokens of a record). */
+typedef struct ref_coded {
+    uint8_t *p[2];   /* [H][n][bytes of a record] */
+    size_t bytes[2]; /* of p */
+    int64_t n[2];    /* records that a head has room for */
+} ref_coded;
+
 /* One layer. The policy owns everything but the stores. Arrays by slot exist only where the policy asks. */
 typedef struct ref_layer {
     int64_t n;      /* resident entries of a KV head; the same for all heads */
@@ -34,7 +42,8 @@ typedef struct ref_layer {
     int64_t *og;    /* [H][cap] original index */
     real *score;    /* [H][cap] */
     real *k, *v;
-    int64_t cap; /* slots, a multiple of 16 */
+    int64_t cap; /* slots, a multiple of 16; kvarn: rows of the incomplete tile */
+    ref_coded coded;
     size_t k_bytes, v_bytes;
     kv_events events; /* of the current step */
 } ref_layer;
@@ -119,6 +128,10 @@ struct ref_cache {
     const ref_storage *store;
     int32_t n_layers, n_kv_heads, head_dim;
     int64_t dv; /* value row stride */
+    int64_t tail;         /* kvarn: rows of the store, the tokens of a tile; else 0: every slot has a row */
+    kv_kvarn_layout tile; /* kvarn */
+    kv_kivi_layout block; /* kivi */
+    int64_t coded_tokens[2], coded_bytes[2]; /* of a record of ref_coded; 0: no such kind */
     ref_layer *layers;
     int64_t window; /* xwindow: first token of the window under way, or of the last one */
     int record_events;
@@ -133,7 +146,7 @@ kv_status REF(cache_init)(ref_cache *c, const kv_config *cfg, const kv_policy *p
 void REF(cache_free)(ref_cache *c);
 void REF(cache_reset)(ref_cache *c);
 
-/* Copies stores and arrays into a layer with at least as many slots. */
+/* Copies stores and arrays, but no coded records, into a layer with at least as many slots. */
 void REF(layer_copy)(const ref_cache *c, const ref_layer *from, ref_layer *to);
 
 /* *to becomes a copy with stores of its own, without events. layer_free also takes one that failed half-way. */
@@ -155,6 +168,15 @@ static inline real *ref_layer_v(const ref_cache *c, const ref_layer *l, int64_t 
 
 static inline real *ref_layer_score(const ref_layer *l, int64_t head) { return l->score + head * l->cap; }
 static inline int64_t *ref_layer_og(const ref_layer *l, int64_t head) { return l->og + head * l->cap; }
+
+/* The record of a slot of a KV head, and room for records of slots 0 .. slots - 1 (coded.c). */
+static inline uint8_t *ref_coded_at(const ref_cache *c, const ref_layer *l, int kind, int64_t head, int64_t slot)
+{
+    return l->coded.p[kind] + (head * l->coded.n[kind] + slot / c->coded_tokens[kind]) * c->coded_bytes[kind];
+}
+kv_status REF(coded_reserve)(const ref_cache *c, ref_layer *l, int64_t slots);
+void REF(coded_copy)(const ref_cache *c, const ref_layer *from, ref_layer *to);
+void REF(coded_free)(ref_layer *l);
 
 /* For policies: appends an event to a layer's list, when somebody wants events. */
 void REF(cache_decide)(ref_cache *c, int32_t layer, kv_event e);

@@ -17,21 +17,10 @@ static const real *own_value(const ref_attn_layer *a, int64_t h, int64_t x)
     return a->s->work.own_v + (h * a->m + x) * a->s->cache.dv;
 }
 
-static real *slot_key(const ref_attn_layer *a, int64_t h, int64_t slot)
-{
-    const ref_cache *c = &a->s->cache;
-    return ref_layer_k(c, a->layer, h) + slot / REF_PANEL * c->head_dim * REF_PANEL + slot % REF_PANEL;
-}
-
-static real *slot_value(const ref_attn_layer *a, int64_t h, int64_t slot)
-{
-    return ref_layer_v(&a->s->cache, a->layer, h) + slot * a->s->cache.dv;
-}
-
 static void put_row(const ref_attn_layer *a, int64_t h, int64_t slot, const real *key, int64_t stride, const real *value)
 {
     const ref_cache *c = &a->s->cache;
-    real *k = slot_key(a, h, slot), *v = slot_value(a, h, slot);
+    real *k = ref_slot_k(c, a->layer, h, slot), *v = ref_slot_v(c, a->layer, h, slot);
     for (int64_t d = 0; d < c->head_dim; d++)
         k[d * REF_PANEL] = key[d * stride];
     memcpy(v, value, (size_t)c->dv * sizeof *value);
@@ -60,11 +49,11 @@ static void move_task(void *arg, int64_t h, int worker)
     real *aside = a->s->scratch[worker].p;
     for (int64_t i = 0, n = 0; i < m->n; i++) {
         if (m->v[i].from < 0) continue;
-        const real *k = slot_key(a, h, m->v[i].from);
+        const real *k = ref_slot_k(c, a->layer, h, m->v[i].from);
         real *row = aside + n++ * width;
         for (int64_t d = 0; d < D; d++)
             row[d] = k[d * REF_PANEL];
-        memcpy(row + D, slot_value(a, h, m->v[i].from), (size_t)c->dv * sizeof *row);
+        memcpy(row + D, ref_slot_v(c, a->layer, h, m->v[i].from), (size_t)c->dv * sizeof *row);
     }
     for (int64_t i = 0, n = 0; i < m->n; i++) {
         const int64_t from = m->v[i].from;

@@ -66,3 +66,17 @@ int64_t REF(attn_scratch)(int64_t n, int64_t head_dim)
     const int64_t scores = 16 * (REF_CH + 16); /* more rows than any table's MR */
     return scores + chunks * REF_ATTN_ROWS * (2 + dv);
 }
+
+/* Per tile: keys in panels, values in rows, both kinds of column scales; then partial sums of a sub-block of rows. */
+int64_t REF(attn_decoded)(const kv_kvarn_layout *l)
+{
+    const int64_t dv = ref_round_up(l->D, 16), lanes = ref_round_up(l->T, 16);
+    return REF_CH / l->T * (lanes * l->D + l->T * dv + lanes + dv) + 16 * dv;
+}
+
+/* The matrix turned and scaled copies of both; logarithms and deviations of columns and rows. */
+int64_t REF(balance_scratch)(int64_t rows, int64_t cols)
+{
+    const int64_t c = ref_round_up(cols, 16), r = ref_round_up(rows, 16);
+    return cols * r + ref_max(rows * c, cols * r) + 3 * (c + r);
+}

@@ -357,7 +357,9 @@ static void rotate_panel(const real *src, int64_t head_dim, int64_t rd, int half
     memcpy(dst + 16 * rd, src + 16 * rd, (size_t)(head_dim - rd) * 16 * sizeof *dst);
 }
 
+#include "ref/kernels_kvarn.h"
+
 #include "ref/kernels_attn.h"
 #include "ref/kernels_columns.h"
 
-const ref_kernels TABLE = {ISA_NAME, gemm, attn, rmsnorm, swiglu, add, nll, rotate_panel, columns};
+const ref_kernels TABLE = {ISA_NAME, gemm, attn, rmsnorm, swiglu, add, nll, rotate_panel, columns, balance, hadamard, hadamard_panel};

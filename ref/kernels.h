@@ -8,6 +8,7 @@
 #define KV_REF_KERNELS_H
 
 #include "common/status.h"
+#include "common/tile.h"
 #include "ref/real.h"
 #include "ref/weights.h"
 
@@ -33,13 +34,22 @@ typedef struct ref_span {
     int64_t n;     /* entries */
 } ref_span;
 
+/* Coded tiles of one KV head (docs/policy/kvarn.md): slots s .. s + T - 1, s a multiple of T, have the record s / T. */
+typedef struct ref_tiles {
+    const uint8_t *records; /* REF_CODE_SLACK more bytes can be read behind the last */
+    kv_kvarn_layout layout;
+    int32_t kbits, vbits;
+} ref_tiles;
+
 /* Attention of a block of query rows of one KV head. */
 typedef struct ref_attn_job {
     const real *q;        /* [rows][D], multiplied by the softmax scale */
     int64_t rows;         /* at most REF_ATTN_ROWS */
     int64_t head_dim;     /* D */
-    const ref_span *spans;
+    const ref_span *spans; /* one with k == NULL: slots of tiles */
     int64_t n_spans;
+    const ref_tiles *tiles; /* NULL: none */
+    real *decoded;          /* REF(attn_decoded) reals, with tiles */
     const int64_t *hi;    /* [rows] the row sees view indices 0 .. hi-1; not decreasing */
     real *scratch;        /* REF(attn_scratch) reals */
     real **out;           /* [rows] where each row's D outputs go */
@@ -64,7 +74,21 @@ typedef struct ref_column_job {
     real *acc;             /* [panels][16] */
 } ref_column_job;
 
+/* Balances a matrix: scales of columns and rows that bring all standard deviations nearer to each other (docs/policy/
+ * kvarn.md, "Coding a tile"). Rows are `stride` = cols rounded up to 16 apart, zero behind the last column. */
+typedef struct ref_balance_job {
+    const real *x; /* [rows][stride] */
+    int64_t rows, cols;
+    int32_t iters;
+    real slack;       /* a round wins while its imbalance is at most this times the best */
+    real *scratch;    /* REF(balance_scratch) reals */
+    real *col, *row;  /* [cols], [rows] the scales that won; room for whole vectors of 16 */
+    real *out;        /* [rows][stride] (x / col) / row */
+    real *imbalance;  /* [iters + 1] of every round, or NULL */
+} ref_balance_job;
+
 enum {
+    REF_CODE_SLACK = 16,
     REF_ATTN_ROWS = 48, /* rows that share one walk over the keys */
     REF_COLUMN_SCRATCH = 4096,
     REF_MAX_SPANS = 32, /* consecutive runs of slots in a view */
@@ -96,10 +120,20 @@ typedef struct ref_kernels {
                          const real *sin, int64_t stride, real *dst);
 
     void (*columns)(const ref_column_job *job);
+
+    void (*balance)(const ref_balance_job *job);
+
+    /* Hadamard rotation of a row of n values, and of the 16 columns of a panel [n][16], in place; n a power of two. */
+    void (*hadamard)(real *row, int64_t n);
+    void (*hadamard_panel)(real *panel, int64_t n);
 } ref_kernels;
 
 /* Reals of scratch that attn needs for a view of n entries. */
 int64_t REF(attn_scratch)(int64_t n, int64_t head_dim);
+
+/* Reals that attn needs for the tiles of a chunk, and balance for a matrix. */
+int64_t REF(attn_decoded)(const kv_kvarn_layout *l);
+int64_t REF(balance_scratch)(int64_t rows, int64_t cols);
 
 /* The table of an instruction set ("scalar", "avx2", "avx512"), the best one of this CPU for NULL.
  * ERR_UNSUPPORTED when the CPU lacks it. */

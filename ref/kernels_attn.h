@@ -16,6 +16,7 @@ typedef struct piece {
     int64_t slot; /* of its first entry */
     int64_t at;   /* index of its first entry inside the chunk */
     int64_t n;
+    const real *token, *channel; /* of a tile: scales of its tokens and channels */
 } piece;
 
 typedef struct attn_state {
@@ -34,6 +35,25 @@ INLINE int64_t visible(const attn_state *s, int64_t c, int64_t r)
     return ref_min(REF_CH, s->job->hi[r] - c * REF_CH);
 }
 
+/* The tiles of a piece of coded slots, each a piece of its own. They never straddle a chunk. */
+static void read_tiles(attn_state *s, const piece *coded)
+{
+    const ref_tiles *t = s->job->tiles;
+    const kv_kvarn_layout *l = &t->layout;
+    const int64_t T = l->T, lanes = ref_round_up(T, 16), area = lanes * l->D + T * s->dv + lanes + s->dv;
+    for (int64_t i = 0; i < coded->n; i += T) {
+        const uint8_t *record = t->records + (coded->slot + i) / T * l->bytes;
+        real *k = s->job->decoded + (coded->at + i) / T * area, *v = k + lanes * l->D, *token = v + T * s->dv;
+        const piece p = {.k = k, .v = v, .at = coded->at + i, .n = ref_min(T, coded->n - i), .token = token,
+                         .channel = token + lanes};
+        read_keys(t, record, p.n, k);
+        read_values(t, record, p.n, s->dv, v);
+        widen(record + l->k_col, T, token);
+        widen(record + l->v_col, l->D, token + lanes);
+        s->pieces[s->n_pieces++] = p;
+    }
+}
+
 static void find_pieces(attn_state *s, int64_t c)
 {
     const int64_t lo = c * REF_CH, hi = ref_min(lo + REF_CH, s->job->hi[s->job->rows - 1]);
@@ -43,7 +63,11 @@ static void find_pieces(attn_state *s, int64_t c)
         const ref_span *sp = &s->job->spans[i];
         const int64_t a = ref_max(lo, view), b = ref_min(hi, view + sp->n);
         if (a >= b) continue;
-        s->pieces[s->n_pieces++] = (piece){sp->k, sp->v, sp->slot0 + (a - view), a - lo, b - a};
+        const piece p = {.k = sp->k, .v = sp->v, .slot = sp->slot0 + (a - view), .at = a - lo, .n = b - a};
+        if (p.k)
+            s->pieces[s->n_pieces++] = p;
+        else
+            read_tiles(s, &p);
     }
 }
 
@@ -75,6 +99,11 @@ static void score_piece(const attn_state *s, int64_t r0, int64_t h, const piece 
         o.c = s->scores + p->at + (panel * 16 - p->slot);
         tile_reals(h, g, &o, D, TILE_SET);
     }
+    for (int64_t i = 0; p->token && i < h; i++)
+        for (int64_t t = 0; t < p->n; t += 16) {
+            real *x = s->scores + i * SCORE_STRIDE + p->at + t;
+            v_store(x, v_mul(v_load(x), v_load(p->token + t)));
+        }
 }
 
 /* Scores of one row become exp(score - max) in place; returns the maximum. */
@@ -112,34 +141,66 @@ INLINE void sum_rows(const real *x, const int64_t *n, int64_t common, int64_t h,
     }
 }
 
-/* o[i][d] = chain over the first `common` entries of fma(p, v, acc), for h rows. */
-static void weigh_common(const attn_state *s, int64_t h, int64_t common, real *o)
+/* o[i][d] = chain over the first n entries of a piece of fma(p, v, acc), for h rows. */
+static void weigh_piece(const attn_state *s, const piece *p, int64_t h, int64_t n, tile_mode mode, real *o)
 {
-    tile_mode mode = TILE_SET;
-    for (int64_t i = 0; i < s->n_pieces; i++) {
-        const piece *p = &s->pieces[i];
-        const int64_t n = ref_min(p->n, common - p->at), groups = GROUPS(h);
-        if (n <= 0) break;
-        for (int64_t d = 0, g; d < s->dv; d += 16 * g) {
-            g = d + 16 * groups <= s->dv ? groups : 1;
-            const operands op = {s->scores + p->at, SCORE_STRIDE, p->v + p->slot * s->dv + d, s->dv, 16,
-                                 AHEAD * s->dv, o + d, s->dv};
-            tile_reals(h, g, &op, n, mode);
-        }
-        mode = TILE_CONTINUE;
+    const int64_t groups = GROUPS(h);
+    for (int64_t d = 0, g; d < s->dv; d += 16 * g) {
+        g = d + 16 * groups <= s->dv ? groups : 1;
+        const operands op = {s->scores + p->at, SCORE_STRIDE, p->v + p->slot * s->dv + d, s->dv, 16,
+                             AHEAD * s->dv, o + d, s->dv};
+        tile_reals(h, g, &op, n, mode);
     }
 }
 
-/* The entries from..to-1 of one row, behind its common prefix. */
-static void weigh_rest(const attn_state *s, const real *p, int64_t from, int64_t to, real *o)
+/* The same over the first `common` entries of the chunk. */
+static void weigh_common(const attn_state *s, int64_t h, int64_t common, real *o)
 {
     for (int64_t i = 0; i < s->n_pieces; i++) {
-        const piece *pc = &s->pieces[i];
-        const int64_t a = ref_max(from, pc->at), b = ref_min(to, pc->at + pc->n);
-        for (int64_t t = a; t < b; t++) {
-            const real *v = pc->v + (pc->slot + t - pc->at) * s->dv;
-            for (int64_t d = 0; d < s->dv; d += 16)
-                v_store(o + d, v_fma(v_set1(p[t]), v_load(v + d), v_load(o + d)));
+        const piece *p = &s->pieces[i];
+        const int64_t n = ref_min(p->n, common - p->at);
+        if (n <= 0) break;
+        weigh_piece(s, p, h, n, i ? TILE_CONTINUE : TILE_SET, o);
+    }
+}
+
+/* The entries from..to-1 of one row that lie in a piece. */
+static void weigh_rest(const attn_state *s, const piece *pc, const real *p, int64_t from, int64_t to, real *o)
+{
+    const int64_t a = ref_max(from, pc->at), b = ref_min(to, pc->at + pc->n);
+    for (int64_t t = a; t < b; t++) {
+        const real *v = pc->v + (pc->slot + t - pc->at) * s->dv;
+        for (int64_t d = 0; d < s->dv; d += 16)
+            v_store(o + d, v_fma(v_set1(p[t]), v_load(v + d), v_load(o + d)));
+    }
+}
+
+/* Partial output of a chunk for h rows, row i sees n[i] entries, all see `common`: one chain. */
+static void weigh_rows(const attn_state *s, int64_t h, int64_t common, const int64_t *n, real *o)
+{
+    weigh_common(s, h, common, o);
+    for (int64_t i = 0; i < h; i++)
+        for (int64_t k = 0; n[i] > common && k < s->n_pieces; k++)
+            weigh_rest(s, &s->pieces[k], s->scores + i * SCORE_STRIDE, common, n[i], o + i * s->dv);
+}
+
+/* The same with tiles: a chain per piece, times the scales of its channels; rows behind the tiles are a piece without. */
+static void weigh_tiles(const attn_state *s, int64_t h, int64_t common, const int64_t *n, real *o)
+{
+    const int64_t dv = s->dv;
+    real *part = s->job->decoded + REF(attn_decoded)(&s->job->tiles->layout) - 16 * dv;
+    memset(o, 0, (size_t)(h * dv) * sizeof *o);
+    for (int64_t k = 0; k < s->n_pieces; k++) {
+        const piece *p = &s->pieces[k];
+        memset(part, 0, (size_t)(h * dv) * sizeof *part);
+        if (common > p->at) weigh_piece(s, p, h, ref_min(p->n, common - p->at), TILE_SET, part);
+        for (int64_t i = 0; i < h; i++) {
+            if (n[i] <= p->at) continue;
+            weigh_rest(s, p, s->scores + i * SCORE_STRIDE, common, n[i], part + i * dv);
+            for (int64_t d = 0; d < dv; d += 16) {
+                const v16 a = v_load(part + i * dv + d), sum = v_load(o + i * dv + d);
+                v_store(o + i * dv + d, p->channel ? v_fma(a, v_load(p->channel + d), sum) : v_add(sum, a));
+            }
         }
     }
 }
@@ -156,11 +217,7 @@ static void attend_sub_block(const attn_state *s, int64_t c, int64_t r0, int64_t
         s->max[c * rows + r0 + i] = softmax_row(s->scores + i * SCORE_STRIDE, n[i]);
     }
     sum_rows(s->scores, n, common, h, s->sum + c * rows + r0);
-    real *o = s->o + (c * rows + r0) * s->dv;
-    weigh_common(s, h, common, o);
-    for (int64_t i = 0; i < h; i++)
-        if (n[i] > common)
-            weigh_rest(s, s->scores + i * SCORE_STRIDE, common, n[i], o + i * s->dv);
+    (s->job->tiles ? weigh_tiles : weigh_rows)(s, h, common, n, s->o + (c * rows + r0) * s->dv);
 }
 
 /* Chunks of row r, ascending, become its output. */

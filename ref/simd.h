@@ -4,6 +4,8 @@
 #ifndef KV_REF_SIMD_H
 #define KV_REF_SIMD_H
 
+#include "common/numfmt.h"
+#include "common/tile.h"
 #include "ref/real.h"
 
 #define INLINE static inline __attribute__((always_inline, unused))
@@ -14,6 +16,24 @@
 #else
 #    define UNROLL _Pragma("GCC unroll 16")
 #endif
+
+/* Where 16 codes of b bits stand in the 2 * b bytes of their stream (common/tile.h): codes 4i .. 4i + 3 lie in the four
+ * bytes from `gather` on, each `shift` bits up. */
+typedef struct code_places {
+    uint8_t gather[16];
+    uint32_t shift[16];
+} code_places;
+#define FOUR_BYTES(b, i)  4 * (i) * (b) / 8, 4 * (i) * (b) / 8 + 1, 4 * (i) * (b) / 8 + 2, 4 * (i) * (b) / 8 + 3
+#define FOUR_SHIFTS(b, i) 4 * (i) * (b) % 8, 4 * (i) * (b) % 8 + (b), 4 * (i) * (b) % 8 + 2 * (b), 4 * (i) * (b) % 8 + 3 * (b)
+#define PLACES(b)                                                                                                  \
+    [b] = {{FOUR_BYTES(b, 0), FOUR_BYTES(b, 1), FOUR_BYTES(b, 2), FOUR_BYTES(b, 3)},                               \
+           {FOUR_SHIFTS(b, 0), FOUR_SHIFTS(b, 1), FOUR_SHIFTS(b, 2), FOUR_SHIFTS(b, 3)}}
+__attribute__((unused)) static const code_places code_table[9] = {PLACES(2), PLACES(3), PLACES(4), PLACES(5), PLACES(6), PLACES(8)};
+
+enum { CODES_IN_TABLE = 4 }; /* bits of codes whose values fit in one register of the widest set */
+
+/* v_reader: how codes of one width are read; v_affine: the values w * scale + zero of such codes, one product and one
+ * addition; v_decode: 16 of them from 2 * bits bytes (16 are read); v_half: 16 halves. */
 
 #if defined(REF_ISA_avx512) && REF_BITS == 32 && !defined(REF_AVX512_AS_AVX2) /* ---- one zmm ------------------------------------ */
 #    include <immintrin.h>
@@ -54,6 +74,36 @@ INLINE v16 v_exp(v16 x)
     const v16 s1 = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(k1, bias), 23));
     const v16 s2 = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(k2, bias), 23));
     return v_mul(v_mul(p, s1), s2);
+}
+INLINE v16 v_half(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p)); }
+typedef struct v_reader {
+    __m128i gather;
+    __m512i spread, shift, mask;
+    int table;
+} v_reader;
+INLINE v_reader v_reader_of(int bits)
+{
+    const code_places *c = &code_table[bits];
+    return (v_reader){_mm_loadu_si128((const __m128i *)(const void *)c->gather),
+                      _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3), _mm512_loadu_si512(c->shift),
+                      _mm512_set1_epi32((1 << bits) - 1), bits <= CODES_IN_TABLE};
+}
+typedef struct v_affine {
+    v16 scale, zero; /* or, in scale, the value of every code */
+} v_affine;
+INLINE v_affine v_affine_of(const v_reader *r, real scale, real zero)
+{
+    const v16 s = v_set1(scale), z = v_set1(zero);
+    if (!r->table) return (v_affine){s, z};
+    const __m512i n = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return (v_affine){v_add(v_mul(_mm512_cvtepi32_ps(_mm512_and_si512(n, r->mask)), s), z), z};
+}
+INLINE v16 v_decode(const v_reader *r, const v_affine *a, const uint8_t *p)
+{
+    const __m128i x = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(const void *)p), r->gather);
+    const __m512i q = _mm512_srlv_epi32(_mm512_permutexvar_epi32(r->spread, _mm512_castsi128_si512(x)), r->shift);
+    if (r->table) return _mm512_permutexvar_ps(q, a->scale); /* looks at four bits only */
+    return v_add(v_mul(_mm512_cvtepi32_ps(_mm512_and_si512(q, r->mask)), a->scale), a->zero);
 }
 
 #elif (defined(REF_ISA_avx2) || defined(REF_ISA_avx512)) && REF_BITS == 32 /* ---- two ymm -------------------------------------- */
@@ -113,6 +163,47 @@ INLINE __m256 v8_exp(__m256 x)
     return _mm256_mul_ps(_mm256_mul_ps(p, s1), s2);
 }
 INLINE v16 v_exp(v16 x) { return (v16){v8_exp(x.l), v8_exp(x.h)}; }
+INLINE __m256 v8_half(const uint8_t *p)
+{
+    const __m256i h = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+    const __m256i a = _mm256_and_si256(h, _mm256_set1_epi32(0x7fff)), sign = _mm256_slli_epi32(_mm256_xor_si256(h, a), 16);
+    const __m256 x = _mm256_mul_ps(_mm256_castsi256_ps(_mm256_slli_epi32(a, 13)), _mm256_set1_ps(0x1p112f)); /* exact */
+    const __m256i inf = _mm256_and_si256(_mm256_cmpgt_epi32(a, _mm256_set1_epi32(0x7bff)), _mm256_set1_epi32(0x7f800000));
+    return _mm256_castsi256_ps(_mm256_or_si256(_mm256_castps_si256(x), _mm256_or_si256(sign, inf)));
+}
+INLINE v16 v_half(const uint8_t *p) { return (v16){v8_half(p), v8_half(p + 16)}; }
+typedef struct v_reader {
+    __m256i gather_l, gather_h, shift_l, shift_h, mask;
+} v_reader;
+INLINE v_reader v_reader_of(int bits)
+{
+    const code_places *c = &code_table[bits];
+    const __m256i all = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)c->gather));
+    return (v_reader){_mm256_permutevar8x32_epi32(all, _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1)),
+                      _mm256_permutevar8x32_epi32(all, _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3)),
+                      _mm256_loadu_si256((const __m256i *)(const void *)c->shift),
+                      _mm256_loadu_si256((const __m256i *)(const void *)(c->shift + 8)),
+                      _mm256_set1_epi32((1 << bits) - 1)};
+}
+typedef struct v_affine {
+    __m256 scale, zero;
+} v_affine;
+INLINE v_affine v_affine_of(const v_reader *r, real scale, real zero)
+{
+    (void)r;
+    return (v_affine){_mm256_set1_ps(scale), _mm256_set1_ps(zero)};
+}
+INLINE __m256 v8_decode(const v_affine *a, __m256i q)
+{
+    return _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(q), a->scale), a->zero);
+}
+INLINE v16 v_decode(const v_reader *r, const v_affine *a, const uint8_t *p)
+{
+    const __m256i x = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)p));
+    const __m256i l = _mm256_srlv_epi32(_mm256_shuffle_epi8(x, r->gather_l), r->shift_l);
+    const __m256i h = _mm256_srlv_epi32(_mm256_shuffle_epi8(x, r->gather_h), r->shift_h);
+    return (v16){v8_decode(a, _mm256_and_si256(l, r->mask)), v8_decode(a, _mm256_and_si256(h, r->mask))};
+}
 
 #else /* ---- plain C: the written definition; compilers may vectorise it across lanes ------------- */
 typedef struct v16 {
@@ -140,6 +231,23 @@ INLINE v16 v_div(v16 a, v16 b) { LANES(a.v[i] / b.v[i]); }
 INLINE v16 v_fma(v16 a, v16 b, v16 c) { LANES(r_fma(a.v[i], b.v[i], c.v[i])); }
 INLINE v16 v_max(v16 a, v16 b) { LANES(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
 INLINE v16 v_exp(v16 x) { LANES(r_exp(x.v[i])); }
+INLINE v16 v_half(const uint8_t *p) { LANES((real)kv_f162f((uint16_t)(p[2 * i] | p[2 * i + 1] << 8))); }
+typedef struct v_reader {
+    int bits;
+} v_reader;
+INLINE v_reader v_reader_of(int bits) { return (v_reader){bits}; }
+typedef struct v_affine {
+    real scale, zero;
+} v_affine;
+INLINE v_affine v_affine_of(const v_reader *r, real scale, real zero)
+{
+    (void)r;
+    return (v_affine){scale, zero};
+}
+INLINE v16 v_decode(const v_reader *r, const v_affine *a, const uint8_t *p)
+{
+    LANES((real)kv_code_get(p, i, r->bits) * a->scale + a->zero);
+}
 #endif
 
 INLINE v16 v_neg(v16 a) { return v_mul(a, v_set1(-1)); } /* exact, signs of zeros included */

@@ -121,6 +121,9 @@ static kv_status import_head(const ref_cache *c, const kv_state_head *h, ref_lay
         const ref_record r = c->store->record(c, l, head, i);
         if (r.og != v->og[i])
             return kv_fail(KV_ERR_FORMAT, "cache state: heads of layer %d hold different tokens", v->run->layer);
+        if (v->bytes && (r.bytes != v->bytes[i] || r.pos != v->pos[i]))
+            return kv_fail(KV_ERR_FORMAT, "cache state: entry %lld of layer %d is no record of this storage",
+                           (long long)i, v->run->layer);
         if (v->score) ref_layer_score(l, head)[r.slot] = (real)v->score[i];
         c->store->write(c, l, head, &r, from);
         from += kv_state_record_stride(h, v, i);
@@ -135,11 +138,9 @@ static kv_status import_layer(ref_session *s, const kv_state_head *h, int32_t la
     ref_layer *l = &c->layers[layer];
     for (int32_t head = 0; head < c->n_kv_heads; head++) {
         const kv_state_view v = kv_state_place(h, src, offset, -1, 0);
-        const ref_adopt a = {v.run->n, h->seen, v.og, v.pos, v.score};
-        if (head > 0 && v.run->n != l->n)
+        KV_TRY(c->store->adopt(c, l, head, &v, h->seen));
+        if (v.run->n != c->store->records(c, l))
             return kv_fail(KV_ERR_FORMAT, "cache state: heads of layer %d hold different numbers", layer);
-        if (head == 0) KV_TRY(REF(cache_reserve)(c, l, v.run->n));
-        KV_TRY(c->ops->adopt(c, l, head, &a));
         KV_TRY(import_head(c, h, l, head, &v));
     }
     return KV_OK;
@@ -208,6 +209,7 @@ kv_status REF(snapshot)(kv_session *handle, void **out)
 static void restore_layer(const ref_cache *c, const ref_layer *from, ref_layer *to)
 {
     REF(layer_copy)(c, from, to);
+    REF(coded_copy)(c, from, to);
     to->n = from->n;
     to->seen = from->seen;
     to->n_sink = from->n_sink;

@@ -10,16 +10,22 @@ static int32_t key_form(const kv_policy *p)
 
 static int64_t slots(const kv_policy *p) { return p->sliding.cap; }
 
+/* Storages that code tokens in tiles let go of whole ones. */
+static int64_t unit(const kv_policy *p)
+{
+    return p->storage == KV_STORE_KVARN ? p->kvarn.tile : p->storage == KV_STORE_KIVI ? p->kivi.residual : 1;
+}
+
 static int64_t piece(const kv_policy *p, int64_t seen, int64_t n)
 {
     (void)seen;
-    return n <= p->sliding.cap ? n : p->sliding.cap / 2;
+    return n <= p->sliding.cap - unit(p) + 1 ? n : p->sliding.cap / 2;
 }
 
 static int64_t begin(ref_cache *c, int32_t layer, int64_t m)
 {
     ref_layer *l = &c->layers[layer];
-    const int64_t cap = c->policy.sliding.cap, drop = ref_max(0, l->n + m - cap);
+    const int64_t cap = c->policy.sliding.cap, drop = ref_round_up(ref_max(0, l->n + m - cap), unit(&c->policy));
     for (int64_t i = 0; i < drop; i++)
         REF(cache_event)(c, layer, KV_EVENT_EVICT, l->seen - l->n + i, l->seen, i);
     l->head = (l->head + drop) % cap;

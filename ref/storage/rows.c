@@ -30,8 +30,7 @@ static ref_record record(const ref_cache *c, const ref_layer *l, int64_t head, i
 static real *value_at(const ref_cache *c, const ref_layer *l, int64_t head, int64_t slot, int64_t d)
 {
     const int64_t D = c->head_dim;
-    if (d >= D) return ref_layer_v(c, l, head) + slot * c->dv + d - D;
-    return ref_layer_k(c, l, head) + (slot / REF_PANEL * D + d) * REF_PANEL + slot % REF_PANEL;
+    return d < D ? ref_slot_k(c, l, head, slot) + d * REF_PANEL : ref_slot_v(c, l, head, slot) + d - D;
 }
 
 static const void *read(const ref_cache *c, const ref_layer *l, int64_t head, const ref_record *r, void *row)
@@ -59,7 +58,14 @@ static void write(const ref_cache *c, ref_layer *l, int64_t head, const ref_reco
                                                        : kv_bf162f(narrow[d]));
 }
 
-#define ROWS .record_bytes = record_bytes, .records = records, .record = record, .read = read, .write = write
+static kv_status adopt(ref_cache *c, ref_layer *l, int64_t head, const kv_state_view *v, int64_t seen)
+{
+    const ref_adopt a = {v->run->n, seen, v->og, v->pos, v->score};
+    if (head == 0) KV_TRY(REF(cache_reserve)(c, l, a.n));
+    return c->ops->adopt(c, l, head, &a);
+}
+
+#define ROWS .record_bytes = record_bytes, .records = records, .record = record, .read = read, .write = write, .adopt = adopt
 const ref_storage REF(storage_f32) = {ROWS};
 const ref_storage REF(storage_f16) = {.round = round_f16, ROWS};
 const ref_storage REF(storage_bf16) = {.round = round_bf16, ROWS};

@@ -1,9 +1,10 @@
 /* The double twin of the reference (docs/numerics.md, section 5): the cases of test_ref_gemm.c, test_ref_ops.c,
- * test_ref_attention.c and test_ref_rope.c once more, compiled with the other width. */
+ * test_ref_attention.c, test_ref_rope.c and test_ref_kvarn.c once more, compiled with the other width. */
 #define REF_BITS 64
 #define REF_CASES_ONLY
 #include "tests/unit/test_ref_attention.c"
 #include "tests/unit/test_ref_gemm.c"
+#include "tests/unit/test_ref_kvarn.c"
 #include "tests/unit/test_ref_ops.c"
 #include "tests/unit/test_ref_rope.c"
 
@@ -55,6 +56,16 @@ int main(void)
         cmocka_unit_test(rope_row_rotates_both_pairings),
         cmocka_unit_test(rope_tables_cross_the_door),
         cmocka_unit_test(rope_of_every_config_reaches_the_keys),
+        cmocka_unit_test(golden_tile_to_the_bit),
+        cmocka_unit_test(golden_attention),
+        cmocka_unit_test(coding_has_the_bits_of_the_page),
+        cmocka_unit_test(coding_of_difficult_tiles),
+        cmocka_unit_test(scales_stop_at_the_floor),
+        cmocka_unit_test(codes_of_every_width_come_back),
+        cmocka_unit_test(attention_reads_codes_of_every_width),
+        cmocka_unit_test(attention_on_codes_for_1_to_48_rows),
+        cmocka_unit_test(attention_on_codes_of_rows_that_see_less),
+        cmocka_unit_test(rotation_is_its_own_inverse_and_the_same_in_panels),
         cmocka_unit_test(every_instruction_set_was_checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,7 +7,8 @@
 enum { N = 150 };
 
 static const char *const selections[] = {"full", "sliding:cap=40", "sliding:cap=40,pos=absolute",
-                                         "sliding:cap=40,pos=saturate", "sink:cap=40"};
+                                         "sliding:cap=40,pos=saturate", "sink:cap=40", "cascade:cap=40,n=2",
+                                         "h2o:cap=40", "tova:cap=40", "snapkv:cap=12,window=4,prompt=17"};
 
 static const kv_backend *side_of(int i) { return i ? ref64_backend() : ref_backend(); }
 
@@ -23,7 +24,25 @@ static float round_to(const char *storage, float x)
     return strcmp(storage, "f16") == 0 ? kv_f162f(kv_f2f16(x)) : kv_bf162f(kv_f2bf16(x));
 }
 
-/* The first step attends to nothing stored, so that its keys and values in layer 0 are those of f32. */
+/* Layer 0 of two exports: the same entries, the second's rows are the first's, rounded. */
+static void same_rounded(const refkit_blob *wide, const refkit_blob *narrow, const char *storage)
+{
+    kv_state_head h;
+    memcpy(&h, narrow->p, sizeof h);
+    for (int32_t head = 0; head < h.n_kv_heads; head++) {
+        const kv_state_view a = refkit_run(wide, head), c = refkit_run(narrow, head);
+        assert_int_equal(c.run->n, a.run->n);
+        assert_memory_equal(a.og, c.og, (size_t)a.run->n * sizeof *a.og);
+        assert_true(a.run->n > 0);
+        for (int64_t i = 0; i < (int64_t)a.run->n * 2 * h.head_dim; i++) {
+            const float want = round_to(storage, ((const float *)(const void *)a.records)[i]);
+            const uint16_t got = ((const uint16_t *)(const void *)c.records)[i];
+            assert_int_equal(got, strcmp(storage, "bf16") == 0 ? kv_f2bf16(want) : kv_f2f16(want));
+        }
+    }
+}
+
+/* Keys and values of layer 0 do not depend on the cache; the first steps evict nobody by scores that rounding moves. */
 static void rows_are_rounded_in_the_form_that_is_kept(void **state)
 {
     (void)state;
@@ -41,15 +60,7 @@ static void rows_are_rounded_in_the_form_that_is_kept(void **state)
             memcpy(&h, y.p, sizeof h);
             assert_int_equal(h.storage, b ? KV_STORE_BF16 : KV_STORE_F16);
             assert_int_equal(h.record_bytes, 4 * h.head_dim);
-            for (int32_t head = 0; head < h.n_kv_heads; head++) {
-                const kv_state_view a = refkit_run(&x, head), c = refkit_run(&y, head);
-                assert_int_equal(c.run->n, 20);
-                for (int64_t i = 0; i < 20 * 2 * h.head_dim; i++) {
-                    const float want = round_to(storage, ((const float *)(const void *)a.records)[i]);
-                    const uint16_t got = ((const uint16_t *)(const void *)c.records)[i];
-                    assert_int_equal(got, b ? kv_f2bf16(want) : kv_f2f16(want));
-                }
-            }
+            same_rounded(&x, &y, storage);
             free(x.p);
             free(y.p);
             refkit_close(&wide);
@@ -84,6 +95,47 @@ static void a_step_reads_its_own_rows_rounded(void **state)
             refkit_close(&many);
             refkit_close(&plain);
         }
+    free(t);
+    kv_model_close(m);
+}
+
+static void feed_windows(const refkit *k, const int32_t *t, int32_t n, float *first)
+{
+    for (int32_t at = 0; at < n; at += 8) {
+        const kv_step s = {.tokens = t + at, .n = 16, .flags = KV_STEP_RECOMPUTE, .pos0 = at,
+                           .rows = first ? KV_ROWS_ALL : KV_ROWS_NONE, .logits = first};
+        assert_side(k, k->side->step(k->s, &s));
+    }
+}
+
+/* xwindow: what a window records is rounded, in the form that it keeps; the window itself reads what it computed. */
+static void a_window_reads_its_own_rows_unrounded(void **state)
+{
+    (void)state;
+    static const char *const versions[] = {"xwindow:window=16,stride=8,cache=16",
+                                           "xwindow:window=16,stride=8,cache=16,ver=published"};
+    kv_model *m = refkit_model("nano");
+    int32_t *t = refkit_tokens(N, m);
+    for (int v = 0; v < 2; v++) {
+        refkit wide = refkit_open(ref_backend(), m, versions[v]);
+        refkit narrow = refkit_open(ref_backend(), m, spec_of(versions[v], "bf16"));
+        float *x = refkit_rows(&wide, 16), *y = refkit_rows(&narrow, 16);
+        feed_windows(&wide, t, 8, x);
+        feed_windows(&narrow, t, 8, y);
+        refkit_same_rows(&wide, x, y, 16, "the first window");
+        wide.side->reset(wide.s);
+        narrow.side->reset(narrow.s);
+        feed_windows(&wide, t, 40, NULL);
+        feed_windows(&narrow, t, 40, NULL);
+        refkit_blob a = refkit_export(&wide, 0, KV_STATE_KV), b = refkit_export(&narrow, 0, KV_STATE_KV);
+        same_rounded(&a, &b, "bf16");
+        free(a.p);
+        free(b.p);
+        free(x);
+        free(y);
+        refkit_close(&wide);
+        refkit_close(&narrow);
+    }
     free(t);
     kv_model_close(m);
 }
@@ -160,6 +212,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_are_rounded_in_the_form_that_is_kept),
         cmocka_unit_test(a_step_reads_its_own_rows_rounded),
+        cmocka_unit_test(a_window_reads_its_own_rows_unrounded),
         cmocka_unit_test(states_come_back),
         cmocka_unit_test(overflow_gives_infinity),
         cmocka_unit_test(pieces_have_one_length),

@@ -135,7 +135,7 @@ static void impossible_headers_are_refused(void **state)
         const char *words;
     } bad[] = {
         HEAD_FIELD(magic, 0x4b56, "magic"),
-        HEAD_FIELD(version, 2, "version"),
+        HEAD_FIELD(version, 1, "version"),
         HEAD_FIELD(layer0, -1, "dimensions"),
         HEAD_FIELD(n_layers, 0, "dimensions"),
         HEAD_FIELD(n_layers, INT32_MAX, "dimensions"),
