@@ -37,7 +37,7 @@ static void close_session(kv_session *handle)
     free(s->scratch);
     free(s->lists);
     free(s->views);
-    free(s->not_finite);
+    free(s->odd);
     kv_buffer_free(&s->work.memory);
     kv_buffer_free(&s->keys);
     kv_buffer_free(&s->values);
@@ -60,10 +60,10 @@ static kv_status fill_session(blas_session *s, const kv_open_args *a)
     s->model = a->model;
     s->vec = blas_vector_find();
     s->scratch = calloc((size_t)a->threads, sizeof *s->scratch);
-    s->not_finite = calloc((size_t)cfg->n_kv_heads, sizeof *s->not_finite);
+    s->odd = calloc((size_t)cfg->n_kv_heads, sizeof *s->odd);
     s->views = calloc((size_t)cfg->n_kv_heads, sizeof *s->views);
     s->lists = calloc((size_t)(cfg->n_layers * cfg->n_kv_heads), sizeof *s->lists);
-    if (!s->scratch || !s->not_finite || !s->views || !s->lists) return kv_fail(KV_ERR_NOMEM, "out of memory");
+    if (!s->scratch || !s->odd || !s->views || !s->lists) return kv_fail(KV_ERR_NOMEM, "out of memory");
     s->scale = cfg->softmax_scale != 0 ? cfg->softmax_scale
                                        : (float)(1.0 / kv_dsqrt((double)cfg->head_dim));
     blas_rope_init(&s->rope, cfg);

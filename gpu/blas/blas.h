@@ -177,6 +177,9 @@ void blas_hadamard(float *row, int64_t D);
 /* Nearest whole number by kvarn.md's rint. */
 float blas_rint(float y);
 
+/* Least and largest of n values, `stride` apart; -0 is below +0. */
+void blas_range(const float *x, int64_t stride, int64_t n, float *lo, float *hi);
+
 /* ---- follow.c: decisions of another side -------------------------------------------------------------- */
 
 /* The decisions of one set in a step, and how many of them are done. */
@@ -294,7 +297,7 @@ typedef struct blas_session {
     kv_buffer *scratch;      /* [threads] scores of attention; working memory of a codec */
     kv_buffer keys, values;  /* rows of a view that are not read where they are stored */
     kv_buffer logits;        /* rows that the caller wants scored but not returned */
-    uint8_t *not_finite;     /* [H] heads whose rows a codec refused */
+    int64_t *odd;            /* [H] token of the view whose row a codec refused, or -1 */
     blas_view *views;        /* [n_sets] */
     blas_list *lists;        /* [n_layers][n_sets] */
     blas_index rehearsal;
@@ -321,8 +324,9 @@ void blas_tap(const blas_piece_info *p, int point, int32_t layer, const float *r
 /* place.c: rotates queries, stores the piece's keys and values and fills s->views. */
 kv_status blas_place(blas_session *s, int32_t layer, const blas_piece_info *p);
 
-/* Codes what is complete when a layer holds n tokens. ERR_FORMAT: a row is not finite. */
-kv_status blas_seal(blas_session *s, int32_t layer, int64_t n);
+/* Codes what is complete when a layer holds the n tokens before original index `end`. ERR_NONFINITE: a row cannot
+ * be coded. */
+kv_status blas_seal(blas_session *s, int32_t layer, int64_t n, int64_t end);
 
 /* window.c: xwindow. Whether a window that begins at pos0 may follow; ERR_USAGE. */
 kv_status blas_window_check(const blas_session *s, const kv_step *step);

@@ -175,7 +175,8 @@ static kv_status decide_after(blas_session *s, int32_t layer, const blas_piece_i
         KV_TRY(blas_list_after(c, &set->index, &s->lists[layer * c->n_sets + g], &a));
         blas_remove_dead(c, &set->index, set);
     }
-    return c->policy.storage == KV_STORE_KIVI ? blas_seal(s, layer, blas_set_at(c, layer, 0)->index.n) : KV_OK;
+    if (c->policy.storage != KV_STORE_KIVI) return KV_OK;
+    return blas_seal(s, layer, blas_set_at(c, layer, 0)->index.n, p->first + p->m);
 }
 
 static kv_status attention_block(blas_session *s, int32_t layer, const blas_piece_info *p)

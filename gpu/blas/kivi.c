@@ -14,16 +14,25 @@ float blas_rint(float y)
     return kv_f2bits(y) < 0 ? -r : r;
 }
 
+void blas_range(const float *x, int64_t stride, int64_t n, float *lo, float *hi)
+{
+    int32_t least = kv_max_key(x[0]), most = least;
+    for (int64_t i = 1; i < n; i++) {
+        const int32_t key = kv_max_key(x[i * stride]);
+        least = key < least ? key : least;
+        most = key > most ? key : most;
+    }
+    *lo = kv_max_unkey(least);
+    *hi = kv_max_unkey(most);
+}
+
 /* One group: G values, `stride` apart, become codes first .. first + G - 1 of a row. */
 static void encode_group(const float *x, int64_t stride, int32_t G, int32_t bits, uint8_t *codes, int32_t first,
                          float *scale, float *min)
 {
     const float n = (float)((1 << bits) - 1);
-    float lo = x[0], hi = x[0];
-    for (int32_t i = 1; i < G; i++) {
-        lo = x[i * stride] < lo ? x[i * stride] : lo;
-        hi = x[i * stride] > hi ? x[i * stride] : hi;
-    }
+    float lo, hi;
+    blas_range(x, stride, G, &lo, &hi);
     *min = lo;
     *scale = (hi - lo) / n;
     for (int32_t i = 0; i < G; i++) {

@@ -169,11 +169,8 @@ static void encode_matrix(const matrix *m, const place *at, int32_t dialect, uin
     for (int64_t r = 0; r < m->rows; r++)
         for (int64_t g = 0; g < groups; g++) {
             const float *x = m->cur + r * m->cols + g * at->group;
-            float lo = x[0], hi = x[0], step, zero;
-            for (int32_t i = 1; i < at->group; i++) {
-                lo = x[i] < lo ? x[i] : lo;
-                hi = x[i] > hi ? x[i] : hi;
-            }
+            float lo, hi, step, zero;
+            blas_range(x, 1, at->group, &lo, &hi);
             step_and_zero(lo, hi, n, dialect, &step, &zero);
             for (int32_t i = 0; i < at->group; i++) {
                 const float q = blas_rint((x[i] - zero) / step);

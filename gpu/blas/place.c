@@ -123,5 +123,6 @@ kv_status blas_place(blas_session *s, int32_t layer, const blas_piece_info *p)
         kv_pool_run(s->pool, c->n_kv_heads * j.blocks, rotate_task, &j);
     }
     /* kvarn codes before the step attends, kivi afterwards */
-    return c->policy.storage == KV_STORE_KVARN ? blas_seal(s, layer, s->views[0].n + p->m) : KV_OK;
+    if (c->policy.storage != KV_STORE_KVARN) return KV_OK;
+    return blas_seal(s, layer, s->views[0].n + p->m, p->first + p->m);
 }

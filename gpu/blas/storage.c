@@ -121,7 +121,7 @@ kv_status blas_records_reserve(const blas_cache *c, blas_set *set, int j, int64_
     return KV_OK;
 }
 
-/* The records of one head that a layer of n tokens should have and has not. */
+/* The records of a layer that n tokens should have and have not. */
 typedef struct seal_job {
     blas_session *s;
     blas_set *set;
@@ -129,11 +129,13 @@ typedef struct seal_job {
     int64_t from, to;
 } seal_job;
 
-static int finite(const blas_cache *c, const blas_kind *kind, const float *k, const float *v)
+/* First of n values of a record's rows that is not finite, as a token of the view; -1: none. */
+static int64_t find_odd(const blas_cache *c, const blas_kind *kind, const float *k, const float *v, int64_t i)
 {
-    for (int64_t i = 0; i < kind->rows * c->head_dim; i++)
-        if ((kind->has_k && !kv_is_finite(k[i])) || (kind->has_v && !kv_is_finite(v[i]))) return 0;
-    return 1;
+    for (int64_t at = 0; at < kind->rows * c->head_dim; at++)
+        if ((kind->has_k && !kv_is_finite(k[at])) || (kind->has_v && !kv_is_finite(v[at])))
+            return i * kind->rows + at / c->head_dim;
+    return -1;
 }
 
 static void seal_task(void *arg, int64_t head, int worker)
@@ -146,16 +148,26 @@ static void seal_task(void *arg, int64_t head, int worker)
         float *k = blas_keys(c, job->set, head) + i * kind->rows * c->head_dim;
         float *v = blas_values(c, job->set, head) + i * kind->rows * c->head_dim;
         uint8_t *record = blas_record(c, job->set, job->j, head, i);
-        s->not_finite[head] |= !finite(c, kind, k, v);
-        if (s->not_finite[head]) return;
+        s->odd[head] = find_odd(c, kind, k, v, i);
+        if (s->odd[head] >= 0) return;
         memset(record, 0, kind->bytes);
         kind->encode(&c->policy, c->head_dim, k, v, s->scratch[worker].p, record);
         kind->decode(&c->policy, c->head_dim, record, k, v);
     }
 }
 
+static kv_status refuse_odd(const blas_cache *c, int32_t layer, int32_t head, int64_t token)
+{
+    const char *name = kv_storage_name(c->policy.storage);
+    if (c->policy.storage == KV_STORE_KVARN)
+        return kv_fail(KV_ERR_NONFINITE, "storage %s: layer %d, tile %lld, KV head %d: NaN or infinity cannot be coded", name,
+                       layer, (long long)(token / c->policy.kvarn.tile), head);
+    return kv_fail(KV_ERR_NONFINITE, "storage %s: layer %d, token %lld, KV head %d: NaN or infinity cannot be coded", name,
+                   layer, (long long)token, head);
+}
+
 /* What is coded is shared by all heads of a layer: one set. */
-static kv_status seal_kind(blas_session *s, int32_t layer, int j, int64_t n)
+static kv_status seal_kind(blas_session *s, int32_t layer, int j, int64_t n, int64_t end)
 {
     const blas_cache *c = &s->cache;
     blas_set *set = blas_set_at(c, layer, 0);
@@ -164,20 +176,16 @@ static kv_status seal_kind(blas_session *s, int32_t layer, int j, int64_t n)
     KV_TRY(blas_records_reserve(c, set, j, job.to));
     for (int i = 0; i < kv_pool_threads(s->pool); i++)
         KV_TRY(kv_buffer_reserve(&s->scratch[i], (size_t)(BLAS_SCRATCH * c->head_dim) * sizeof(float)));
-    memset(s->not_finite, 0, (size_t)c->n_kv_heads);
     kv_pool_run(s->pool, c->set_heads, seal_task, &job);
     for (int32_t h = 0; h < c->set_heads; h++)
-        if (s->not_finite[h])
-            return kv_fail(KV_ERR_FORMAT, "storage %s: layer %d, tile %lld of the view, KV head %d: NaN or infinity "
-                                          "cannot be coded", kv_storage_name(c->policy.storage), layer,
-                           (long long)job.from, h);
+        if (s->odd[h] >= 0) return refuse_odd(c, layer, h, end - n + s->odd[h]);
     set->records[j].n = job.to;
     return KV_OK;
 }
 
-kv_status blas_seal(blas_session *s, int32_t layer, int64_t n)
+kv_status blas_seal(blas_session *s, int32_t layer, int64_t n, int64_t end)
 {
     for (int j = 0; j < s->cache.n_kinds; j++)
-        KV_TRY(seal_kind(s, layer, j, n));
+        KV_TRY(seal_kind(s, layer, j, n, end));
     return KV_OK;
 }
