@@ -213,6 +213,43 @@ static void a_side_that_failed_before_the_question_is_not_asked(void **state)
     lab_end(&l);
 }
 
+/* A side that replays decisions does so in its answer, too, when it was asked to or cannot decide by itself. */
+static int fed, fed_with_list;
+
+static kv_status count_lists(kv_session *s, const kv_step *step)
+{
+    kv_step own = *step;
+    own.follow = NULL; /* the reference decides by itself */
+    fed++;
+    fed_with_list += step->follow != NULL;
+    return liar_step(s, &own);
+}
+
+static void a_follower_follows_while_it_answers(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t caps;
+        int32_t mode;
+        int follows;
+    } tries[] = {{KV_CAP_FOLLOW, DT_MODE_FOLLOW, 1}, {KV_CAP_FOLLOW, DT_MODE_FREE, 0},
+                 {KV_CAP_FOLLOW | KV_CAP_NEEDS_FOLLOW, DT_MODE_FREE, 1}};
+    for (size_t i = 0; i < sizeof tries / sizeof *tries; i++) {
+        lab l;
+        prepare(&l, "h2o:cap=100");
+        l.o.mode = tries[i].mode;
+        lab_device(&l, KV_CONTRACT_BITEXACT, "lie=none");
+        l.tables[0].step = count_lists;
+        l.tables[0].caps |= tries[i].caps;
+        fed = fed_with_list = 0;
+        lab_run(&l);
+        lab_verdict(&l, 0, "PASS", "-", "");
+        assert_true(fed > LENGTH / 64 + 2); /* the prompt, the greedy answer, the expected one */
+        assert_int_equal(fed_with_list, tries[i].follows ? fed : 0);
+        lab_end(&l);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -228,6 +265,7 @@ int main(void)
         cmocka_unit_test(silence_is_no_answer),
         cmocka_unit_test(a_side_that_fails_while_answering_is_an_error_of_its_own),
         cmocka_unit_test(a_side_that_failed_before_the_question_is_not_asked),
+        cmocka_unit_test(a_follower_follows_while_it_answers),
     };
     return cmocka_run_group_tests(tests, folderkit_make, folderkit_remove);
 }
