@@ -52,19 +52,52 @@ kivi:bits=3,group=8,residual=128
 END
 }
 
-# One legal pair a line, in the order of the lists. With words: those whose spelling has one of them.
-matrix_pairs() { # WORD...
+# Pairs that go through states of their own (`kvdiff coverage`): steps as long as the cap, prompts below it, budgets that are
+# equal or nothing.
+matrix_edges() {
+    cat <<END
+sliding:cap=64
+sliding:cap=64,pos=absolute
+sliding:cap=64,pos=saturate
+snapkv:cap=256,prompt=200
+pyramid:cap=256,prompt=200
+pyramid:cap=256,prompt=300
+pyramid:cap=40,prompt=512
+END
+}
+
+# Pairs for the model `sharp`, on which scores are equal.
+matrix_ties() {
+    cat <<END
+cascade:cap=32
+h2o:cap=32
+h2o:cap=32,gqa=max
+tova:cap=32
+snapkv:cap=48,prompt=64
+pyramid:cap=48,prompt=64
+END
+}
+
+# Lines that have one of the words; all of them without words.
+matrix_with() { # WORD...
+    while read -r line; do
+        [ $# -eq 0 ] && echo "$line"
+        for word; do
+            case $line in *$word*) echo "$line" && break ;; esac
+        done
+    done
+}
+
+# One legal pair a line.
+matrix_pairs() {
     matrix_selections | while read -r selection; do
         matrix_storages | while read -r storage; do
             pair=$selection+$storage
             [ "$storage" = f32 ] && pair=$selection
-            "$KVDIFF" policy "$pair" >/dev/null 2>&1 || continue
-            [ $# -eq 0 ] && echo "$pair"
-            for word; do
-                case $pair in *$word*) echo "$pair" && break ;; esac
-            done
+            "$KVDIFF" policy "$pair" >/dev/null 2>&1 && echo "$pair"
         done
     done
+    matrix_edges
 }
 
 # Names of selections and storages that the program has and the lists above do not.
