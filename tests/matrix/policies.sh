@@ -62,7 +62,7 @@ sliding:cap=64,pos=saturate
 snapkv:cap=256,prompt=200
 pyramid:cap=256,prompt=200
 pyramid:cap=256,prompt=300
-pyramid:cap=40,prompt=512
+pyramid:cap=41,prompt=512
 END
 }
 
