@@ -57,6 +57,7 @@ int main(void)
         cmocka_unit_test(rope_tables_cross_the_door),
         cmocka_unit_test(rope_of_every_config_reaches_the_keys),
         cmocka_unit_test(golden_tile_to_the_bit),
+        cmocka_unit_test(the_page_shows_the_golden_tile),
         cmocka_unit_test(golden_attention),
         cmocka_unit_test(coding_has_the_bits_of_the_page),
         cmocka_unit_test(coding_of_difficult_tiles),

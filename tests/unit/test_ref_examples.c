@@ -252,6 +252,36 @@ static void snapkv_follows_its_page(void **state)
     run_example("docs/policy/snapkv.md", 0);
 }
 
+/* ---- budgets ------------------------------------------------------------------------------------------------------- */
+
+static void pyramid_follows_its_page(void **state)
+{
+    (void)state;
+    enum { STRIDE = 160 };
+    example *e = read_example("docs/policy/pyramid.md");
+    static const real acc[STRIDE];
+    for (int row = 0; row < e->rows; row++) {
+        const int32_t layers = (int32_t)strtol(e->cell[row][1], NULL, 10);
+        const kv_config cfg = {.n_layers = layers, .n_kv_heads = 1, .head_dim = 1};
+        char policy[128], text[CELL] = "";
+        size_t used = 0;
+        kv_policy p;
+        ref_cache c;
+        assert_int_equal(sscanf(e->cell[row][0], "`%127[^`]", policy), 1);
+        assert_ok(kv_policy_parse(policy, &p));
+        assert_ok(REF(cache_init)(&c, &cfg, &p));
+        const ref_sums s = {.acc = acc, .stride = STRIDE, .m = p.snapkv.prompt, .n_heads = 1, .group = 1};
+        for (int32_t l = 0; l < layers; l++) {
+            assert_ok(c.ops->settle(&c, l, &s));
+            used += (size_t)snprintf(text + used, CELL - used, "%s%lld", used ? " " : "",
+                                     (long long)(c.layers[l].n - p.snapkv.window));
+        }
+        same_text(e, row, 2, text);
+        REF(cache_free)(&c);
+    }
+    free(e);
+}
+
 /* ---- windows --------------------------------------------------------------------------------------------------------- */
 
 static void describe_view(const ref_cache *c, int64_t base, int64_t m, char *dst)
@@ -307,6 +337,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cascade_follows_its_page), cmocka_unit_test(h2o_follows_its_page),
         cmocka_unit_test(tova_follows_its_page),    cmocka_unit_test(snapkv_follows_its_page),
+        cmocka_unit_test(pyramid_follows_its_page),
         cmocka_unit_test(xwindow_follows_its_page),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -253,6 +253,36 @@ static void what_is_not_finite_is_not_coded(void **state)
 }
 
 /* Where record `entry` of a run begins. */
+static char *read_floats(char *at, float *x, int n)
+{
+    at = strchr(at, '|') + 1;
+    for (int i = 0; i < n; i++)
+        x[i] = strtof(at, &at);
+    return at;
+}
+
+/* The groups of the page's worked example, coded by the plain loops that everything else here is held to. */
+static void the_page_shows_groups(void **state)
+{
+    (void)state;
+    size_t size;
+    char *page = (char *)kvtest_read("docs/policy/kivi.md", &size), *at = strstr(page, "| values |");
+    assert_non_null(at);
+    int lines = 0;
+    for (at = strchr(strchr(at, '\n') + 1, '\n') + 1; *at == '|'; at = strchr(at, '\n') + 1, lines++) {
+        float x[4], min, scale, codes[4], read[4], got_scale, got_min;
+        uint8_t stream[4] = {0};
+        char *p = read_floats(at, x, 4);
+        p = read_floats(read_floats(read_floats(read_floats(p, &min, 1), &scale, 1), codes, 4), read, 4);
+        code_group(x, 1, 4, 2, stream, 0, &got_scale, &got_min);
+        assert_true(got_scale == scale && got_min == min);
+        for (int i = 0; i < 4; i++)
+            assert_true((float)kv_code_get(stream, i, 2) == codes[i] && x[i] == read[i]);
+    }
+    assert_int_equal(lines, 4);
+    free(page);
+}
+
 static float *record_of(const kv_state_view *v, int64_t entry)
 {
     uint8_t *record = v->records;
@@ -307,6 +337,7 @@ int main(void)
         cmocka_unit_test(a_window_that_holds_everything_is_full),
         cmocka_unit_test(states_come_back),
         cmocka_unit_test(what_is_not_finite_is_not_coded),
+        cmocka_unit_test(the_page_shows_groups),
         cmocka_unit_test(constant_groups_keep_their_value),
     };
     return cmocka_run_group_tests(tests, open_rows, close_rows);

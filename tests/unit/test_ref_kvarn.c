@@ -114,6 +114,60 @@ static void golden_tile_to_the_bit(void **state)
     json_decref(j);
 }
 
+/* Next cell of a table row; *at moves behind it. */
+static const char *next_cell(const char **at)
+{
+    const char *cell = strchr(*at, '|');
+    assert_non_null(cell);
+    *at = cell + 1;
+    return cell + 1;
+}
+
+/* A row of the page's table: its codes, S and Z of both dialects. */
+static void check_page_row(const char *line, const json_t *part, size_t row)
+{
+    static const char *const dialects[] = {"A", "B"};
+    const char *at = line;
+    assert_int_equal(strtol(next_cell(&at), NULL, 10), row);
+    for (int d = 0; d < 2; d++) {
+        const json_t *want = json_object_get(part, dialects[d]);
+        char *p = (char *)(uintptr_t)next_cell(&at);
+        for (size_t i = 0; i < G; i++)
+            assert_int_equal(strtol(p, &p, 10),
+                             json_integer_value(json_array_get(json_array_get(json_object_get(want, "codes"), row), i)));
+        p = (char *)(uintptr_t)next_cell(&at);
+        same_hex(json_object_get(want, "fused_scale_f16"), row, (uint32_t)strtoul(p, &p, 16), "scale on the page");
+        same_hex(json_object_get(want, "fused_zero_f16"), row, (uint32_t)strtoul(p, &p, 16), "zero on the page");
+    }
+}
+
+/* docs/policy/kvarn.md shows the golden tile. */
+static void the_page_shows_the_golden_tile(void **state)
+{
+    (void)state;
+    static const char *const parts[] = {"K", "V"}, *const inputs[] = {"; K:", "\nV:"};
+    static const char *const tables[] = {"| K, channel", "| V, token"};
+    size_t size;
+    char *page = (char *)kvtest_read("docs/policy/kvarn.md", &size), *at = strstr(page, "## Worked example");
+    json_t *j = golden_file();
+    assert_non_null(at);
+    for (int k = 0; k < 2; k++) {
+        const json_t *part = json_object_get(j, parts[k]);
+        char *p = strstr(at, inputs[k]) + strlen(inputs[k]);
+        for (size_t i = 0; i < G * G; i++) {
+            const json_t *row = json_array_get(json_object_get(part, "input"), i / G);
+            assert_true((double)strtol(p, &p, 10) / 16 == json_number_value(json_array_get(row, i % G)));
+        }
+        p = strstr(at, tables[k]);
+        assert_non_null(p);
+        p = strchr(strchr(p, '\n') + 1, '\n') + 1;
+        for (size_t row = 0; row < G; row++, p = strchr(p, '\n') + 1)
+            check_page_row(p, part, row);
+    }
+    json_decref(j);
+    free(page);
+}
+
 /* The example of the same source: scores and output of one query, six digits. */
 static void golden_attention(void **state)
 {
@@ -462,6 +516,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(golden_tile_to_the_bit),
+        cmocka_unit_test(the_page_shows_the_golden_tile),
         cmocka_unit_test(golden_attention),
         cmocka_unit_test(coding_has_the_bits_of_the_page),
         cmocka_unit_test(coding_of_difficult_tiles),
