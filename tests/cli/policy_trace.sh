@@ -84,7 +84,7 @@ refuse 'slots of a policy without rings' 2 'has no rings' trace full --order=slo
 refuse 'an unknown order' 2 '--order=size' trace full --order=size
 refuse 'picture and JSON' 2 'choose one' trace full --svg=x.svg --format=json
 refuse 'a picture where none can be' 3 'cannot write' trace sink:cap=4 --tokens=9 --svg="$dir/no/where.svg"
-refuse 'a policy that this side lacks' 3 "side 'blas'" trace full+kvarn --side=blas --tokens=4
+refuse 'a side that lacks the policy' 3 'liar' trace full --side="$BUILD/tests/sides/liar.so:lie=unsupported"
 refuse 'a side that is another policy' 2 'trace that one' trace full --side=policy:full
 refuse 'a side whose step fails' 6 'liar' trace full --side="$BUILD/tests/sides/liar.so:lie=step"
 refuse 'a side that exports nothing' 3 'liar' trace full --side="$BUILD/tests/sides/liar.so:lie=blank"
