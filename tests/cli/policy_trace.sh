@@ -38,6 +38,13 @@ check 'JSON: positions count inside the cache' json \
     '(f[-1]["og"], f[-1]["pos"], f[-1]["zone"], f[-1]["slot"]) == ([0, 7, 8, 9], [0, 1, 2, 3], ["sinks"] + ["ring 0"] * 3, [0, 1, 2, 3])' \
     trace sink:cap=3,sinks=1 --tokens=10 --format=json
 
+# ---- storages that code: a tile is shown as its tokens -----------------------------------------------------------
+check 'tiles and tail' last '    70     70  tiles: 0-63 | tail: 64-69' trace full+kvarn:tile=32 --tokens=70 -q 10
+check 'whole tiles leave' last '   120     56  tiles: 64-95 | tail: 96-119' \
+    trace sliding:cap=64,pos=absolute+kvarn:tile=32 --tokens=120 -q 10
+check 'keys are coded in blocks, values behind them' last '    70     70  tiles: 0-37 | K coded: 38-63 | tail: 64-69' \
+    trace full+kivi:residual=32 --tokens=70 -q 10
+
 # ---- pictures: every token that is kept after every step is covered by the area of the paths ----------------
 area() { # KEPT-SUM FILE : columns times tokens
     python3 - "$1" "$2" <<'PY'
@@ -64,6 +71,8 @@ check 'rings by age' last '    24     14  sinks: 0-1 | ring 2: 5-6 8 11 | ring 1
     trace cascade:sinks=2,n=3,window=4 --score-law=lin:37,11,10 --tokens=24
 check 'digests' last '4096 fe632cd5d13336f6' \
     trace cascade:sinks=4,n=4,window=64 --score-law=mul:2654435761 --digest-at=4,68,260,4096
+check 'digests of the other side' last '4096 fe632cd5d13336f6' \
+    trace cascade:sinks=4,n=4,window=64 --score-law=mul:2654435761 --digest-at=4,68,260,4096 --side=emu
 check 'as many digests as were asked for' [ "$("$KVDIFF" policy trace sink:cap=4 --score-law=zero --digest-at=4,5,9 | wc -l)" -eq 3 ]
 check 'a picture of rings' trace cascade:sinks=2,n=3,window=4 --score-law=zero --tokens=40 --svg="$dir/c.svg"
 check 'it shows what is kept' area $((14 * 15 / 2 + 26 * 14)) "$dir/c.svg"
