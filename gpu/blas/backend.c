@@ -122,8 +122,8 @@ static kv_status check_step(const blas_session *s, const kv_step *step)
     KV_TRY(kv_step_check(&s->model->cfg, step));
     const int32_t prompt = kv_policy_first_step(&s->cache.policy);
     if (s->seen == 0 && step->n < prompt)
-        return kv_fail(KV_ERR_USAGE, "the first step brings %d tokens, but the policy's prompt has %d; feed all of it at "
-                                     "once", step->n, prompt);
+        return kv_fail(KV_ERR_USAGE, "the first step brings %d tokens, but the policy's prompt has %d; feed all of it "
+                                     "at once", step->n, prompt);
     return blas_window_check(s, step);
 }
 
@@ -154,8 +154,8 @@ static kv_status rehearse(blas_session *s, int32_t layer, int32_t set, const kv_
         KV_TRY(blas_list_after(c, ix, &list, &a));
         blas_remove_dead(c, ix, NULL);
         if (ix->n > kv_policy_max_entries(&c->policy))
-            return kv_fail(KV_ERR_USAGE, "the list of decisions cannot be obeyed: it leaves %lld entries in layer %d, the "
-                                         "policy holds %lld", (long long)ix->n, layer,
+            return kv_fail(KV_ERR_USAGE, "the list of decisions cannot be obeyed: it leaves %lld entries in layer %d, "
+                                         "the policy holds %lld", (long long)ix->n, layer,
                            (long long)kv_policy_max_entries(&c->policy));
     }
     if (list.done == list.n) return KV_OK;

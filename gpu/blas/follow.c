@@ -174,7 +174,8 @@ static kv_status leave_then_come(const blas_cache *c, blas_index *ix, blas_list 
         const int stays = !ix->dead[stored + x];
         KV_TRY(next_admission(list, og, token, &e));
         if (e->slot != (stays ? slot : -1))
-            return blas_list_bad(e, "an admission to a slot that is not the token's view index after the evictions, or -1");
+            return blas_list_bad(e, "an admission to a slot that is neither the token's view index after the evictions "
+                                    "nor, for one that left, -1");
         slot += stays;
         list->done++;
     }

@@ -49,7 +49,8 @@ static kv_status carry_on(walk *w)
     const kv_event *e = blas_list_next(w->list, KV_EVENT_EVICT, w->token);
     if (e && e->og == w->carried) {
         const int64_t i = blas_index_find(w->ix, e->og);
-        if (e->slot != w->left || i < 0) return blas_list_bad(e, "an eviction from a slot that the token does not hold");
+        if (e->slot != w->left || i < 0)
+            return blas_list_bad(e, "an eviction from a slot that the token does not hold");
         w->ix->dead[i] = 1;
         w->carried = -1;
         w->list->done++;
@@ -57,8 +58,8 @@ static kv_status carry_on(walk *w)
     }
     e = blas_list_next(w->list, KV_EVENT_MOVE, w->token);
     if (e && e->og == w->carried) return enter(w, e);
-    return kv_fail(KV_ERR_USAGE, "the list of decisions cannot be obeyed: token %lld takes slot %d of token %lld, which "
-                                 "neither leaves nor moves on: the slot is taken", (long long)w->token, w->left,
+    return kv_fail(KV_ERR_USAGE, "the list of decisions cannot be obeyed: token %lld takes slot %d of token %lld, "
+                                 "which neither leaves nor moves on: the slot is taken", (long long)w->token, w->left,
                    (long long)w->carried);
 }
 

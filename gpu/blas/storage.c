@@ -159,11 +159,9 @@ static void seal_task(void *arg, int64_t head, int worker)
 static kv_status refuse_odd(const blas_cache *c, int32_t layer, int32_t head, int64_t token)
 {
     const char *name = kv_storage_name(c->policy.storage);
-    if (c->policy.storage == KV_STORE_KVARN)
-        return kv_fail(KV_ERR_NONFINITE, "storage %s: layer %d, tile %lld, KV head %d: NaN or infinity cannot be coded", name,
-                       layer, (long long)(token / c->policy.kvarn.tile), head);
-    return kv_fail(KV_ERR_NONFINITE, "storage %s: layer %d, token %lld, KV head %d: NaN or infinity cannot be coded", name,
-                   layer, (long long)token, head);
+    const int tiles = c->policy.storage == KV_STORE_KVARN;
+    return kv_fail(KV_ERR_NONFINITE, "storage %s: layer %d, %s %lld, KV head %d: NaN or infinity cannot be coded", name,
+                   layer, tiles ? "tile" : "token", (long long)(tiles ? token / c->policy.kvarn.tile : token), head);
 }
 
 /* What is coded is shared by all heads of a layer: one set. */

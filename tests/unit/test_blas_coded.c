@@ -210,7 +210,8 @@ static void given_rows(const int *steps, bk_naive *n)
     bk_close(&s);
 }
 
-static void check_group(const double *x, int64_t stride, int n_values, float scale, float min, int bits, const char *what)
+static void check_group(const double *x, int64_t stride, int n_values, float scale, float min, int bits,
+                        const char *what)
 {
     float lo = (float)x[0], hi = lo;
     for (int i = 1; i < n_values; i++) {
@@ -342,14 +343,14 @@ static int64_t bytes_apart(void *a, void *b, int64_t *n)
     return apart;
 }
 
-/* The tokens that complete a tile are fed to both sides on the reference's state: all but their rows is equal, and theirs
- * differ in the last bits, so nearly all codes and scales of layer 0 have to be equal. */
+/* The tokens that complete a tile are fed to both sides on the reference's state: all but their rows is equal, and
+ * theirs differ in the last bits, so nearly all codes and scales of layer 0 have to be equal. */
 static void records_are_those_of_the_reference(void **state)
 {
     (void)state;
     static const char *const policies[] = {
-        "full+kvarn:tile=32,tie=rel", "full+kvarn:tile=64,tie=rel,dialect=B,kbits=8,vbits=8", "full+kvarn:tile=32,iters=1",
-        "full+kvarn:tile=64,tie=rel,kbits=3,vbits=5", "full+kivi:residual=32", "full+kivi:residual=32,group=16,bits=5"};
+        "full+kvarn:tile=32,tie=rel", "full+kvarn:tile=64,tie=rel,dialect=B,kbits=8,vbits=8",
+        "full+kvarn:tile=32,iters=1", "full+kvarn:tile=64,tie=rel,kbits=3,vbits=5", "full+kivi:residual=32", "full+kivi:residual=32,group=16,bits=5"};
     const kv_backend *ref = ref_backend();
     for (size_t i = 0; i < sizeof policies / sizeof *policies; i++) {
         kv_policy p;
