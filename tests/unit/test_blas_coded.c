@@ -350,7 +350,8 @@ static void records_are_those_of_the_reference(void **state)
     (void)state;
     static const char *const policies[] = {
         "full+kvarn:tile=32,tie=rel", "full+kvarn:tile=64,tie=rel,dialect=B,kbits=8,vbits=8",
-        "full+kvarn:tile=32,iters=1", "full+kvarn:tile=64,tie=rel,kbits=3,vbits=5", "full+kivi:residual=32", "full+kivi:residual=32,group=16,bits=5"};
+        "full+kvarn:tile=32,iters=1", "full+kvarn:tile=64,tie=rel,kbits=3,vbits=5",
+        "full+kivi:residual=32", "full+kivi:residual=32,group=16,bits=5"};
     const kv_backend *ref = ref_backend();
     for (size_t i = 0; i < sizeof policies / sizeof *policies; i++) {
         kv_policy p;
@@ -373,7 +374,8 @@ static void records_are_those_of_the_reference(void **state)
         assert_int_equal(bk_blas->step(s, &step), KV_OK);
         void *want = exported_by(ref, oracle, &size), *got = exported_by(bk_blas, s, &size);
         const int64_t apart = bytes_apart(want, got, &n);
-        if (n == 0 || apart * 100 > n) fail_msg("%s: %lld of %lld bytes differ", policies[i], (long long)apart, (long long)n);
+        if (n == 0 || apart * 100 > n)
+            fail_msg("%s: %lld of %lld bytes differ", policies[i], (long long)apart, (long long)n);
         free(want);
         free(got);
         ref->close(oracle);
