@@ -37,7 +37,7 @@ typedef struct kv_kivi_layout {
 /* kivi's V rows are cache entries of their own: original index + this. */
 #define KV_KIVI_V (INT64_C(1) << 62)
 
-static inline uint32_t kv_code_get(const uint8_t *row, int32_t k, int32_t bits)
+KV_HD uint32_t kv_code_get(const uint8_t *row, int32_t k, int32_t bits)
 {
     const int32_t at = k * bits, shift = at % 8;
     uint32_t v = row[at / 8];
@@ -46,7 +46,7 @@ static inline uint32_t kv_code_get(const uint8_t *row, int32_t k, int32_t bits)
 }
 
 /* The row must be zero where the code goes. */
-static inline void kv_code_put(uint8_t *row, int32_t k, int32_t bits, uint32_t code)
+KV_HD void kv_code_put(uint8_t *row, int32_t k, int32_t bits, uint32_t code)
 {
     const int32_t at = k * bits, shift = at % 8;
     const uint32_t v = code << shift;

@@ -192,20 +192,26 @@ kv_status run_step(kv_session *s, const kv_step &step)
     return KV_OK;
 }
 
-kv_status make_policy(const kv_policy &p, const kv_config &cfg, cudaStream_t stream, std::unique_ptr<gpu_policy> *out)
+/* NULL for storages that keep numbers. */
+std::unique_ptr<gpu_coded> make_coded(const kv_policy &p, const kv_config &cfg)
+{
+    const int64_t cap = p.selection == KV_SEL_SLIDING ? p.sliding.cap : INT64_MAX;
+    if (p.storage == KV_STORE_KVARN) return gpu_coded_kvarn(p.kvarn, cfg, cap);
+    if (p.storage == KV_STORE_KIVI) return gpu_coded_kivi(p.kivi, cfg, cap);
+    return nullptr;
+}
+
+/* coded: how K and V are kept, where that is in codes. */
+kv_status make_policy(const kv_policy &p, const kv_config &cfg, const gpu_coded *coded, cudaStream_t stream,
+                      std::unique_ptr<gpu_policy> *out)
 {
     const gpu_site site = {cfg.n_layers, cfg.n_heads, cfg.n_kv_heads, stream};
-    KV_TRY(kv_policy_check(&p));
-    KV_TRY(kv_policy_fit(&p, &cfg));
-    if (p.storage != KV_STORE_F32 && p.storage != KV_STORE_F16 && p.storage != KV_STORE_BF16)
-        return kv_fail(KV_ERR_UNSUPPORTED, "%s does not store K and V as %s", SIDE,
-                       kv_storage_name(p.storage));
     switch (p.selection) {
     case KV_SEL_FULL:
-        *out = gpu_policy_full(cfg.n_layers);
+        *out = gpu_policy_full(cfg.n_layers, coded);
         return KV_OK;
     case KV_SEL_SLIDING:
-        *out = gpu_policy_sliding(p.sliding, cfg.n_layers);
+        *out = gpu_policy_sliding(p.sliding, cfg.n_layers, coded);
         return KV_OK;
     case KV_SEL_SINK:
         *out = gpu_policy_sink(p.sink, cfg.n_layers);
@@ -239,11 +245,15 @@ kv_status fill_session(const kv_open_args &args, kv_session *s)
     options o;
     KV_TRY(read_options(args.options, &o));
     KV_TRY(check_machine());
+    KV_TRY(kv_policy_check(args.policy));
+    KV_TRY(kv_policy_fit(args.policy, &args.model->cfg));
     KV_TRY(gpu_model_supported(args.model));
-    s->cache.storage = args.policy->storage;
     KV_TRY(gpu_stream_open(&s->stream.s, o.seed, args.threads));
-    KV_TRY(make_policy(*args.policy, args.model->cfg, s->stream.s, &s->cache.policy));
-    s->cache.layers = std::vector<gpu_store>((size_t)args.model->cfg.n_layers);
+    s->coded = make_coded(*args.policy, args.model->cfg);
+    KV_TRY(make_policy(*args.policy, args.model->cfg, s->coded.get(), s->stream.s, &s->cache.policy));
+    s->cache.storage = args.policy->storage;
+    s->cache.layers.resize(s->coded ? 0 : (size_t)args.model->cfg.n_layers);
+    s->cache.coded.resize(s->coded ? (size_t)args.model->cfg.n_layers : 0);
     return gpu_model_upload(args.model, &s->model, s->stream.s);
 }
 

@@ -34,17 +34,22 @@ public:
                            stream_));
         KV_TRY(tap(KV_TAP_FINAL_NORM, 0, w_.normed.p, cfg_.d_model));
         KV_TRY(head());
-        return gpu_stream_finish(stream_);
+        KV_TRY(gpu_stream_finish(stream_));
+        return s_->coded ? gpu_coded_check(s_, span()) : KV_OK;
     }
 
 private:
     kv_status prepare();
     kv_status upload_rows();
     kv_status upload_own_rows();
+    kv_status prepare_coded();
     kv_status embed();
     kv_status attention_block(int32_t l);
     kv_status ffn_block(int32_t l);
+    kv_status place(int32_t l);
     kv_status attend(int32_t l);
+    kv_status attend_coded(int32_t l);
+    gpu_queries queries(int32_t l) const;
     kv_status assemble(const gpu_layer_view &view, const gpu_slots &rows, gpu_attention_args *a);
     kv_status count(int32_t l, const gpu_attention_args &a);
     kv_status head();
@@ -68,6 +73,12 @@ private:
         const int64_t at = table_row * (cfg_.rope_dims / 2);
         return {s_->table.cos.p + at, s_->table.sin.p + at, cfg_.rope_dims,
                 cfg_.rope_pairing == KV_ROPE_HALF};
+    }
+
+    /* Storages in codes see all layers alike. */
+    gpu_span span() const
+    {
+        return {s_->cache.seen - view_.layer(0).n_stored, s_->cache.seen, m_};
     }
 
     gpu_values stored(const gpu_buffer<unsigned char> &b) const { return {b.p, s_->cache.storage}; }
@@ -102,7 +113,7 @@ kv_status pass::prepare()
         if (view_.own_exact) KV_TRY(w_.view_values.reserve(values));
     }
     if (view_.own_exact) KV_TRY(upload_own_rows());
-    KV_TRY(upload_rows());
+    KV_TRY(s_->coded ? prepare_coded() : upload_rows());
     if (raw_) {
         KV_TRY(gpu_table_cover(s_, 0, view_.pos + (int64_t)m_, &zero_row_));
         new_row_ = zero_row_ + view_.pos;
@@ -132,6 +143,15 @@ kv_status pass::upload_own_rows()
     return gpu_copy_up(w_.own_rows.p, rows.data(), rows.size() * sizeof(int32_t), stream_);
 }
 
+/* Room for codes; nothing is bad yet. */
+kv_status pass::prepare_coded()
+{
+    const std::vector<int32_t> none((size_t)cfg_.n_layers, 0);
+    KV_TRY(gpu_coded_make_room(s_, span()));
+    KV_TRY(w_.bad.reserve(none.size()));
+    return gpu_copy_up(w_.bad.p, none.data(), none.size() * sizeof(int32_t), stream_);
+}
+
 kv_status pass::embed()
 {
     const gpu_model &model = s_->model;
@@ -147,23 +167,60 @@ kv_status pass::embed()
 kv_status pass::attention_block(int32_t l)
 {
     const gpu_layer &layer = s_->model.layers[(size_t)l];
-    const gpu_store &store = s_->cache.layers[(size_t)l];
-    const gpu_qkv_shape shape = {cfg_.n_heads, cfg_.n_kv_heads, cfg_.head_dim};
-    const gpu_slots new_rows = slots(l, view_.identity() ? 0 : view_.layer(l).n_stored);
     const int32_t q = q_width(cfg_), kv = kv_width(cfg_), stride = layer.qkv.n;
 
     KV_TRY(gpu_rmsnorm(w_.x.p, layer.attn_norm.p, m_, cfg_.d_model, cfg_.norm_eps, w_.normed.p, stream_));
     KV_TRY(tap(KV_TAP_ATTN_NORM, l, w_.normed.p, cfg_.d_model));
     KV_TRY(matmul(w_.normed.p, layer.qkv, m_, GPU_STORE, w_.qkv.p));
-    KV_TRY(gpu_rope_store(w_.qkv.p, m_, shape, rope_at(new_row_), {raw_, view_.own_exact}, new_rows,
-                          stored(store.k), stored(store.v), stream_));
+    KV_TRY(place(l));
     KV_TRY(tap(KV_TAP_Q, l, w_.qkv.p, stride));
     KV_TRY(tap(KV_TAP_K, l, w_.qkv.p + q, stride));
     KV_TRY(tap(KV_TAP_V, l, w_.qkv.p + q + kv, stride));
-    KV_TRY(attend(l));
+    KV_TRY(s_->coded ? attend_coded(l) : attend(l));
     KV_TRY(tap(KV_TAP_ATTN, l, w_.attended.p, q));
     KV_TRY(matmul(w_.attended.p, layer.attn_output, m_, GPU_ADD, w_.x.p));
     return tap(KV_TAP_ATTN_RESID, l, w_.x.p, cfg_.d_model);
+}
+
+/* Rotates the step's queries and keys and puts K and V into the stores. */
+kv_status pass::place(int32_t l)
+{
+    const gpu_qkv_shape shape = {cfg_.n_heads, cfg_.n_kv_heads, cfg_.head_dim};
+    const gpu_values nowhere = {nullptr, KV_STORE_F32};
+    if (s_->coded)
+        return gpu_rope_store(w_.qkv.p, m_, shape, rope_at(new_row_), {false, false}, {nullptr, 0}, nowhere, nowhere,
+                              stream_);
+    const gpu_store &store = s_->cache.layers[(size_t)l];
+    const gpu_slots new_rows = slots(l, view_.identity() ? 0 : view_.layer(l).n_stored);
+    return gpu_rope_store(w_.qkv.p, m_, shape, rope_at(new_row_), {raw_, view_.own_exact}, new_rows, stored(store.k),
+                          stored(store.v), stream_);
+}
+
+gpu_queries pass::queries(int32_t l) const
+{
+    gpu_queries q = {};
+    q.q = w_.qkv.p;
+    q.q_stride = s_->model.layers[(size_t)l].qkv.n;
+    q.first = view_.layer(l).n_stored;
+    q.m = m_;
+    q.heads = cfg_.n_heads;
+    q.kv_heads = cfg_.n_kv_heads;
+    q.head_dim = cfg_.head_dim;
+    q.scale = gpu_softmax_scale(cfg_);
+    q.out = w_.attended.p;
+    return q;
+}
+
+kv_status pass::attend_coded(int32_t l)
+{
+    gpu_coded_step step;
+    step.span = span();
+    step.q = queries(l);
+    step.qkv = w_.qkv.p;
+    step.bad = w_.bad.p + l;
+    KV_TRY(w_.attention.reserve(gpu_attention_workspace(step.q)));
+    step.workspace = w_.attention.p;
+    return s_->coded->attend(s_->cache.coded[(size_t)l], step, stream_);
 }
 
 kv_status pass::attend(int32_t l)
@@ -172,19 +229,11 @@ kv_status pass::attend(int32_t l)
     const gpu_layer_view &view = view_.layer(l);
     const gpu_slots rows = slots(l, 0);
     gpu_attention_args a = {};
-    a.q = w_.qkv.p;
-    a.q_stride = s_->model.layers[(size_t)l].qkv.n;
+    static_cast<gpu_queries &>(a) = queries(l);
     a.k = stored(store.k);
+    a.v = stored(store.v);
     a.k_slot = a.v_slot = view_.identity() ? nullptr : rows.at;
     a.slot_stride = rows.head_stride;
-    a.v = stored(store.v);
-    a.first = view.n_stored;
-    a.m = m_;
-    a.heads = cfg_.n_heads;
-    a.kv_heads = cfg_.n_kv_heads;
-    a.head_dim = cfg_.head_dim;
-    a.scale = gpu_softmax_scale(cfg_);
-    a.out = w_.attended.p;
     if (view_.own_exact) {
         KV_TRY(assemble(view, rows, &a));
     } else if (raw_) {

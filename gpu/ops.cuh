@@ -94,7 +94,8 @@ struct gpu_arrival {
 
 /* Rotates q and k of every row in place, row x by table row x, and puts k and v into row x of `slots` of the stores,
  * [..][kv_heads * head_dim]. Where the stores round, the step's rows receive the rounded k (raw ones rotated after
- * rounding) and v, unless they are to stay exact. */
+ * rounding) and v, unless they are to stay exact. Stores without memory (p = NULL) receive nothing, slots are not
+ * read then. */
 kv_status gpu_rope_store(float *qkv, int32_t m, const gpu_qkv_shape &shape, const gpu_rope &rope,
                          const gpu_arrival &how, const gpu_slots &slots, const gpu_values &k_store,
                          const gpu_values &v_store, cudaStream_t stream);

@@ -2,6 +2,7 @@
 #include "gpu/policy.cuh"
 
 #include "common/math.h"
+#include "gpu/coded.cuh"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -94,6 +95,13 @@ kv_status gpu_shared_policy::publish(const kv_events &noted, kv_events *out) con
             KV_TRY(gpu_note(out, e));
         }
     return KV_OK;
+}
+
+int32_t gpu_shared_policy::granule() const { return coded_ ? coded_->granule() : 1; }
+
+kv_status gpu_shared_policy::seal(int64_t first, int64_t seen, int32_t m, kv_events *events) const
+{
+    return coded_ ? coded_->seal({first, seen, m}, events) : KV_OK;
 }
 
 /* All runs must hold the same tokens at the same positions, or none before the first layer. */

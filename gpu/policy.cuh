@@ -64,6 +64,8 @@ struct gpu_site {
     cudaStream_t stream;
 };
 
+class gpu_coded; /* gpu/coded.cuh */
+
 class gpu_policy
 {
 public:
@@ -126,7 +128,7 @@ public:
 class gpu_shared_policy : public gpu_policy
 {
 public:
-    explicit gpu_shared_policy(int32_t n_layers) : n_layers_(n_layers) {}
+    explicit gpu_shared_policy(int32_t n_layers, const gpu_coded *coded = nullptr) : n_layers_(n_layers), coded_(coded) {}
 
     kv_status follow(int64_t seen, int32_t m, const kv_events &given) override;
     kv_status publish(const kv_events &noted, kv_events *out) const override;
@@ -151,12 +153,20 @@ protected:
     /* Layers before it have no entries. */
     virtual int32_t first_layer() const { return 0; }
 
+    /* Tokens that only leave together. */
+    int32_t granule() const;
+
+    /* What becomes coded when tokens seen .. seen + m - 1 have come to first .. seen - 1. */
+    kv_status seal(int64_t first, int64_t seen, int32_t m, kv_events *events) const;
+
     int32_t n_layers_;
+    const gpu_coded *coded_; /* the storage, if it keeps codes; outlives the policy */
 };
 
 /* One per policy: gpu/policy/<name>.cu. */
-std::unique_ptr<gpu_policy> gpu_policy_full(int32_t n_layers);
-std::unique_ptr<gpu_policy> gpu_policy_sliding(const kv_sliding_params &params, int32_t n_layers);
+std::unique_ptr<gpu_policy> gpu_policy_full(int32_t n_layers, const gpu_coded *coded = nullptr);
+std::unique_ptr<gpu_policy> gpu_policy_sliding(const kv_sliding_params &params, int32_t n_layers,
+                                               const gpu_coded *coded = nullptr);
 std::unique_ptr<gpu_policy> gpu_policy_sink(const kv_sink_params &params, int32_t n_layers);
 std::unique_ptr<gpu_policy> gpu_policy_xwindow(const kv_xwindow_params &params, int32_t n_layers);
 std::unique_ptr<gpu_policy> gpu_policy_h2o(const kv_h2o_params &params, const gpu_site &site);

@@ -83,14 +83,15 @@ __global__ void gpu_k_rope_store(float *qkv, gpu_qkv_shape shape, gpu_rope rope,
     float a = p[ia], b = p[ib];
     const gpu_values &store = is_value ? v_store : k_store;
     const int32_t kv_head = is_query ? 0 : (head - shape.heads) % shape.kv_heads;
-    const int64_t slot = is_query ? 0 : slots.at[kv_head * slots.head_stride + row];
+    const bool stores = !is_query && store.p;
+    const int64_t slot = !stores ? 0 : slots.at[kv_head * slots.head_stride + row];
     const int64_t to = (slot * shape.kv_heads + kv_head) * shape.head_dim;
-    if (!is_query && how.keep_raw) put_pair(store, to + ia, to + ib, how.exact, &a, &b);
+    if (stores && how.keep_raw) put_pair(store, to + ia, to + ib, how.exact, &a, &b);
     if (turns) {
         const int64_t at = (int64_t)row * (rope.dims / 2) + e % half;
         rotate(&a, &b, rope.cos[at], rope.sin[at]);
     }
-    if (!is_query && !how.keep_raw) put_pair(store, to + ia, to + ib, how.exact, &a, &b);
+    if (stores && !how.keep_raw) put_pair(store, to + ia, to + ib, how.exact, &a, &b);
     p[ia] = a;
     p[ib] = b;
 }

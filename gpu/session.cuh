@@ -4,7 +4,8 @@
  *
  *   model    weights, written once
  *   stores   per layer two buffers [rows][kv_heads * head_dim], K and V, in the storage's format; who is
- *            in which row is the policy's business, for each layer and KV head
+ *            in which row is the policy's business, for each layer and KV head. Storages in codes have
+ *            parts instead (coded.cuh)
  *   table    cosines and sines of a window of positions
  *   work     activations of the piece under way, [tokens][width]; they grow to the longest piece
  *
@@ -13,6 +14,8 @@
 #define GPU_SESSION_CUH
 
 #include "common/backend.h"
+#include "common/state.h"
+#include "gpu/coded.cuh"
 #include "gpu/ops.cuh"
 #include "gpu/policy.cuh"
 #include "gpu/weights.cuh"
@@ -40,7 +43,8 @@ struct gpu_store {
 struct gpu_cache {
     std::unique_ptr<gpu_policy> policy;
     int32_t storage = KV_STORE_F32;
-    std::vector<gpu_store> layers;
+    std::vector<gpu_store> layers; /* storages of numbers */
+    std::vector<gpu_parts> coded;  /* per layer: storages in codes */
     int64_t seen = 0; /* tokens fed */
 };
 
@@ -60,12 +64,14 @@ struct gpu_work {
     gpu_buffer<float> attention;  /* workspace of gpu_attention */
     gpu_buffer<float> stats, sums; /* of gpu_column_sums */
     gpu_buffer<uint32_t> records; /* of export and import */
+    gpu_buffer<int32_t> bad;      /* per layer: what was to be coded and is not finite */
 };
 
 /* Declaration order: buffers go before the stream does. */
 struct kv_session {
     gpu_stream stream;
     gpu_model model;
+    std::unique_ptr<gpu_coded> coded; /* NULL: K and V are kept as numbers */
     gpu_cache cache;
     gpu_table table;
     gpu_work work;
@@ -104,6 +110,21 @@ kv_status gpu_cache_reset(gpu_cache *cache);
 kv_status gpu_state_export(kv_session *s, int32_t layer, uint32_t what, void *dst, size_t cap,
                            size_t *need);
 kv_status gpu_state_import(kv_session *s, const void *src, size_t size);
+
+/* The head of a state of one layer or (layer = -1) of all, but for its size. */
+kv_state_head gpu_state_head(const kv_session *s, int32_t layer, uint32_t what);
+
+/* Reports the size of a state; with dst, checks that it fits, clears it and writes the head. *wanted: go on. */
+kv_status gpu_state_begin(const kv_state_head &h, void *dst, size_t cap, size_t *need, bool *wanted);
+
+/* ---- coded_state.cu: the same for storages in codes ---- */
+
+kv_status gpu_coded_make_room(kv_session *s, const gpu_span &span);
+kv_status gpu_coded_export(kv_session *s, kv_state_head head, void *dst, size_t cap, size_t *need);
+kv_status gpu_coded_import(kv_session *s, const kv_state_head &head, void *blob);
+
+/* ERR_FORMAT when something of the piece could not be coded. */
+kv_status gpu_coded_check(kv_session *s, const gpu_span &span);
 
 /* *to becomes a copy of the session's cache; or the session's cache a copy of from. */
 kv_status gpu_cache_save(kv_session *s, gpu_cache *to);

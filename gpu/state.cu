@@ -20,22 +20,10 @@ size_t head_bytes(const kv_session *s)
 
 size_t row_bytes(const kv_session *s) { return (size_t)s->model.cfg.n_kv_heads * head_bytes(s); }
 
-/* The head of a state that holds these runs, of one layer or (layer = -1) of all. */
+/* The same of a state that holds these runs. */
 kv_state_head describe(const kv_session *s, int32_t layer, uint32_t what, const gpu_runs &runs)
 {
-    const kv_config &cfg = s->model.cfg;
-    kv_state_head h = {};
-    h.magic = KV_STATE_MAGIC;
-    h.version = KV_STATE_VERSION;
-    h.what = what & (KV_STATE_KV | (s->cache.policy->has_scores() ? (uint32_t)KV_STATE_SCORE : 0u));
-    h.key_form = s->cache.policy->raw_keys() ? KV_KEY_RAW : KV_KEY_ROTATED;
-    h.layer0 = layer < 0 ? 0 : layer;
-    h.n_layers = layer < 0 ? cfg.n_layers : 1;
-    h.n_kv_heads = cfg.n_kv_heads;
-    h.head_dim = cfg.head_dim;
-    h.record_bytes = 2 * (int32_t)head_bytes(s);
-    h.storage = s->cache.storage;
-    h.seen = s->cache.seen;
+    kv_state_head h = gpu_state_head(s, layer, what);
     h.total_bytes = sizeof h;
     for (const std::vector<gpu_entry> &run : runs)
         h.total_bytes += kv_state_run_bytes(&h, (int64_t)run.size(), 0);
@@ -94,6 +82,16 @@ kv_status copy_rows(gpu_store *to, const gpu_store &from, size_t n, size_t width
     return gpu_copy_across(to->v.p, from.v.p, n * width, stream);
 }
 
+kv_status copy_parts(gpu_parts *to, const gpu_parts &from, cudaStream_t stream)
+{
+    to->resize(from.size());
+    for (size_t i = 0; i < from.size(); i++) {
+        KV_TRY((*to)[i].reserve(from[i].n));
+        KV_TRY(gpu_copy_across((*to)[i].p, from[i].p, from[i].n, stream));
+    }
+    return KV_OK;
+}
+
 kv_status copy_cache(gpu_cache *to, const gpu_cache &from, size_t width, cudaStream_t stream)
 {
     std::unique_ptr<gpu_policy> policy;
@@ -101,6 +99,8 @@ kv_status copy_cache(gpu_cache *to, const gpu_cache &from, size_t width, cudaStr
     to->layers.resize(from.layers.size());
     for (size_t l = 0; l < from.layers.size(); l++)
         KV_TRY(copy_rows(&to->layers[l], from.layers[l], (size_t)from.policy->rows(), width, stream));
+    to->coded.resize(from.coded.size());
+    for (size_t l = 0; l < from.coded.size(); l++) KV_TRY(copy_parts(&to->coded[l], from.coded[l], stream));
     KV_TRY(gpu_stream_finish(stream));
     to->policy = std::move(policy);
     to->storage = from.storage;
@@ -169,6 +169,37 @@ kv_status write_run(kv_session *s, const std::vector<gpu_entry> &entries, const 
 }
 } // namespace
 
+kv_state_head gpu_state_head(const kv_session *s, int32_t layer, uint32_t what)
+{
+    const kv_config &cfg = s->model.cfg;
+    kv_state_head h = {};
+    h.magic = KV_STATE_MAGIC;
+    h.version = KV_STATE_VERSION;
+    h.what = what & (KV_STATE_KV | (s->cache.policy->has_scores() ? (uint32_t)KV_STATE_SCORE : 0u));
+    h.key_form = s->cache.policy->raw_keys() ? KV_KEY_RAW : KV_KEY_ROTATED;
+    h.layer0 = layer < 0 ? 0 : layer;
+    h.n_layers = layer < 0 ? cfg.n_layers : 1;
+    h.n_kv_heads = cfg.n_kv_heads;
+    h.head_dim = cfg.head_dim;
+    h.record_bytes = s->coded ? 0 : 2 * (int32_t)head_bytes(s);
+    h.storage = s->cache.storage;
+    h.seen = s->cache.seen;
+    return h;
+}
+
+kv_status gpu_state_begin(const kv_state_head &h, void *dst, size_t cap, size_t *need, bool *wanted)
+{
+    *need = (size_t)h.total_bytes;
+    *wanted = dst != nullptr;
+    if (!dst) return KV_OK;
+    if (cap < *need)
+        return kv_fail(KV_ERR_USAGE, "export_state: %zu bytes given, %zu needed; ask with dst = NULL first",
+                       cap, *need);
+    memset(dst, 0, *need); /* padding is compared too */
+    memcpy(dst, &h, sizeof h);
+    return KV_OK;
+}
+
 kv_status gpu_cache_make_room(kv_session *s)
 {
     const size_t rows = (size_t)s->cache.policy->rows(), width = row_bytes(s);
@@ -192,16 +223,13 @@ kv_status gpu_state_export(kv_session *s, int32_t layer, uint32_t what, void *ds
     if (layer < -1 || layer >= c.n_layers || (what & ~(uint32_t)(KV_STATE_SCORE | KV_STATE_KV)))
         return kv_fail(KV_ERR_USAGE, "export_state: layer %d, what %#x; layers go from 0 to %d, or -1 for "
                        "all", layer, what, c.n_layers - 1);
+    if (s->coded) return gpu_coded_export(s, gpu_state_head(s, layer, what), dst, cap, need);
     gpu_runs runs;
     KV_TRY(list_runs(s, layer, &runs));
     const kv_state_head h = describe(s, layer, what, runs);
-    *need = (size_t)h.total_bytes;
-    if (!dst) return KV_OK;
-    if (cap < *need)
-        return kv_fail(KV_ERR_USAGE, "export_state: %zu bytes given, %zu needed; ask with dst = NULL first",
-                       cap, *need);
-    memset(dst, 0, *need); /* padding is compared too */
-    memcpy(dst, &h, sizeof h);
+    bool wanted;
+    KV_TRY(gpu_state_begin(h, dst, cap, need, &wanted));
+    if (!wanted) return KV_OK;
     size_t offset = sizeof h;
     for (int32_t i = 0; i < h.n_layers * h.n_kv_heads; i++) {
         const std::vector<gpu_entry> &entries = runs[(size_t)i];
@@ -221,6 +249,7 @@ kv_status gpu_state_import(kv_session *s, const void *src, size_t size)
     kv_state_head h;
     memcpy(&h, src, sizeof h);
     KV_TRY(check_head(s, h));
+    if (s->coded) return gpu_coded_import(s, h, blob);
     gpu_runs runs = read_runs(h, blob);
     KV_TRY(s->cache.policy->adopt(h.seen, &runs));
     s->cache.seen = h.seen;

@@ -6,7 +6,7 @@ namespace
 class full : public gpu_shared_policy
 {
 public:
-    explicit full(int32_t n_layers) : gpu_shared_policy(n_layers) {}
+    full(int32_t n_layers, const gpu_coded *coded) : gpu_shared_policy(n_layers, coded) {}
 
     bool raw_keys() const override { return false; }
 
@@ -26,7 +26,7 @@ public:
         for (int64_t og = seen; og < seen + m; og++)
             KV_TRY(gpu_decide(events, KV_EVENT_ADMIT, og, og, og));
         n_ = seen + m;
-        return KV_OK;
+        return seal(0, seen, m, events);
     }
 
     int64_t rows() const override { return placed_; }
@@ -66,7 +66,7 @@ private:
 };
 } // namespace
 
-std::unique_ptr<gpu_policy> gpu_policy_full(int32_t n_layers)
+std::unique_ptr<gpu_policy> gpu_policy_full(int32_t n_layers, const gpu_coded *coded)
 {
-    return std::make_unique<full>(n_layers);
+    return std::make_unique<full>(n_layers, coded);
 }

@@ -10,19 +10,22 @@ namespace
 class sliding : public gpu_shared_policy
 {
 public:
-    sliding(const kv_sliding_params &params, int32_t n_layers) : gpu_shared_policy(n_layers), params_(params) {}
+    sliding(const kv_sliding_params &params, int32_t n_layers, const gpu_coded *coded)
+        : gpu_shared_policy(n_layers, coded), params_(params)
+    {
+    }
 
     bool raw_keys() const override { return params_.pos == KV_SLIDING_REROTATE; }
 
     int32_t piece(int64_t, int32_t m, int32_t first) const override
     {
-        return std::min(m - first, m > params_.cap ? params_.cap / 2 : m);
+        return std::min(m - first, m > params_.cap - granule() + 1 ? params_.cap / 2 : m);
     }
 
     kv_status begin(int64_t seen, int32_t m, gpu_view *view, kv_events *events) override
     {
-        const int64_t over = (int64_t)entries_.size() + m - params_.cap;
-        for (int64_t i = 0; i < over; i++) {
+        const int64_t g = granule(), over = std::max<int64_t>(0, (int64_t)entries_.size() + m - params_.cap);
+        for (int64_t i = 0; i < (over + g - 1) / g * g; i++) {
             KV_TRY(gpu_decide(events, KV_EVENT_EVICT, entries_.front().og, seen, i));
             rows_.give_back(entries_.front().row);
             entries_.pop_front();
@@ -46,7 +49,7 @@ public:
         const int64_t slot = (int64_t)entries_.size() - m;
         for (int32_t x = 0; x < m; x++)
             KV_TRY(gpu_decide(events, KV_EVENT_ADMIT, seen + x, seen + x, slot + x));
-        return KV_OK;
+        return seal(entries_.front().og, seen, m, events);
     }
 
     int64_t rows() const override { return rows_.count(); }
@@ -97,7 +100,7 @@ private:
 };
 } // namespace
 
-std::unique_ptr<gpu_policy> gpu_policy_sliding(const kv_sliding_params &params, int32_t n_layers)
+std::unique_ptr<gpu_policy> gpu_policy_sliding(const kv_sliding_params &params, int32_t n_layers, const gpu_coded *coded)
 {
-    return std::make_unique<sliding>(params, n_layers);
+    return std::make_unique<sliding>(params, n_layers, coded);
 }

@@ -177,6 +177,25 @@ inline void rope(float *head, int32_t dims, bool half, const float *cosines, con
     }
 }
 
+/* Section 4, the combination of chunks: maxima, sums and weighted values [chunk][head_dim]. */
+inline void combine(const std::vector<float> &maxima, const std::vector<float> &sums, const std::vector<float> &o,
+                    int32_t head_dim, float *out)
+{
+    const size_t d_n = (size_t)head_dim;
+    int32_t key = INT32_MIN;
+    for (const float m : maxima)
+        if (kv_max_key(m) > key) key = kv_max_key(m);
+    const float most = kv_max_unkey(key);
+    float l = 0.0f;
+    for (size_t c = 0; c < maxima.size(); c++) l = kv_fma(sums[c], kv_exp(maxima[c] - most), l);
+    for (size_t d = 0; d < d_n; d++) {
+        float acc = 0.0f;
+        for (size_t c = 0; c < maxima.size(); c++)
+            acc = kv_fma(o[c * d_n + d], kv_exp(maxima[c] - most), acc);
+        out[d] = acc / l + 0.0f;
+    }
+}
+
 /* Section 4 for one query row and head: q is scaled already; entry v's key is keys[v], its value
  * values[v], head_dim floats each. */
 inline void attend(const float *q, const std::vector<const float *> &keys,
@@ -208,18 +227,7 @@ inline void attend(const float *q, const std::vector<const float *> &keys,
         maxima.push_back(m);
         sums.push_back(l);
     }
-    int32_t key = INT32_MIN;
-    for (const float m : maxima)
-        if (kv_max_key(m) > key) key = kv_max_key(m);
-    const float most = kv_max_unkey(key);
-    float l = 0.0f;
-    for (size_t c = 0; c < maxima.size(); c++) l = kv_fma(sums[c], kv_exp(maxima[c] - most), l);
-    for (size_t d = 0; d < d_n; d++) {
-        float acc = 0.0f;
-        for (size_t c = 0; c < maxima.size(); c++)
-            acc = kv_fma(o[c * d_n + d], kv_exp(maxima[c] - most), acc);
-        out[d] = acc / l + 0.0f;
-    }
+    combine(maxima, sums, o, head_dim, out);
 }
 } // namespace emutest
 

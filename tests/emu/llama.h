@@ -40,6 +40,36 @@ public:
         return times(c_.tied_head ? KV_ROLE_TOKEN_EMBD : KV_ROLE_OUTPUT, 0, last);
     }
 
+    virtual ~llama() = default;
+
+protected:
+    const kv_config &config() const { return c_; }
+
+    float softmax_scale() const
+    {
+        return c_.softmax_scale != 0.0f ? c_.softmax_scale : (float)(1.0 / kv_dsqrt((double)c_.head_dim));
+    }
+
+    /* Attention of the newest token: its rows after RoPE, as the storage keeps them. */
+    virtual std::vector<float> attend_layer(int32_t l, std::vector<float> q, std::vector<float> k, std::vector<float> v)
+    {
+        const size_t layer = (size_t)l, dim = (size_t)c_.head_dim;
+        keys_[layer].push_back(k);
+        values_[layer].push_back(v);
+        for (float &x : q) x = x * softmax_scale();
+        std::vector<float> out(q.size());
+        for (int32_t head = 0; head < c_.n_heads; head++) {
+            std::vector<const float *> ks, vs;
+            const size_t at = (size_t)(head / (c_.n_heads / c_.n_kv_heads)) * dim;
+            for (size_t i = 0; i < keys_[layer].size(); i++) {
+                ks.push_back(&keys_[layer][i][at]);
+                vs.push_back(&values_[layer][i][at]);
+            }
+            attend(&q[(size_t)head * dim], ks, vs, c_.head_dim, &out[(size_t)head * dim]);
+        }
+        return out;
+    }
+
 private:
     std::vector<float> weights(kv_role role, int32_t layer) const
     {
@@ -93,7 +123,7 @@ private:
 
     void attention(int32_t l)
     {
-        const size_t layer = (size_t)l, dim = (size_t)c_.head_dim;
+        const size_t layer = (size_t)l;
         const std::vector<float> h = norm(KV_ROLE_ATTN_NORM, l);
         std::vector<float> q = times(KV_ROLE_ATTN_Q, l, h), k = times(KV_ROLE_ATTN_K, l, h),
                            v = times(KV_ROLE_ATTN_V, l, h);
@@ -102,24 +132,11 @@ private:
         rotate(&k);
         if (!raw_) round(&k);
         round(&v);
-        keys_[layer].push_back(k);
-        values_[layer].push_back(v);
         tap[KV_TAP_ATTN_NORM][layer] = h;
         tap[KV_TAP_Q][layer] = q;
         tap[KV_TAP_K][layer] = k;
-        tap[KV_TAP_V][layer] = values_[layer].back();
-        const float scale = c_.softmax_scale != 0.0f ? c_.softmax_scale : (float)(1.0 / kv_dsqrt((double)c_.head_dim));
-        for (float &x : q) x = x * scale;
-        std::vector<float> out(q.size());
-        for (int32_t head = 0; head < c_.n_heads; head++) {
-            std::vector<const float *> ks, vs;
-            const size_t at = (size_t)(head / (c_.n_heads / c_.n_kv_heads)) * dim;
-            for (size_t i = 0; i < keys_[layer].size(); i++) {
-                ks.push_back(&keys_[layer][i][at]);
-                vs.push_back(&values_[layer][i][at]);
-            }
-            attend(&q[(size_t)head * dim], ks, vs, c_.head_dim, &out[(size_t)head * dim]);
-        }
+        tap[KV_TAP_V][layer] = v;
+        const std::vector<float> out = attend_layer(l, q, k, v);
         tap[KV_TAP_ATTN][layer] = out;
         add(times(KV_ROLE_ATTN_OUTPUT, l, out));
         tap[KV_TAP_ATTN_RESID][layer] = x_;
