@@ -56,7 +56,8 @@ GPU_DEVICE float ratio_of(const float *std, int32_t n)
         if (std[i] > most) most = std[i];
         if (std[i] < least) least = std[i];
     }
-    return kv_div(most, least > 1e-8f ? least : 1e-8f);
+    const bool above = kv_max_key(least) > kv_max_key(1e-8f); /* by keys, or nvcc makes it a maximum of floats */
+    return kv_div(most, above ? least : 1e-8f);
 }
 
 GPU_DEVICE float imbalance(const coding &m)
