@@ -62,7 +62,7 @@ void write_run(const std::vector<gpu_record> &records, image *parts, const kv_st
     }
 }
 
-/* The first token that a blob's runs hold; ERR_MISMATCH when that cannot be. */
+/* The first token that a blob's runs hold; ERR_FORMAT when that cannot be. */
 kv_status first_token(const kv_session *s, const kv_state_head &h, void *blob, int64_t *first)
 {
     size_t offset = sizeof h;
@@ -70,7 +70,7 @@ kv_status first_token(const kv_session *s, const kv_state_head &h, void *blob, i
     *first = v.run->n ? v.og[0] & ~KV_KIVI_V : h.seen;
     const int64_t R = s->coded->granule(), n = h.seen - *first;
     if (*first >= 0 && *first % R == 0 && n >= 0 && n <= v.run->n * R && n < INT32_MAX) return KV_OK;
-    return kv_fail(KV_ERR_MISMATCH, "the state begins at token %lld of %lld; with this storage it begins at a multiple "
+    return kv_fail(KV_ERR_FORMAT, "the state begins at token %lld of %lld; with this storage it begins at a multiple "
                    "of %lld", (long long)*first, (long long)h.seen, (long long)R);
 }
 
@@ -84,10 +84,17 @@ kv_status check_runs(const kv_state_head &h, void *blob, const std::vector<gpu_r
         for (size_t e = 0; e < records.size() && same; e++)
             same = v.og[e] == records[e].og && v.pos[e] == records[e].pos && v.bytes[e] == bytes_of(records[e]);
         if (!same)
-            return kv_fail(KV_ERR_MISMATCH, "the state of layer %d, head %d is not made of the tiles and rows that this "
+            return kv_fail(KV_ERR_FORMAT, "the state of layer %d, head %d is not made of the tiles and rows that this "
                            "storage has after %lld tokens", v.run->layer, v.run->head, (long long)h.seen);
     }
     return KV_OK;
+}
+
+kv_status not_finite(const kv_session *s, int32_t layer, int64_t token)
+{
+    return kv_fail(KV_ERR_NONFINITE, "%s: layer %d, tile %lld: K or V from token %lld on holds NaN or infinity, which no "
+                   "code can stand for; look for its cause with storage f32", kv_storage_name(s->cache.storage), layer,
+                   (long long)(token / s->coded->granule()), (long long)token);
 }
 
 kv_status adopt(kv_session *s, const kv_state_head &h, int64_t first)
@@ -174,9 +181,6 @@ kv_status gpu_coded_check(kv_session *s, const gpu_span &span)
     KV_TRY(gpu_stream_finish(s->stream.s));
     for (size_t l = 0; l < bad.size(); l++)
         if (bad[l])
-            return kv_fail(KV_ERR_FORMAT, "%s: layer %zu: K or V of the tile that begins at token %lld holds NaN or "
-                           "infinity, which no code can stand for; look for its cause with storage f32",
-                           kv_storage_name(s->cache.storage), l,
-                           (long long)(s->coded->bad_base(span) + INT32_MAX - bad[l]));
+            return not_finite(s, (int32_t)l, s->coded->bad_base(span) + INT32_MAX - bad[l]);
     return KV_OK;
 }

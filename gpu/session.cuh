@@ -123,7 +123,7 @@ kv_status gpu_coded_make_room(kv_session *s, const gpu_span &span);
 kv_status gpu_coded_export(kv_session *s, kv_state_head head, void *dst, size_t cap, size_t *need);
 kv_status gpu_coded_import(kv_session *s, const kv_state_head &head, void *blob);
 
-/* ERR_FORMAT when something of the piece could not be coded. */
+/* ERR_NONFINITE when something of the piece could not be coded. */
 kv_status gpu_coded_check(kv_session *s, const gpu_span &span);
 
 /* *to becomes a copy of the session's cache; or the session's cache a copy of from. */

@@ -423,7 +423,7 @@ void test_rows_that_are_not_finite_are_refused(void **)
     kv_step k = {};
     k.tokens = tokens.data();
     k.n = 4;
-    assert_refusal(side()->step(s.s, &k), KV_ERR_FORMAT, s.s, "layer 2: K or V of the tile that begins at token 8");
+    assert_refusal(side()->step(s.s, &k), KV_ERR_NONFINITE, s.s, "layer 2, tile 1: K or V from token 8 on");
 }
 
 void test_models_that_do_not_fit_are_refused(void **)
