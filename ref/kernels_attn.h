@@ -17,6 +17,7 @@ typedef struct piece {
     int64_t at;   /* index of its first entry inside the chunk */
     int64_t n;
     const real *token, *channel; /* of a tile: scales of its tokens and channels */
+    const uint8_t *record;       /* of a tile that is not read into k and v */
 } piece;
 
 typedef struct attn_state {
@@ -27,6 +28,7 @@ typedef struct attn_state {
     real *o;         /* [chunks][rows][dv] */
     piece *pieces;   /* of the current chunk */
     int64_t n_pieces;
+    int direct; /* few rows that see the same entries: codes are used where they are read */
 } attn_state;
 
 /* Entries of chunk c that row r sees; 0 or less: none. */
@@ -44,12 +46,16 @@ static void read_tiles(attn_state *s, const piece *coded)
     for (int64_t i = 0; i < coded->n; i += T) {
         const uint8_t *record = t->records + (coded->slot + i) / T * l->bytes;
         real *k = s->job->decoded + (coded->at + i) / T * area, *v = k + lanes * l->D, *token = v + T * s->dv;
-        const piece p = {.k = k, .v = v, .at = coded->at + i, .n = ref_min(T, coded->n - i), .token = token,
+        piece p = {.k = k, .v = v, .at = coded->at + i, .n = ref_min(T, coded->n - i), .token = token,
                          .channel = token + lanes};
-        read_keys(t, record, p.n, k);
-        read_values(t, record, p.n, s->dv, v);
         widen(record + l->k_col, T, token);
         widen(record + l->v_col, l->D, token + lanes);
+        if (s->direct && p.n == T) {
+            p.record = record;
+        } else {
+            read_keys(t, record, p.n, k);
+            read_values(t, record, p.n, s->dv, v);
+        }
         s->pieces[s->n_pieces++] = p;
     }
 }
@@ -79,7 +85,8 @@ static void score_piece(const attn_state *s, int64_t r0, int64_t h, const piece 
     const int64_t D = s->job->head_dim, groups = GROUPS(h);
     operands o = {s->job->q + r0 * D, D, NULL, 16, D * 16, groups * D * 16, NULL, SCORE_STRIDE};
     int64_t panel = p->slot / 16;
-    const int64_t end = (p->slot + p->n + 15) / 16;
+    const int64_t end = p->record ? 0 : (p->slot + p->n + 15) / 16;
+    if (p->record) score_keys(h, s->job->tiles, p->record, o.a, s->scores + p->at, SCORE_STRIDE);
     if (p->slot % 16) {
         real side[MR * 16];
         const int64_t skip = p->slot % 16;
@@ -145,6 +152,10 @@ INLINE void sum_rows(const real *x, const int64_t *n, int64_t common, int64_t h,
 static void weigh_piece(const attn_state *s, const piece *p, int64_t h, int64_t n, tile_mode mode, real *o)
 {
     const int64_t groups = GROUPS(h);
+    if (p->record) {
+        weigh_values(h, s->job->tiles, p->record, s->scores + p->at, SCORE_STRIDE, o, s->dv);
+        return;
+    }
     for (int64_t d = 0, g; d < s->dv; d += 16 * g) {
         g = d + 16 * groups <= s->dv ? groups : 1;
         const operands op = {s->scores + p->at, SCORE_STRIDE, p->v + p->slot * s->dv + d, s->dv, 16,
@@ -257,6 +268,8 @@ static void attn(const ref_attn_job *job)
     s.max = s.scores + MR * SCORE_STRIDE;
     s.sum = s.max + chunks * rows;
     s.o = s.sum + chunks * rows;
+    s.direct = job->tiles && rows <= READ_ROWS && rows <= MR && job->hi[0] == job->hi[rows - 1] &&
+               reads_directly(&job->tiles->layout);
     for (int64_t c = 0; c < chunks; c++) {
         find_pieces(&s, c);
         int64_t r = 0;

@@ -200,37 +200,169 @@ INLINE void widen(const uint8_t *halves, int64_t n, real *dst)
 }
 
 /* Keys of the first n tokens of a tile as panels [n/16][D][16], before the scale of a token. */
-static void read_keys(const ref_tiles *t, const uint8_t *record, int64_t n, real *panels)
+INLINE void read_keys_of(const int few, const ref_tiles *t, const uint8_t *record, int64_t n, real *panels)
 {
     const kv_kvarn_layout *l = &t->layout;
-    const v_reader reader = v_reader_of(t->kbits);
+    const v_reader reader = v_reader_of(t->kbits, few);
+    const int64_t D = l->D, step = 2 * t->kbits, row_bytes = l->k_row;
+    const uint8_t *row = record + l->k_codes;
     real scale[MOST_SCALES], zero[MOST_SCALES];
-    widen(record + l->k_scale, l->D, scale);
-    widen(record + l->k_zero, l->D, zero);
-    for (int64_t d = 0; d < l->D; d++) {
+    widen(record + l->k_scale, D, scale);
+    widen(record + l->k_zero, D, zero);
+    for (int64_t d = 0; d < D; d++, row += row_bytes) {
         const v_affine a = v_affine_of(&reader, scale[d], zero[d]);
-        const uint8_t *row = record + l->k_codes + d * l->k_row;
         for (int64_t p = 0; p < (n + 15) / 16; p++)
-            v_store(panels + (p * l->D + d) * 16, v_decode(&reader, &a, row + 2 * t->kbits * p));
+            v_store(panels + (p * D + d) * 16, v_decode(&reader, &a, row + step * p));
     }
 }
 
+static void read_keys(const ref_tiles *t, const uint8_t *record, int64_t n, real *panels)
+{
+    if (t->kbits <= 4)
+        read_keys_of(1, t, record, n, panels);
+    else
+        read_keys_of(0, t, record, n, panels);
+}
+
 /* Values of the first n tokens of a tile as rows of dv, before the scale of a channel; what lies behind D is not used. */
-static void read_values(const ref_tiles *t, const uint8_t *record, int64_t n, int64_t dv, real *rows)
+INLINE void read_values_of(const int few, const ref_tiles *t, const uint8_t *record, int64_t n, int64_t dv, real *rows)
 {
     const kv_kvarn_layout *l = &t->layout;
-    const v_reader reader = v_reader_of(t->vbits);
+    const v_reader reader = v_reader_of(t->vbits, few);
+    const int64_t group = l->v_group, groups = l->v_groups, step = 2 * t->vbits, row_bytes = l->v_row;
     real scale[MOST_SCALES], zero[MOST_SCALES];
-    widen(record + l->v_scale, n * l->v_groups, scale);
-    widen(record + l->v_zero, n * l->v_groups, zero);
-    for (int64_t r = 0; r < n; r++)
-        for (int64_t g = 0; g < l->v_groups; g++) {
-            const v_affine a = v_affine_of(&reader, scale[r * l->v_groups + g], zero[r * l->v_groups + g]);
-            const uint8_t *row = record + l->v_codes + r * l->v_row + g * l->v_group * t->vbits / 8;
-            real *dst = rows + r * dv + g * l->v_group;
-            for (int64_t d = 0; d < l->v_group; d += 16)
-                v_store(dst + d, v_decode(&reader, &a, row + 2 * t->vbits * (d / 16)));
+    widen(record + l->v_scale, n * groups, scale);
+    widen(record + l->v_zero, n * groups, zero);
+    for (int64_t r = 0; r < n; r++) {
+        const uint8_t *row = record + l->v_codes + r * row_bytes;
+        for (int64_t d = 0; d < groups * group; d += 16, row += step) {
+            const v_affine a = v_affine_of(&reader, scale[r * groups + d / group], zero[r * groups + d / group]);
+            v_store(rows + r * dv + d, v_decode(&reader, &a, row));
         }
+    }
 }
+
+static void read_values(const ref_tiles *t, const uint8_t *record, int64_t n, int64_t dv, real *rows)
+{
+    if (t->vbits <= 4)
+        read_values_of(1, t, record, n, dv, rows);
+    else
+        read_values_of(0, t, record, n, dv, rows);
+}
+
+/* ---- few rows: codes are used where they are read ----------------------------------------------------------------- */
+
+/* A whole tile read for a few rows would cost more to write and read again than to use. READ_WIDTH tokens or channels
+ * are read side by side; they share a group of values. */
+enum { READ_ROWS = 4, READ_WIDTH = 16 * CODE_GROUPS };
+
+INLINE int reads_directly(const kv_kvarn_layout *l)
+{
+    return l->T % READ_WIDTH == 0 && l->D % READ_WIDTH == 0 && l->v_group % READ_WIDTH == 0;
+}
+
+INLINE void store_sums(const int rows, const v16 *acc, real *out, int64_t stride)
+{
+    UNROLL
+    for (int i = 0; i < rows * CODE_GROUPS; i++)
+        v_store(out + i / CODE_GROUPS * stride + 16 * (i % CODE_GROUPS), acc[i]);
+}
+
+/* out[i][j] = chain over channels of fma(q[i], key j of the tile, acc). */
+INLINE void score_keys_of(const int rows, const int few, const ref_tiles *t, const uint8_t *record, const real *q,
+                          real *out, int64_t stride)
+{
+    const kv_kvarn_layout *l = &t->layout;
+    const v_reader reader = v_reader_of(t->kbits, few);
+    const int64_t D = l->D, step = 2 * t->kbits, row_bytes = l->k_row, T = l->T;
+    real scale[MOST_SCALES], zero[MOST_SCALES];
+    widen(record + l->k_scale, D, scale);
+    widen(record + l->k_zero, D, zero);
+    for (int64_t j = 0; j < T; j += READ_WIDTH) {
+        const uint8_t *row = record + l->k_codes + step * (j / 16);
+        v16 acc[READ_ROWS * CODE_GROUPS];
+        UNROLL
+        for (int i = 0; i < rows * CODE_GROUPS; i++)
+            acc[i] = v_zero();
+        for (int64_t d = 0; d < D; d++, row += row_bytes) {
+            const v_affine a = v_affine_of(&reader, scale[d], zero[d]);
+            UNROLL
+            for (int g = 0; g < CODE_GROUPS; g++) {
+                const v16 k = v_decode(&reader, &a, row + step * g);
+                UNROLL
+                for (int i = 0; i < rows; i++)
+                    acc[i * CODE_GROUPS + g] = v_fma(v_set1(q[i * D + d]), k, acc[i * CODE_GROUPS + g]);
+            }
+        }
+        store_sums(rows, acc, out + j, stride);
+    }
+}
+
+/* out[i][d] = chain over tokens of fma(p[i], value d, acc); rows of p and out are `lda` and dv apart. */
+INLINE void weigh_values_of(const int rows, const int few, const ref_tiles *t, const uint8_t *record, const real *p,
+                            int64_t lda, real *out, int64_t dv)
+{
+    const kv_kvarn_layout *l = &t->layout;
+    const v_reader reader = v_reader_of(t->vbits, few);
+    const int64_t groups = l->v_groups, step = 2 * t->vbits, row_bytes = l->v_row, T = l->T, D = l->D;
+    real scale[MOST_SCALES], zero[MOST_SCALES];
+    widen(record + l->v_scale, T * groups, scale);
+    widen(record + l->v_zero, T * groups, zero);
+    for (int64_t d = 0; d < D; d += READ_WIDTH) {
+        const uint8_t *row = record + l->v_codes + step * (d / 16);
+        const int64_t group = d / l->v_group;
+        v16 acc[READ_ROWS * CODE_GROUPS];
+        UNROLL
+        for (int i = 0; i < rows * CODE_GROUPS; i++)
+            acc[i] = v_zero();
+        for (int64_t e = 0; e < T; e++, row += row_bytes) {
+            const v_affine a = v_affine_of(&reader, scale[e * groups + group], zero[e * groups + group]);
+            UNROLL
+            for (int g = 0; g < CODE_GROUPS; g++) {
+                const v16 v = v_decode(&reader, &a, row + step * g);
+                UNROLL
+                for (int i = 0; i < rows; i++)
+                    acc[i * CODE_GROUPS + g] = v_fma(v_set1(p[i * lda + e]), v, acc[i * CODE_GROUPS + g]);
+            }
+        }
+        store_sums(rows, acc, out + d, dv);
+    }
+}
+
+#define ROWS_OF(f, few, ...)                                                                                       \
+    switch (rows) {                                                                                                \
+    case 1:                                                                                                        \
+        f(1, few, __VA_ARGS__);                                                                                    \
+        break;                                                                                                     \
+    case 2:                                                                                                        \
+        f(2, few, __VA_ARGS__);                                                                                    \
+        break;                                                                                                     \
+    case 3:                                                                                                        \
+        f(3, few, __VA_ARGS__);                                                                                    \
+        break;                                                                                                     \
+    default:                                                                                                       \
+        f(READ_ROWS, few, __VA_ARGS__);                                                                            \
+        break;                                                                                                     \
+    }
+
+static void score_keys(int64_t rows, const ref_tiles *t, const uint8_t *record, const real *q, real *out, int64_t stride)
+{
+    if (t->kbits <= 4) {
+        ROWS_OF(score_keys_of, 1, t, record, q, out, stride)
+    } else {
+        ROWS_OF(score_keys_of, 0, t, record, q, out, stride)
+    }
+}
+
+static void weigh_values(int64_t rows, const ref_tiles *t, const uint8_t *record, const real *p, int64_t lda, real *out,
+                         int64_t dv)
+{
+    if (t->vbits <= 4) {
+        ROWS_OF(weigh_values_of, 1, t, record, p, lda, out, dv)
+    } else {
+        ROWS_OF(weigh_values_of, 0, t, record, p, lda, out, dv)
+    }
+}
+#undef ROWS_OF
 
 #endif

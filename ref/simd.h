@@ -30,10 +30,9 @@ typedef struct code_places {
            {FOUR_SHIFTS(b, 0), FOUR_SHIFTS(b, 1), FOUR_SHIFTS(b, 2), FOUR_SHIFTS(b, 3)}}
 __attribute__((unused)) static const code_places code_table[9] = {PLACES(2), PLACES(3), PLACES(4), PLACES(5), PLACES(6), PLACES(8)};
 
-enum { CODES_IN_TABLE = 4 }; /* bits of codes whose values fit in one register of the widest set */
-
 /* v_reader: how codes of one width are read; v_affine: the values w * scale + zero of such codes, one product and one
- * addition; v_decode: 16 of them from 2 * bits bytes (16 are read); v_half: 16 halves. */
+ * addition; v_decode: 16 of them from 2 * bits bytes (16 are read); v_half: 16 halves. few: a code has at most 4 bits, so
+ * that the widest registers hold the values of all codes; a constant at every call. */
 
 #if defined(REF_ISA_avx512) && REF_BITS == 32 && !defined(REF_AVX512_AS_AVX2) /* ---- one zmm ------------------------------------ */
 #    include <immintrin.h>
@@ -79,14 +78,14 @@ INLINE v16 v_half(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(
 typedef struct v_reader {
     __m128i gather;
     __m512i spread, shift, mask;
-    int table;
+    int few;
 } v_reader;
-INLINE v_reader v_reader_of(int bits)
+INLINE v_reader v_reader_of(int bits, const int few)
 {
     const code_places *c = &code_table[bits];
     return (v_reader){_mm_loadu_si128((const __m128i *)(const void *)c->gather),
                       _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3), _mm512_loadu_si512(c->shift),
-                      _mm512_set1_epi32((1 << bits) - 1), bits <= CODES_IN_TABLE};
+                      _mm512_set1_epi32((1 << bits) - 1), few};
 }
 typedef struct v_affine {
     v16 scale, zero; /* or, in scale, the value of every code */
@@ -94,7 +93,7 @@ typedef struct v_affine {
 INLINE v_affine v_affine_of(const v_reader *r, real scale, real zero)
 {
     const v16 s = v_set1(scale), z = v_set1(zero);
-    if (!r->table) return (v_affine){s, z};
+    if (!r->few) return (v_affine){s, z};
     const __m512i n = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     return (v_affine){v_add(v_mul(_mm512_cvtepi32_ps(_mm512_and_si512(n, r->mask)), s), z), z};
 }
@@ -102,7 +101,7 @@ INLINE v16 v_decode(const v_reader *r, const v_affine *a, const uint8_t *p)
 {
     const __m128i x = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(const void *)p), r->gather);
     const __m512i q = _mm512_srlv_epi32(_mm512_permutexvar_epi32(r->spread, _mm512_castsi128_si512(x)), r->shift);
-    if (r->table) return _mm512_permutexvar_ps(q, a->scale); /* looks at four bits only */
+    if (r->few) return _mm512_permutexvar_ps(q, a->scale); /* looks at four bits only */
     return v_add(v_mul(_mm512_cvtepi32_ps(_mm512_and_si512(q, r->mask)), a->scale), a->zero);
 }
 
@@ -175,8 +174,9 @@ INLINE v16 v_half(const uint8_t *p) { return (v16){v8_half(p), v8_half(p + 16)};
 typedef struct v_reader {
     __m256i gather_l, gather_h, shift_l, shift_h, mask;
 } v_reader;
-INLINE v_reader v_reader_of(int bits)
+INLINE v_reader v_reader_of(int bits, const int few)
 {
+    (void)few;
     const code_places *c = &code_table[bits];
     const __m256i all = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)c->gather));
     return (v_reader){_mm256_permutevar8x32_epi32(all, _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1)),
@@ -235,7 +235,11 @@ INLINE v16 v_half(const uint8_t *p) { LANES((real)kv_f162f((uint16_t)(p[2 * i] |
 typedef struct v_reader {
     int bits;
 } v_reader;
-INLINE v_reader v_reader_of(int bits) { return (v_reader){bits}; }
+INLINE v_reader v_reader_of(int bits, const int few)
+{
+    (void)few;
+    return (v_reader){bits};
+}
 typedef struct v_affine {
     real scale, zero;
 } v_affine;

@@ -16,6 +16,7 @@ double bench_median(const double *x, int n);
 void bench_goal(const char *what, double ratio, double goal);
 
 void bench_gemm(void);                       /* matrix products against OpenBLAS, one core */
+void bench_codes(void);                      /* attention on kvarn's codes against attention on fp32 rows */
 void bench_model(const char *model);         /* prefill, decode, threads, memory, share by operation */
 void bench_tester(const char *program, const char *model); /* overhead of the run, rows into the database */
 

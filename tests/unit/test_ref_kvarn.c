@@ -449,6 +449,8 @@ static void attention_reads_codes_of_every_width(void **state)
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         coded_view w = make_coded(&shapes[i], 300 / shapes[i].T + 1, 13);
         check_coded(&w, 5, 1);
+        for (int64_t heads = 1; heads <= 5; heads++) /* the queries of one token */
+            check_coded(&w, heads, heads);
         free_coded(&w);
     }
 }
