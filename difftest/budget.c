@@ -117,14 +117,14 @@ double dt_budget_ratio(const dt_budget *b, int doc, int device, const char **why
     return b->ratio[doc * b->n_devices + device];
 }
 
-double dt_budget_codes(const kv_policy *p)
+dt_code_allowance dt_budget_codes(const kv_policy *p)
 {
     switch (p->storage) {
     case KV_STORE_KVARN:
-        return p->kvarn.tie == KV_TIE_LITERAL ? 0.06 : 0.02;
+        return (dt_code_allowance){0.3, p->kvarn.tie == KV_TIE_LITERAL ? 0.06 : 0.02};
     case KV_STORE_KIVI:
-        return 0.005;
+        return (dt_code_allowance){0.01, 0.005};
     default:
-        return (double)NAN;
+        return (dt_code_allowance){(double)NAN, (double)NAN};
     }
 }

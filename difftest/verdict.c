@@ -27,13 +27,14 @@ static double judge_bounded(dt_lane *l)
 static double judge_codes(dt_lane *l)
 {
     const dt_plan *p = l->engine->plan;
-    const double bound = dt_budget_codes(&p->policies[l->policy]), n = (double)l->acc.n_tok;
-    if (isnan(bound) || p->options->mode == DT_MODE_LOCKED) return (double)NAN;
+    const dt_code_allowance most = dt_budget_codes(&p->policies[l->policy]);
+    const double n = (double)l->acc.n_tok;
+    if (isnan(most.kl) || p->options->mode == DT_MODE_LOCKED) return (double)NAN;
     const double kl = l->acc.sum_kl / n, nll = fabs(l->acc.sum_nll_got - l->acc.sum_nll_ref) / n;
-    if (!(kl <= bound && nll <= bound))
+    if (!(kl <= most.kl && nll <= most.nll))
         dt_lane_fail(l, DT_CASE_UNTRUSTED, -1, "mean KL %.3g and mean NLL difference %.3g nats; flipped codes explain up to "
-                                               "%g", kl, nll, bound);
-    return (kl > nll ? kl : nll) / bound;
+                                               "%g and %g", kl, nll, most.kl, most.nll);
+    return fmax(kl / most.kl, nll / most.nll);
 }
 
 static double judge(dt_lane *l)
