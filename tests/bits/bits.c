@@ -14,10 +14,14 @@
 
 /* Every policy and mode; caps small enough to wrap several times. */
 static const char *const policies[] = {"full", "sliding:cap=100,pos=rerotate", "sliding:cap=100,pos=absolute",
-                                       "sliding:cap=100,pos=saturate", "sink:cap=61,sinks=4"};
+                                       "sliding:cap=100,pos=saturate", "sink:cap=61,sinks=4", "sink:cap=61,sinks=4+bf16",
+                                       "full+kvarn:tile=64", "sliding:cap=256,pos=absolute+kvarn:tile=32,kbits=5,vbits=3,dialect=B",
+                                       "sliding:cap=256,pos=absolute+kivi:residual=64"};
 /* For a handful of tokens. */
 static const char *const short_policies[] = {"full", "sliding:cap=4,pos=rerotate", "sliding:cap=4,pos=absolute",
-                                             "sliding:cap=4,pos=saturate", "sink:cap=3,sinks=1"};
+                                             "sliding:cap=4,pos=saturate", "sink:cap=3,sinks=1", "sink:cap=3,sinks=1+f16",
+                                             "full+kvarn", "full+kivi:residual=4,group=2",
+                                             "sliding:cap=8,pos=absolute+kivi:residual=4,group=4"};
 
 static int fail(const char *what)
 {
