@@ -117,13 +117,15 @@ static real imbalance(const balance_state *s)
     return spread(s->std_col, s->job->cols) + spread(s->std_row, s->job->rows);
 }
 
-/* One step of the logarithms towards deviations of 1; a NaN stays one and never wins. */
+/* Inside [lo, hi]; lo for NaN. */
+INLINE real bounded(real x, real lo, real hi) { return x > lo ? x < hi ? x : hi : lo; }
+
+/* One step of the logarithms towards deviations of 1. */
 static void follow(const real *std, int64_t n, real *log, real *scale)
 {
     for (int64_t i = 0; i < n; i++) {
-        const real d = std[i] < (real)1e-3f ? (real)1e-3f : std[i] > (real)1e3f ? (real)1e3f : std[i];
-        const real l = log[i] + (real)kv_log_core((double)d);
-        log[i] = l < (real)-0.3f ? (real)-0.3f : l > 10 ? 10 : l;
+        const real d = bounded(std[i], (real)1e-3f, (real)1e3f);
+        log[i] = bounded(log[i] + (real)kv_log_core((double)d), (real)-0.3f, 10);
         scale[i] = (real)kv_exp_core((double)log[i]);
     }
 }

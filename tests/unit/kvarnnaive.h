@@ -53,8 +53,8 @@ KV_UNUSED_TEST_HELPER real kvarn_imbalance(const kvarn_matrix *m)
 {
     real total = 0;
     for (int axis = 0; axis < 2; axis++) {
-        real most = 0, least = (real)kv_inf();
-        for (int64_t i = 0; i < (axis ? m->rows : m->cols); i++) {
+        real most = kvarn_line_std(m, axis, 0), least = most;
+        for (int64_t i = 1; i < (axis ? m->rows : m->cols); i++) {
             const real s = kvarn_line_std(m, axis, i);
             if (s > most) most = s;
             if (s < least) least = s;
@@ -76,10 +76,10 @@ KV_UNUSED_TEST_HELPER void kvarn_follow(const kvarn_matrix *m, int axis, real *l
 {
     for (int64_t i = 0; i < (axis ? m->rows : m->cols); i++) {
         real s = kvarn_line_std(m, axis, i);
-        if (s < (real)1e-3f) s = (real)1e-3f;
+        if (!(s > (real)1e-3f)) s = (real)1e-3f; /* NaN too */
         if (s > (real)1e3f) s = (real)1e3f;
         log[i] = log[i] + (real)kv_log_core((double)s);
-        if (log[i] < (real)-0.3f) log[i] = (real)-0.3f;
+        if (!(log[i] > (real)-0.3f)) log[i] = (real)-0.3f;
         if (log[i] > 10) log[i] = 10;
         scale[i] = (real)kv_exp_core((double)log[i]);
     }
@@ -156,7 +156,7 @@ KV_UNUSED_TEST_HELPER void kvarn_group(const real *x, int64_t n, int bits, int d
     }
     for (int64_t i = 0; i < n; i++) {
         const real q = kvarn_rint((x[i] - *z) / *s);
-        codes[i] = q >= top ? (uint32_t)top : q > 0 ? (uint32_t)q : 0;
+        codes[i] = q >= top ? (uint32_t)top : q > 0 ? (uint32_t)q : 0; /* 0 for NaN */
     }
 }
 
