@@ -231,7 +231,7 @@ static void rope_of_every_config_reaches_the_keys(void **state)
                 float raw[2 * D];
                 memcpy(raw, v.records + x * (int)sizeof raw, sizeof raw);
                 for (int d = 0; d < D; d++)
-                    row[d] = raw[d];
+                    row[d] = (real)raw[d];
                 naive_rope(row, x, worn[i].rope_dims, worn[i].pairing == KV_ROPE_HALF, 10000.0, worn[i].sign);
                 for (int d = 0; d < D; d++) {
                     /* ref64 exports its raw keys rounded to fp32 */
