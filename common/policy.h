@@ -13,6 +13,7 @@
 
 #include "common/model.h"
 #include "common/policy/cascade.h"
+#include "common/policy/dilated.h"
 #include "common/policy/full.h"
 #include "common/policy/h2o.h"
 #include "common/policy/kivi.h"
@@ -50,6 +51,7 @@ typedef struct kv_policy {
     kv_h2o_params h2o;
     kv_tova_params tova;
     kv_snapkv_params snapkv;  /* snapkv and pyramid */
+    kv_dilated_params dilated;
     kv_kvarn_params kvarn;
     kv_kivi_params kivi;
 } kv_policy;

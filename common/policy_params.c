@@ -81,6 +81,12 @@ static const kv_policy_param tova_params[] = {
     NUMBER(tova.cap, "cap", "most entries after a step", KV_PARAM_REQUIRED, 0, 1, CAP_MAX),
 };
 
+static const kv_policy_param dilated_params[] = {
+    NUMBER(dilated.every, "every", "distance of the tokens that are kept for ever", 0, 16, 1, CAP_MAX),
+    NUMBER(dilated.sinks, "sinks", "first tokens kept for ever", 0, 4, 0, SINKS_MAX),
+    NUMBER(dilated.window, "window", "newest tokens, kept in any case", KV_PARAM_REQUIRED, 0, 1, CAP_MAX),
+};
+
 static const kv_policy_param kvarn_params[] = {
     WORD(kvarn.dialect, "dialect", "affine code: min and max, or zero-snapped", 0, KV_KVARN_A, dialect),
     NUMBER(kvarn.iters, "iters", "rounds of balancing", 0, 8, 1, 64),
@@ -108,6 +114,7 @@ static const param_list of_selection[KV_SEL_COUNT] = {
     [KV_SEL_CASCADE] = LIST(cascade_params), [KV_SEL_XWINDOW] = LIST(xwindow_params),
     [KV_SEL_H2O] = LIST(h2o_params),         [KV_SEL_SNAPKV] = LIST(snapkv_params),
     [KV_SEL_TOVA] = LIST(tova_params),       [KV_SEL_PYRAMID] = LIST(pyramid_params),
+    [KV_SEL_DILATED] = LIST(dilated_params),
 };
 
 static const param_list of_storage[KV_STORE_COUNT] = {

@@ -147,6 +147,15 @@ static void count_tova(dt_coverage *c, const look *l)
     count(c, DT_CELL_TOVA_MANY, l->most && l->n > 1);
 }
 
+static void count_dilated(dt_coverage *c, const look *l)
+{
+    count(c, DT_CELL_DILATED_FILLING, !c->evicted && !l->evicts);
+    count(c, DT_CELL_DILATED_FIRST, !c->evicted && l->evicts);
+    count(c, DT_CELL_DILATED_LATER, c->evicted && l->evicts);
+    count(c, DT_CELL_DILATED_OWN, l->own);
+    count(c, DT_CELL_DILATED_KEPT, c->evicted && !l->evicts && l->n == 1);
+}
+
 static void count_prompt(dt_coverage *c, const look *l)
 {
     const kv_snapkv_params *p = &c->policy->snapkv;
@@ -318,6 +327,9 @@ static void count_selection(dt_coverage *c, const kv_step *step, const kv_events
         break;
     case KV_SEL_TOVA:
         count_tova(c, l);
+        break;
+    case KV_SEL_DILATED:
+        count_dilated(c, l);
         break;
     case KV_SEL_SNAPKV:
     case KV_SEL_PYRAMID:

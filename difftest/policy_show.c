@@ -19,10 +19,16 @@ typedef struct cost {
     int64_t bytes;          /* of all entries; bounded policies: at most */
 } cost;
 
-/* snapkv and pyramid replace the prompt by cap entries (pyramid: in the mean of the layers). */
+/* snapkv and pyramid replace the prompt by cap entries (pyramid: in the mean of the layers); dilated keeps one in `every` of
+ * what its window has left behind. */
 static int64_t entries_after(const kv_policy *p, int64_t tokens)
 {
     const int64_t most = kv_policy_max_entries(p), prompt = kv_policy_first_step(p);
+    if (p->selection == KV_SEL_DILATED) {
+        const kv_dilated_params *d = &p->dilated;
+        const int64_t far = tokens > d->window ? tokens - d->window : 0, behind = far > d->sinks ? far - d->sinks : 0;
+        return tokens - far + (far - behind) + (behind + d->every - 1) / d->every;
+    }
     if (prompt && tokens >= prompt && prompt >= p->snapkv.cap) return p->snapkv.cap + tokens - prompt;
     return most < tokens ? most : tokens;
 }

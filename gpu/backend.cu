@@ -222,6 +222,9 @@ kv_status make_policy(const kv_policy &p, const kv_config &cfg, const gpu_coded 
     case KV_SEL_XWINDOW:
         *out = gpu_policy_xwindow(p.xwindow, cfg.n_layers);
         return KV_OK;
+    case KV_SEL_DILATED:
+        *out = gpu_policy_dilated(p.dilated, cfg.n_layers);
+        return KV_OK;
     case KV_SEL_H2O:
         *out = gpu_policy_h2o(p.h2o, site);
         return KV_OK;

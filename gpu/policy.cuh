@@ -169,6 +169,7 @@ std::unique_ptr<gpu_policy> gpu_policy_sliding(const kv_sliding_params &params, 
                                                const gpu_coded *coded = nullptr);
 std::unique_ptr<gpu_policy> gpu_policy_sink(const kv_sink_params &params, int32_t n_layers);
 std::unique_ptr<gpu_policy> gpu_policy_xwindow(const kv_xwindow_params &params, int32_t n_layers);
+std::unique_ptr<gpu_policy> gpu_policy_dilated(const kv_dilated_params &params, int32_t n_layers);
 std::unique_ptr<gpu_policy> gpu_policy_h2o(const kv_h2o_params &params, const gpu_site &site);
 std::unique_ptr<gpu_policy> gpu_policy_tova(const kv_tova_params &params, const gpu_site &site);
 std::unique_ptr<gpu_policy> gpu_policy_snapkv(const kv_snapkv_params &params, const gpu_site &site);

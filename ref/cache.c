@@ -7,7 +7,8 @@
 #include <string.h>
 
 extern const ref_policy REF(policy_full), REF(policy_sliding), REF(policy_sink), REF(policy_h2o), REF(policy_tova),
-    REF(policy_snapkv), REF(policy_pyramid), REF(policy_cascade), REF(policy_xwindow);
+    REF(policy_snapkv), REF(policy_pyramid), REF(policy_cascade), REF(policy_xwindow),
+    REF(policy_dilated);
 
 const ref_policy *REF(policy_find)(int32_t selection)
 {
@@ -21,6 +22,7 @@ const ref_policy *REF(policy_find)(int32_t selection)
         [KV_SEL_SNAPKV] = &REF(policy_snapkv),
         [KV_SEL_TOVA] = &REF(policy_tova),
         [KV_SEL_PYRAMID] = &REF(policy_pyramid),
+        [KV_SEL_DILATED] = &REF(policy_dilated),
     };
     return table[selection];
 }

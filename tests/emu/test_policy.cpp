@@ -131,6 +131,11 @@ void test_full_follows_its_worked_example(void **)
     run_example(gpu_policy_full(2), "docs/policy/full.md", "## Worked example");
 }
 
+void test_dilated_follows_its_worked_example(void **)
+{
+    run_example(gpu_policy_dilated({1, 3, 2}, 2), "docs/policy/dilated.md", "## Worked example");
+}
+
 void test_sliding_follows_its_worked_examples(void **)
 {
     const char *const page = "docs/policy/sliding.md";
@@ -242,6 +247,7 @@ void test_adopted_entries_go_on_like_the_original(void **)
         check_adoption(*gpu_policy_full(2), before);
         check_adoption(*gpu_policy_sink(sink_params(6, 2), 2), before);
         check_adoption(*gpu_policy_sink(sink_params(4, 0), 2), before);
+        check_adoption(*gpu_policy_dilated({1, 3, 4}, 2), before);
         check_adoption(*gpu_policy_sliding({6, KV_SLIDING_REROTATE}, 2), before);
         check_adoption(*gpu_policy_sliding({6, KV_SLIDING_ABSOLUTE}, 2), before);
         check_adoption(*gpu_policy_sliding({6, KV_SLIDING_SATURATE}, 2), before);
@@ -255,6 +261,8 @@ void test_states_that_a_policy_cannot_have_are_refused(void **)
     assert_int_equal(gpu_policy_full(2)->adopt(2, &unlike), KV_ERR_MISMATCH);
     assert_int_equal(gpu_policy_full(2)->adopt(2, &gap), KV_ERR_MISMATCH);
     assert_int_equal(gpu_policy_full(2)->adopt(1, &far), KV_ERR_MISMATCH);
+    assert_int_equal(gpu_policy_dilated({0, 9, 2}, 2)->adopt(2, &gap), KV_ERR_MISMATCH);
+    assert_int_equal(gpu_policy_dilated({0, 9, 2}, 2)->adopt(1, &far), KV_ERR_MISMATCH);
     assert_int_equal(gpu_policy_sink(sink_params(4, 1), 2)->adopt(3, &gap), KV_ERR_MISMATCH);
     assert_int_equal(gpu_policy_sink(sink_params(4, 1), 2)->adopt(2, &gap), KV_ERR_MISMATCH);
     assert_int_equal(gpu_policy_sliding({4, KV_SLIDING_REROTATE}, 2)->adopt(3, &gap), KV_ERR_MISMATCH);
@@ -267,6 +275,7 @@ int main()
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_full_follows_its_worked_example),
+        cmocka_unit_test(test_dilated_follows_its_worked_example),
         cmocka_unit_test(test_sliding_follows_its_worked_examples),
         cmocka_unit_test(test_sink_follows_its_worked_example),
         cmocka_unit_test(test_bounded_policies_use_a_bounded_number_of_rows),

@@ -28,7 +28,8 @@ static void caches_that_hold_everything_equal_full(void **state)
         "sliding:cap=160",         "sliding:cap=160,pos=absolute", "sliding:cap=160,pos=saturate", "sink:cap=156",
         "sink:cap=160,sinks=0",    "cascade:cap=160",              "cascade:cap=156,n=3,reduce=mean,sinks=9",
         "cascade:cap=160,n=8",     "h2o:cap=160",                  "h2o:cap=160,gqa=max,heavy=20",
-        "tova:cap=160",            "snapkv:cap=65,prompt=64",      "pyramid:cap=65,prompt=64",
+        "tova:cap=160", "dilated:window=160", "dilated:every=1,window=1",
+                   "snapkv:cap=65,prompt=64",      "pyramid:cap=65,prompt=64",
         "full+kivi:group=16,residual=192",                         "xwindow:cache=0,stride=160,window=160",
         "xwindow:cache=64,stride=64,ver=published,window=192",
     };

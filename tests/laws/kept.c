@@ -117,6 +117,11 @@ static int64_t count_law(const kv_policy *p, int64_t before, int64_t m, int64_t 
     case KV_SEL_H2O:
     case KV_SEL_TOVA:
         return all < cap ? all : cap;
+    case KV_SEL_DILATED: {
+        const int64_t far = seen > p->dilated.window ? seen - p->dilated.window : 0;
+        const int64_t behind = far > p->dilated.sinks ? far - p->dilated.sinks : 0;
+        return seen - behind + (behind + p->dilated.every - 1) / p->dilated.every;
+    }
     case KV_SEL_SNAPKV:
         return before ? all : p->snapkv.cap;
     default:

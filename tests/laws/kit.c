@@ -35,6 +35,8 @@ const char *const law_policies[] = {
     "snapkv:cap=32,prompt=48,window=8",
     "snapkv:cap=32,prompt=48,window=8+f16",
     "pyramid:cap=32,prompt=64,window=8",
+    "dilated:every=4,window=16",
+    "dilated:every=7,sinks=0,window=9+f16",
     "xwindow:cache=20,stride=8,window=24",
     "xwindow:cache=20,layers=1,stride=8,window=24+f16",
     "xwindow:cache=20,stride=8,ver=published,window=24",

@@ -31,6 +31,8 @@ xwindow:window=64,stride=64,cache=128,ver=published
 xwindow:window=64,stride=24,cache=0
 h2o:cap=256
 h2o:cap=256,gqa=max,heavy=200
+dilated:window=200
+dilated:every=3,sinks=0,window=50
 snapkv:cap=256,prompt=512
 tova:cap=256
 pyramid:cap=256,prompt=512

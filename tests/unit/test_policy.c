@@ -149,6 +149,7 @@ static void ids_are_those_of_the_first_release(void **state)
     assert_int_equal(KV_SEL_SNAPKV, 6);
     assert_int_equal(KV_SEL_TOVA, 7);
     assert_int_equal(KV_SEL_PYRAMID, 8);
+    assert_int_equal(KV_SEL_DILATED, 9);
     assert_int_equal(KV_STORE_F32, 0);
     assert_int_equal(KV_STORE_F16, 1);
     assert_int_equal(KV_STORE_BF16, 2);

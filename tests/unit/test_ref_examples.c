@@ -246,6 +246,12 @@ static void tova_follows_its_page(void **state)
     run_example("docs/policy/tova.md", 0);
 }
 
+static void dilated_follows_its_page(void **state)
+{
+    (void)state;
+    run_example("docs/policy/dilated.md", 0);
+}
+
 static void snapkv_follows_its_page(void **state)
 {
     (void)state;
@@ -337,7 +343,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cascade_follows_its_page), cmocka_unit_test(h2o_follows_its_page),
         cmocka_unit_test(tova_follows_its_page),    cmocka_unit_test(snapkv_follows_its_page),
-        cmocka_unit_test(pyramid_follows_its_page),
+        cmocka_unit_test(pyramid_follows_its_page), cmocka_unit_test(dilated_follows_its_page),
         cmocka_unit_test(xwindow_follows_its_page),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
