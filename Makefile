@@ -270,7 +270,7 @@ FUZZ_BIN   := $(FUZZ_TEST:%.c=$(BUILD)/%)
 SCRIPTS    := $(sort $(wildcard tests/cli/*.sh tests/cli/*.py tests/ptx/*.sh \
               tests/canary/*.sh tests/layers/*.py tests/golden/cascade-*.sh \
               tests/golden/policies-*.sh tests/golden/xwindow-*.sh \
-              tests/laws/*.sh))
+              tests/laws/*.sh tests/matrix/*.sh))
 # Shared objects that tests load: rules that make them append to TEST_EXTRA.
 TEST_EXTRA +=
 TEST_LIBS  ?= $(ALL_LIBS)

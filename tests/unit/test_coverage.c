@@ -178,6 +178,26 @@ static void the_highest_stay(void **state)
     assert_visited("tova.first:1 tova.own:1 tova.newest:1 tova.tie:1 tova.many:1");
 }
 
+static void every_so_manieth_is_kept_for_ever(void **state)
+{
+    (void)state;
+    begin("dilated:every=3,sinks=1,window=2");
+    admit(0, 3);
+    step(3);
+    assert_visited("dilated.filling:1");
+    evict(2, 4, 5, INFINITY);
+    admit(3, 6);
+    step(3);
+    assert_visited("dilated.first:1 dilated.own:1");
+    admit(6, 7);
+    step(1);
+    assert_visited("dilated.kept:1");
+    evict(5, 7, 8, INFINITY);
+    admit(7, 9);
+    step(2);
+    assert_visited("dilated.later:1");
+}
+
 static void prompts_are_compressed(void **state)
 {
     (void)state;
@@ -359,6 +379,7 @@ int main(void)
         cmocka_unit_test(sliding_fills_slides_and_is_fed_in_pieces),
         cmocka_unit_test(a_sink_cache_wraps),
         cmocka_unit_test(the_highest_stay),
+        cmocka_unit_test(every_so_manieth_is_kept_for_ever),
         cmocka_unit_test(prompts_are_compressed),
         cmocka_unit_test(windows_see_a_cache_that_fills),
         cmocka_unit_test(walks_through_rings_are_told_apart),
