@@ -2,13 +2,17 @@
  * program: NLLs of all tokens, kept sets of all layers and heads at checkpoints, codes of the first tile. Data:
  * $KVDIFF_SHARED/golden/smollm2/policies.
  *
- *     smollm2_policies [WORD...]     only cases whose name contains one of the words
+ *     smollm2_policies SIDE [WORD...]     only cases whose name contains one of the words
  *
- * Bounds. Without codes: 1.5e-4 for each NLL, 1e-5 for the mean; kept sets are equal. sliding saturate is
- * ill-conditioned: 2e-3. Coded storages: as before up to the first token that reads codes. Behind it kivi stays within
- * four times of what the golden program finds between itself in fp32 and in double. kvarn's scales are rounded to fp16
- * and every layer codes again what the one before made of it, so two honest programs agree in the mean only: 0.06, or
- * 0.02 where ties between rounds are settled by rule (the _tie cases); its first tile is exact. */
+ * Bounds for a side in fp32. Without codes: 1.5e-4 for each NLL, 1e-5 for the mean; kept sets are equal. sliding
+ * saturate is ill-conditioned: 2e-3. Coded storages: as before up to the first token that reads codes. Behind it kivi
+ * stays within four times of what the golden program finds between itself in fp32 and in double. kvarn's scales are
+ * rounded to fp16 and every layer codes again what the one before made of it, so two honest programs agree in the mean
+ * only: differences of 0.35 nat a token make a standard error of 0.011 to 0.014, of which the bound of 0.06 is four
+ * or more. Its first tile has the same codes; of each list of scales one of 64 may lie next to a tie of fp16.
+ *
+ * ref64 is a second double program. It meets the coded cases token by token, with every scale of the first tile, except
+ * those in which exact ties between rounds decide (kvarn without tie=rel). */
 #include "tests/golden/golden.h"
 #include "tests/golden/text.h"
 
@@ -21,10 +25,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { N_CASES = 18, MAX_KEPT = GOLDEN_TOKENS };
+enum { N_CASES = 29, MAX_KEPT = GOLDEN_TOKENS };
 
 static dt_side side;
 static kv_model *model;
+static int fp32; /* the side computes in fp32 */
 
 typedef struct policy_case {
     const char *name;
@@ -141,46 +146,52 @@ static void make_spec(const json_t *p, char *dst, size_t size)
 
 /* ---- codes of the first tile ------------------------------------------------------------------------- */
 
-/* Hexadecimal bytes, or with words = 1 16-bit words written with their high digits first. */
-static int same_hex(const char *want, const uint8_t *got, size_t bytes, int words)
+/* How many of n numbers differ; each is two bytes in hexadecimal (codes) or a 16-bit word with its high digits first;
+ * a word may be one step off when `near` is set. -1: of another size. */
+static int32_t count_off(const char *want, const uint8_t *got, int32_t n, int words, int near, int32_t *soft)
 {
-    if (!want || strlen(want) != 2 * bytes) return 0;
-    for (size_t i = 0; i < bytes; i++) {
-        char text[3];
-        snprintf(text, sizeof text, "%02x", got[words ? i ^ 1 : i]);
-        if (memcmp(text, want + 2 * i, 2) != 0) return 0;
+    int32_t bad = 0;
+    const size_t digits = words ? 4 : 2;
+    *soft = 0;
+    if (!want || strlen(want) != digits * (size_t)n) return -1;
+    for (int32_t i = 0; i < n; i++) {
+        char text[5] = "";
+        memcpy(text, want + digits * (size_t)i, digits);
+        const int32_t a = (int32_t)strtol(text, NULL, 16), b = words ? got[2 * i] | got[2 * i + 1] << 8 : got[i];
+        *soft += a != b && near && abs(a - b) == 1;
+        bad += a != b && !(near && abs(a - b) == 1);
     }
-    return 1;
+    return bad;
 }
+
+typedef struct part {
+    const char *key;
+    int32_t at, n, words; /* in the record; numbers; words, not bytes */
+} part;
 
 static void check_kvarn_tile(policy_case *p)
 {
     const json_t *j = json_object_get(p->json, "first_tile_layer0_head0");
     const kv_kvarn_layout l = kv_kvarn_layout_of(&p->policy.kvarn, model->cfg.head_dim);
-    const int exact_v = p->policy.kvarn.tie == KV_TIE_REL; /* the others hit an exact tie there */
+    const part parts[] = {{"K_codes_hex", 0, l.D * l.k_row, 0},          {"V_codes_hex", l.v_codes, l.T * l.v_row, 0},
+                          {"K_S_f16", l.k_scale, l.D, 1},                {"K_Z_f16", l.k_zero, l.D, 1},
+                          {"K_c_f16", l.k_col, l.T, 1},                  {"V_S_f16", l.v_scale, l.T * l.v_groups, 1},
+                          {"V_Z_f16", l.v_zero, l.T * l.v_groups, 1},    {"V_c_f16", l.v_col, l.D, 1}};
+    /* without a rule for ties the golden program's V scales hang on one */
+    const size_t n = p->policy.kvarn.tie == KV_TIE_REL ? 8 : 5;
     golden_state g;
     golden_export(&p->stream, 0, 0, KV_STATE_KV, &g);
-    const uint8_t *r = g.v.records;
-    const struct {
-        const char *key;
-        int32_t at, bytes, words, demanded;
-    } parts[] = {{"K_codes_hex", 0, l.D * l.k_row, 0, 1},
-                 {"V_codes_hex", l.v_codes, l.T * l.v_row, 0, 1},
-                 {"K_S_f16", l.k_scale, 2 * l.D, 1, 1},
-                 {"K_Z_f16", l.k_zero, 2 * l.D, 1, 1},
-                 {"K_c_f16", l.k_col, 2 * l.T, 1, 1},
-                 {"V_S_f16", l.v_scale, 2 * l.T * l.v_groups, 1, exact_v},
-                 {"V_Z_f16", l.v_zero, 2 * l.T * l.v_groups, 1, exact_v},
-                 {"V_c_f16", l.v_col, 2 * l.D, 1, exact_v}};
     int ok = g.v.bytes && g.v.bytes[0] == l.bytes && l.bytes == number(json_object_get(p->json, "bytes"), "tile_bytes");
     const char *wrong = ok ? "" : ": a record of another size";
-    for (size_t i = 0; i < sizeof parts / sizeof *parts && ok; i++)
-        if (parts[i].demanded && !same_hex(json_string_value(json_object_get(j, parts[i].key)), r + parts[i].at,
-                                           (size_t)parts[i].bytes, parts[i].words)) {
-            wrong = parts[i].key;
-            ok = 0;
-        }
-    golden_ok(ok, "%s: first tile, codes and scales%s %s", p->name, exact_v ? "" : " of K", wrong);
+    for (size_t i = 0; i < n && ok; i++) {
+        int32_t soft;
+        const char *want = json_string_value(json_object_get(j, parts[i].key));
+        const int near = fp32 && parts[i].words;
+        ok = count_off(want, g.v.records + parts[i].at, parts[i].n, parts[i].words, near, &soft) == 0 &&
+             soft <= (parts[i].n + 63) / 64;
+        if (!ok) wrong = parts[i].key;
+    }
+    golden_ok(ok, "%s: first tile, codes and scales%s %s", p->name, n == 8 ? "" : " of K", wrong);
     golden_state_free(&g);
 }
 
@@ -215,8 +226,9 @@ static int32_t uncoded(const policy_case *p)
 static golden_bound bound_of(const policy_case *p)
 {
     const json_t *twin = json_object_get(p->json, "fp32_twin");
-    if (p->policy.storage == KV_STORE_KVARN)
-        return (golden_bound){.each = INFINITY, .mean = p->policy.kvarn.tie == KV_TIE_REL ? 0.02 : 0.06};
+    const int by_ties = p->policy.storage == KV_STORE_KVARN && p->policy.kvarn.tie == KV_TIE_LITERAL;
+    if (!fp32 && !by_ties) return (golden_bound){.each = 5e-6, .mean = 1e-6};
+    if (p->policy.storage == KV_STORE_KVARN) return (golden_bound){.each = INFINITY, .mean = 0.06};
     if (p->policy.storage == KV_STORE_KIVI)
         return (golden_bound){.each = 4 * golden_number(twin, "max_abs_dnll"), .mean = 5e-3};
     const int ill = p->policy.selection == KV_SEL_SLIDING && p->policy.sliding.pos == KV_SLIDING_SATURATE;
@@ -227,13 +239,13 @@ static void check_nll(const policy_case *p, const double *want, const float *got
 {
     const int32_t plain = uncoded(p), n = p->fed - 1;
     golden_bound c = bound_of(p);
-    const int ok = golden_compare(want, got, n, &c);
+    int ok = golden_compare(want, got, n, &c);
     golden_ok(ok, "%s: %d NLLs within %.1e (largest %.1e), mean within %.0e (off by %.1e)", p->name, n, c.each, c.worst,
               c.mean, c.mean_off);
     if (plain == 0 || plain == n) return;
-    c = (golden_bound){.each = 1.5e-4, .mean = 1e-5};
-    golden_ok(golden_compare(want, got, plain, &c),
-              "%s: %d NLLs before any codes are read within 1.5e-4 (largest %.1e)", p->name, plain, c.worst);
+    c = (golden_bound){.each = fp32 ? 1.5e-4 : 5e-6, .mean = 1e-5};
+    ok = golden_compare(want, got, plain, &c);
+    golden_ok(ok, "%s: %d NLLs before any codes are read within %.1e (largest %.1e)", p->name, plain, c.each, c.worst);
 }
 
 /* ---- all of it --------------------------------------------------------------------------------------- */
@@ -277,25 +289,27 @@ static void check_policy(const char *folder, const char *file)
 static int is_case(const struct dirent *d)
 {
     const char *end = strrchr(d->d_name, '.');
-    return end && strcmp(end, ".json") == 0 && strncmp(d->d_name, "kivi", 4) != 0 && strncmp(d->d_name, "kvarn", 5) != 0;
+    return end && strcmp(end, ".json") == 0;
 }
 
 static int picked(const char *name, int argc, char **argv)
 {
-    for (int i = 1; i < argc; i++)
+    for (int i = 2; i < argc; i++)
         if (strstr(name, argv[i])) return 1;
-    return argc == 1;
+    return argc == 2;
 }
 
 int main(int argc, char **argv)
 {
     char path[8192];
     struct dirent **files;
+    if (argc < 2) golden_die("usage: smollm2_policies SIDE [WORD...]");
     if (!golden_text_folder()) {
         golden_skip("SmolLM2 golden values", "KVDIFF_SHARED is not set");
         return golden_done();
     }
-    if (dt_side_open("ref", &side) != KV_OK) golden_die("%s", kv_message());
+    if (dt_side_open(argv[1], &side) != KV_OK) golden_die("%s", kv_message());
+    fp32 = strcmp(argv[1], "ref64") != 0;
     if (kv_model_open("smollm2", NULL, &model, NULL) != KV_OK) {
         golden_skip("SmolLM2 golden values", kv_message());
         return golden_done();
