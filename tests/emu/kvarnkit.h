@@ -96,7 +96,7 @@ struct kvarn_matrix {
 
     float imbalance(const std::vector<float> &y) const
     {
-        float i[2];
+        float i[2] = {0.0f, 0.0f};
         for (const bool of_columns : {true, false}) {
             const std::vector<float> s = stds(y, of_columns);
             float most = s[0], least = s[0];
