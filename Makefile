@@ -277,7 +277,11 @@ TEST_LIBS  ?= $(ALL_LIBS)
 LINK_TEST   = $(Q)mkdir -p $(@D) && $(CC) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) \
               -Wl,--end-group $(LDFLAGS_ALL)
 
-$(UNIT_BIN): $(BUILD)/tests/unit/%: $(O)/tests/unit/%.o $(UNIT_AID) $(TEST_LIBS)
+# An archive, so that a test takes only the aids that it names, and needs no more libraries than they do.
+UNIT_AIDS  := $(BUILD)/tests/libunitaid.a
+$(UNIT_AIDS): $(UNIT_AID)
+	$(archive)
+$(UNIT_BIN): $(BUILD)/tests/unit/%: $(O)/tests/unit/%.o $(UNIT_AIDS) $(TEST_LIBS)
 	$(call say,LINK,$@)
 	$(LINK_TEST) -lcmocka $(LIBS)
 $(FUZZ_BIN): $(BUILD)/tests/fuzz/%: $(O)/tests/fuzz/%.o $(FUZZ_AID) $(TEST_LIBS)
