@@ -13,15 +13,19 @@
 #include <string.h>
 
 /* Every policy and mode; caps small enough to wrap several times. */
-static const char *const policies[] = {"full", "sliding:cap=100,pos=rerotate", "sliding:cap=100,pos=absolute",
+static const char *const long_policies[] = {"full", "sliding:cap=100,pos=rerotate", "sliding:cap=100,pos=absolute",
                                        "sliding:cap=100,pos=saturate", "sink:cap=61,sinks=4", "sink:cap=61,sinks=4+bf16",
                                        "full+kvarn:tile=64", "sliding:cap=256,pos=absolute+kvarn:tile=32,kbits=5,vbits=3,dialect=B",
-                                       "sliding:cap=256,pos=absolute+kivi:residual=64"};
+                                       "sliding:cap=256,pos=absolute+kivi:residual=64", "cascade:cap=96",
+                                       "cascade:cap=90,n=3,reduce=mean,score=f16", "h2o:cap=96", "tova:cap=96",
+                                       "snapkv:cap=48,prompt=64,window=16"};
 /* For a handful of tokens. */
 static const char *const short_policies[] = {"full", "sliding:cap=4,pos=rerotate", "sliding:cap=4,pos=absolute",
                                              "sliding:cap=4,pos=saturate", "sink:cap=3,sinks=1", "sink:cap=3,sinks=1+f16",
                                              "full+kvarn", "full+kivi:residual=4,group=2",
                                              "sliding:cap=8,pos=absolute+kivi:residual=4,group=4"};
+
+#define COUNT(array) (sizeof(array) / sizeof *(array))
 
 static int fail(const char *what)
 {
@@ -62,15 +66,21 @@ static kv_status add_state(const kv_backend *side, kv_session *s, kv_sha256_ctx 
     return st;
 }
 
+static kv_status open_session(const kv_model *m, const char *spec, const char *options, int threads, int32_t step,
+                              kv_session **out)
+{
+    kv_policy p;
+    KV_TRY(kv_policy_parse(spec, &p));
+    const kv_open_args a = {.model = m, .policy = &p, .options = options, .threads = threads, .max_step = step};
+    return ref_backend()->open(&a, out);
+}
+
 static kv_status add_policy(const kv_model *m, const char *spec, const char *options, int threads,
                             const int32_t *tokens, int32_t n, int32_t step, kv_sha256_ctx *h)
 {
     const kv_backend *side = ref_backend();
-    kv_policy p;
     kv_session *s;
-    KV_TRY(kv_policy_parse(spec, &p));
-    const kv_open_args a = {.model = m, .policy = &p, .options = options, .threads = threads, .max_step = step};
-    KV_TRY(side->open(&a, &s));
+    KV_TRY(open_session(m, spec, options, threads, step, &s));
     kv_status st = feed(side, s, tokens, n, step, m->cfg.vocab_size, h);
     if (st == KV_OK) st = add_state(side, s, h);
     side->close(s);
@@ -96,9 +106,13 @@ int main(int argc, char **argv)
     kv_sha256_ctx h;
     uint8_t sha[32];
     kv_sha256_begin(&h);
-    kv_status st = KV_OK;
-    for (size_t i = 0; i < sizeof policies / sizeof *policies && st == KV_OK; i++)
-        st = add_policy(m, n < 200 ? short_policies[i] : policies[i], options, threads, tokens, n, step, &h);
+    const char *const *policies = n < 200 ? short_policies : long_policies;
+    const size_t n_policies = n < 200 ? COUNT(short_policies) : COUNT(long_policies);
+    kv_session *keeper = NULL; /* of the weights, which are prepared once for all sessions of a model */
+    kv_status st = open_session(m, "full", options, threads, step, &keeper);
+    for (size_t i = 0; i < n_policies && st == KV_OK; i++)
+        st = add_policy(m, policies[i], options, threads, tokens, n, step, &h);
+    ref_backend()->close(keeper);
     kv_sha256_end(&h, sha);
     kv_hex32(sha, hex);
     free(tokens);

@@ -21,7 +21,7 @@ json() { # PYTHON-CONDITION-ON-d COMMAND...
 
 check 'help names every command' sh -c 'for c in run query info model corpus policy; do "$KVDIFF" help | grep -q "^  $c " || exit 1; done'
 check '--help is help' has 'usage: kvdiff COMMAND' "$KVDIFF" --help
-check 'version names ABI and commit' has 'ABI 1, commit' "$KVDIFF" --version
+check 'version names ABI and commit' has 'ABI 2, commit' "$KVDIFF" --version
 for c in run query info model corpus policy; do
     check "help $c shows its options" has "Usage: kvdiff $c" "$KVDIFF" help $c
     check "$c --help shows its options" has "Usage: kvdiff $c" "$KVDIFF" $c --help
@@ -41,7 +41,7 @@ refuse 'unknown format' 2 'use text or json' "$KVDIFF" info --format=xml
 refuse 'too many arguments' 2 'takes no arguments' "$KVDIFF" info now
 
 check 'info lists the sides that run' has 'runs, bit-exact, linked in' "$KVDIFF" info
-check 'info as JSON' json 'd["build"]["abi"] == 1 and d["machine"]["usable_cores"] >= 1' \
+check 'info as JSON' json 'd["build"]["abi"] == 2 and d["machine"]["usable_cores"] >= 1' \
     "$KVDIFF" info --format=json
 check 'blas runs and is bounded' \
     json '[(s["runs"], s["contract"], len(s["sha256"])) for s in d["sides"] if s["name"] == "blas"] == [(True, "bounded", 64)]' \
