@@ -280,6 +280,7 @@ LINK_TEST   = $(Q)mkdir -p $(@D) && $(CC) -o $@ $(filter %.o,$^) -Wl,--start-gro
 # An archive, so that a test takes only the aids that it names, and needs no more libraries than they do.
 UNIT_AIDS  := $(BUILD)/tests/libunitaid.a
 $(UNIT_AIDS): $(UNIT_AID)
+	@mkdir -p $(@D)
 	$(archive)
 $(UNIT_BIN): $(BUILD)/tests/unit/%: $(O)/tests/unit/%.o $(UNIT_AIDS) $(TEST_LIBS)
 	$(call say,LINK,$@)
