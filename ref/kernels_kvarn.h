@@ -109,7 +109,7 @@ static real spread(const real *std, int64_t n)
         most = std[i] > most ? std[i] : most;
         least = std[i] < least ? std[i] : least;
     }
-    return most / (least > (real)1e-8f ? least : (real)1e-8f);
+    return most / (least > (real)1e-8 ? least : (real)1e-8);
 }
 
 static real imbalance(const balance_state *s)
@@ -124,8 +124,8 @@ INLINE real bounded(real x, real lo, real hi) { return x > lo ? x < hi ? x : hi 
 static void follow(const real *std, int64_t n, real *log, real *scale)
 {
     for (int64_t i = 0; i < n; i++) {
-        const real d = bounded(std[i], (real)1e-3f, (real)1e3f);
-        log[i] = bounded(log[i] + (real)kv_log_core((double)d), (real)-0.3f, 10);
+        const real d = bounded(std[i], (real)1e-3, (real)1e3);
+        log[i] = bounded(log[i] + (real)kv_log_core((double)d), (real)-0.3, 10);
         scale[i] = (real)kv_exp_core((double)log[i]);
     }
 }

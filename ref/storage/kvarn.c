@@ -30,13 +30,13 @@ typedef struct affine {
 static affine from_least(real lo, real hi, real n)
 {
     const real s = (hi - lo) / n;
-    return (affine){s > (real)1e-10f ? s : (real)1e-10f, lo};
+    return (affine){s > (real)1e-10 ? s : (real)1e-10, lo};
 }
 
 /* Dialect B: zero and the edge that is farther from it are exact; the scale may be negative. */
 static affine snapped(real lo, real hi, real n)
 {
-    const real s0 = (hi - lo) / n, s1 = s0 > (real)1e-7f ? s0 : (real)1e-7f;
+    const real s0 = (hi - lo) / n, s1 = s0 > (real)1e-7 ? s0 : (real)1e-7;
     const int low = (lo < 0 ? -lo : lo) > (hi < 0 ? -hi : hi);
     const real edge = low ? lo : hi, s = low ? s1 : -s1, q = ref_whole(edge / s);
     return q != 0 ? (affine){edge / q, edge} : (affine){s, 0};
@@ -65,7 +65,7 @@ static void code(const ref_kvarn_coder *c, code_rows *j, real *scratch, uint8_t 
     col = out + j->rows * j->stride;
     row = col + j->stride;
     const ref_balance_job b = {.x = scratch, .rows = j->rows, .cols = j->cols, .iters = c->params.iters,
-                               .slack = c->params.tie == KV_TIE_REL ? (real)1.00001f : 1, .col = col, .row = row,
+                               .slack = c->params.tie == KV_TIE_REL ? (real)1.00001 : 1, .col = col, .row = row,
                                .scratch = row + ref_round_up(j->rows, 16), .out = out, .imbalance = imbalance};
     c->kernels->balance(&b);
     j->row_scale = row;
