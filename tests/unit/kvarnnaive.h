@@ -59,7 +59,7 @@ KV_UNUSED_TEST_HELPER real kvarn_imbalance(const kvarn_matrix *m)
             if (s > most) most = s;
             if (s < least) least = s;
         }
-        if (least < (real)1e-8f) least = (real)1e-8f;
+        if (least < (real)1e-8) least = (real)1e-8;
         total = axis ? total + most / least : most / least;
     }
     return total;
@@ -76,10 +76,10 @@ KV_UNUSED_TEST_HELPER void kvarn_follow(const kvarn_matrix *m, int axis, real *l
 {
     for (int64_t i = 0; i < (axis ? m->rows : m->cols); i++) {
         real s = kvarn_line_std(m, axis, i);
-        if (!(s > (real)1e-3f)) s = (real)1e-3f; /* NaN too */
-        if (s > (real)1e3f) s = (real)1e3f;
+        if (!(s > (real)1e-3)) s = (real)1e-3; /* NaN too */
+        if (s > (real)1e3) s = (real)1e3;
         log[i] = log[i] + (real)kv_log_core((double)s);
-        if (!(log[i] > (real)-0.3f)) log[i] = (real)-0.3f;
+        if (!(log[i] > (real)-0.3)) log[i] = (real)-0.3;
         if (log[i] > 10) log[i] = 10;
         scale[i] = (real)kv_exp_core((double)log[i]);
     }
@@ -101,7 +101,7 @@ KV_UNUSED_TEST_HELPER void kvarn_balance(kvarn_matrix *m, int iters, int rel, re
         kvarn_divide(m, ec, er);
         const real i = kvarn_imbalance(m);
         if (trace) trace[n] = i;
-        if (rel ? i <= best * (real)1.00001f : i <= best) {
+        if (rel ? i <= best * (real)1.00001 : i <= best) {
             best = i;
             memcpy(m->col, ec, sizeof ec);
             memcpy(m->row, er, sizeof er);
@@ -142,11 +142,11 @@ KV_UNUSED_TEST_HELPER void kvarn_group(const real *x, int64_t n, int bits, int d
     }
     if (dialect == KV_KVARN_A) {
         *s = (hi - lo) / top;
-        if (!(*s > (real)1e-10f)) *s = (real)1e-10f;
+        if (!(*s > (real)1e-10)) *s = (real)1e-10;
         *z = lo;
     } else {
         real s0 = (hi - lo) / top;
-        if (!(s0 > (real)1e-7f)) s0 = (real)1e-7f;
+        if (!(s0 > (real)1e-7)) s0 = (real)1e-7;
         const int low = (lo < 0 ? -lo : lo) > (hi < 0 ? -hi : hi);
         const real edge = low ? lo : hi;
         *s = low ? s0 : -s0;
