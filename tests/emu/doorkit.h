@@ -141,6 +141,106 @@ inline kv_status try_open(const kv_model *m, const char *policy, const char *opt
     side()->close(s);
     return st;
 }
+/* Run number i (layers, then heads) of a state. */
+inline kv_state_view run_of(std::vector<uint64_t> *blob, int32_t i)
+{
+    kv_state_head h;
+    memcpy(&h, blob->data(), sizeof h);
+    size_t offset = sizeof h;
+    kv_state_view v = {};
+    for (int32_t at = 0; at <= i; at++) v = kv_state_place(&h, blob->data(), &offset, -1, 0);
+    return v;
+}
+
+/* After n tokens: another session goes on from the state, the same one from a snapshot, and after a reset like a new
+ * one. */
+inline void check_continuation(const char *policy, int32_t n)
+{
+    session a("nano", policy), b("nano", policy, "seed=5");
+    feed(&a, n, 30);
+    feed(&b, 40, 17); /* something else was there before */
+    const std::vector<uint64_t> blob = state_of(a);
+    assert_side(b.s, side()->import_state(b.s, blob.data(), blob.size() * 8));
+    b.seen = n;
+    assert_true(state_of(b) == blob);
+    void *snap = nullptr;
+    assert_side(a.s, side()->snapshot(a.s, &snap));
+    const result wanted = feed(&a, 40, 20);
+    assert_same(feed(&b, 40, 20), wanted, policy);
+    assert_true(state_of(b) == state_of(a));
+    assert_side(a.s, side()->restore(a.s, snap));
+    a.seen = n;
+    assert_true(state_of(a) == blob);
+    assert_same(feed(&a, 40, 20), wanted, policy);
+    side()->snapshot_free(a.s, snap);
+    assert_side(a.s, side()->reset(a.s));
+    a.seen = 0;
+    session fresh("nano", policy);
+    assert_same(feed(&a, 40, 30), feed(&fresh, 40, 30), policy);
+}
+
+/* Another order of threads and another number of them: the same bits. */
+inline void check_seeds_and_threads(const char *policy, int32_t per_step)
+{
+    session first("nano", policy, "seed=0", 1), second("nano", policy, "seed=7", 2);
+    assert_same(feed(&first, 130, per_step), feed(&second, 130, per_step), policy);
+    assert_true(state_of(first) == state_of(second));
+}
+
+/* 70 steps of one token have the logits of a model that feeds itself token by token. */
+template <class model> void check_by_hand(session *s, model *by_hand, const char *policy)
+{
+    std::vector<float> wanted;
+    for (int32_t i = 0; i < 70; i++) {
+        const std::vector<float> row = by_hand->feed(token(*s, i));
+        wanted.insert(wanted.end(), row.begin(), row.end());
+    }
+    assert_bits(feed(s, 70, 1).logits, wanted, policy, 0);
+}
+
+/* After a reset: as at first. */
+inline void check_reset(const char *policy, int32_t n, int32_t per_step)
+{
+    session s("tiny", policy);
+    const result first = feed(&s, n, per_step);
+    assert_side(s.s, side()->reset(s.s));
+    s.seen = 0;
+    assert_same(feed(&s, n, per_step), first, policy);
+}
+
+/* A snapshot after n tokens comes back twice. */
+inline void check_snapshots(const char *policy, int32_t n, int32_t per_step)
+{
+    session s("tiny", policy);
+    feed(&s, n, per_step);
+    void *snap = nullptr;
+    assert_side(s.s, side()->snapshot(s.s, &snap));
+    const std::vector<uint64_t> before = state_of(s);
+    const result wanted = feed(&s, 15, 3);
+    for (int i = 0; i < 2; i++) {
+        assert_side(s.s, side()->restore(s.s, snap));
+        s.seen = n;
+        assert_true(state_of(s) == before);
+        assert_same(feed(&s, 15, 3), wanted, policy);
+    }
+    side()->snapshot_free(s.s, snap);
+    side()->snapshot_free(s.s, nullptr);
+}
+
+/* A session with another past takes over the state after n tokens and goes on for `more`, per_step at a time. */
+inline void check_import(const char *policy, int32_t n, int32_t more, int32_t per_step)
+{
+    session a("tiny", policy), b("tiny", policy);
+    feed(&b, 12, 12);
+    feed(&a, n, per_step);
+    const std::vector<uint64_t> blob = state_of(a);
+    assert_side(b.s, side()->import_state(b.s, blob.data(), blob.size() * 8));
+    b.seen = n;
+    assert_true(state_of(b) == blob);
+    assert_same(feed(&b, more, per_step), feed(&a, more, per_step), policy);
+    assert_true(state_of(b) == state_of(a));
+}
+
 } // namespace emutest
 
 #endif

@@ -193,49 +193,18 @@ void test_events_list_layers_ascending(void **)
 
 void test_reset_returns_to_the_beginning(void **)
 {
-    for (const char *policy : POLICIES) {
-        session s("tiny", policy);
-        const result first = feed(&s, 30, 4);
-        assert_side(s.s, side()->reset(s.s));
-        s.seen = 0;
-        assert_same(feed(&s, 30, 4), first, policy);
-    }
+    for (const char *policy : POLICIES) check_reset(policy, 30, 4);
 }
 
 void test_snapshots_come_back_any_number_of_times(void **)
 {
-    for (const char *policy : POLICIES) {
-        session s("tiny", policy);
-        feed(&s, 20, 3);
-        void *snap = nullptr;
-        assert_side(s.s, side()->snapshot(s.s, &snap));
-        const std::vector<uint64_t> before = state_of(s);
-        const result wanted = feed(&s, 15, 3);
-        for (int i = 0; i < 2; i++) {
-            assert_side(s.s, side()->restore(s.s, snap));
-            s.seen = 20;
-            assert_true(state_of(s) == before);
-            assert_same(feed(&s, 15, 3), wanted, policy);
-        }
-        side()->snapshot_free(s.s, snap);
-        side()->snapshot_free(s.s, nullptr);
-    }
+    for (const char *policy : POLICIES) check_snapshots(policy, 20, 3);
 }
 
 void test_an_imported_state_goes_on_like_the_original(void **)
 {
     for (const char *policy : POLICIES)
-        for (const int32_t n : {1, 5, 9, 10, 27}) {
-            session a("tiny", policy), b("tiny", policy);
-            feed(&a, n, 2);
-            feed(&b, 12, 5); /* something else was there before */
-            const std::vector<uint64_t> blob = state_of(a);
-            assert_side(b.s, side()->import_state(b.s, blob.data(), blob.size() * 8));
-            b.seen = n;
-            assert_true(state_of(b) == blob);
-            assert_same(feed(&b, 14, 4), feed(&a, 14, 4), policy);
-            assert_true(state_of(b) == state_of(a));
-        }
+        for (const int32_t n : {1, 5, 9, 10, 27}) check_import(policy, n, 14, 4);
 }
 
 void test_a_layer_exports_what_the_whole_export_holds_of_it(void **)

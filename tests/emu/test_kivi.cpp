@@ -284,12 +284,7 @@ void test_steps_of_one_token_follow_the_definition(void **)
         assert_ok(kv_policy_parse(policy, &p));
         session s("nano", policy, "seed=2");
         kivi_llama by_hand(s.model, p.kivi);
-        std::vector<float> wanted;
-        for (int32_t i = 0; i < 70; i++) {
-            const std::vector<float> row = by_hand.feed(token(s, i));
-            wanted.insert(wanted.end(), row.begin(), row.end());
-        }
-        assert_bits(feed(&s, 70, 1).logits, wanted, policy, 0);
+        check_by_hand(&s, &by_hand, policy);
     }
 }
 
@@ -361,40 +356,13 @@ void test_states_hold_blocks_and_rows_in_the_order_of_the_page(void **)
     }
 }
 
-/* After n tokens: another session goes on from the state, the same one from a snapshot. */
-void check_continuation(const char *policy, int32_t n)
-{
-    session a("nano", policy), b("nano", policy, "seed=5");
-    feed(&a, n, 30);
-    feed(&b, 40, 17); /* something else was there before */
-    const std::vector<uint64_t> blob = state_of(a);
-    assert_side(b.s, side()->import_state(b.s, blob.data(), blob.size() * 8));
-    b.seen = n;
-    assert_true(state_of(b) == blob);
-    void *snap = nullptr;
-    assert_side(a.s, side()->snapshot(a.s, &snap));
-    const result wanted = feed(&a, 40, 20);
-    assert_same(feed(&b, 40, 20), wanted, policy);
-    assert_true(state_of(b) == state_of(a));
-    assert_side(a.s, side()->restore(a.s, snap));
-    a.seen = n;
-    assert_true(state_of(a) == blob);
-    assert_same(feed(&a, 40, 20), wanted, policy);
-    side()->snapshot_free(a.s, snap);
-}
-
 void test_states_and_snapshots_go_on_like_the_original(void **)
 {
     for (const char *policy : POLICIES) check_continuation(policy, 103);
     check_continuation(POLICIES[0], 64); /* nothing but codes */
 }
 
-void test_seeds_and_threads_change_no_bit(void **)
-{
-    session first("nano", POLICIES[3], "seed=0", 1), second("nano", POLICIES[3], "seed=7", 2);
-    assert_same(feed(&first, 130, 20), feed(&second, 130, 20), POLICIES[3]);
-    assert_true(state_of(first) == state_of(second));
-}
+void test_seeds_and_threads_change_no_bit(void **) { check_seeds_and_threads(POLICIES[3], 20); }
 
 /* A step reads its own rows raw: nothing is coded before the residual is full and another step begins. */
 void test_a_residual_alone_is_full_bit_for_bit(void **)
@@ -415,11 +383,7 @@ void test_rows_that_are_not_finite_are_refused(void **)
     session s("nano", "full+kivi:group=8,residual=8");
     feed(&s, 12, 12);
     std::vector<uint64_t> blob = state_of(s);
-    kv_state_head h;
-    memcpy(&h, blob.data(), sizeof h);
-    size_t offset = sizeof h;
-    kv_state_view v = {};
-    for (int i = 0; i < 6; i++) v = kv_state_place(&h, blob.data(), &offset, -1, 0); /* layer 2, head 1 */
+    const kv_state_view v = run_of(&blob, 5); /* layer 2, head 1 */
     const float bad = kv_inf();
     memcpy(v.records + (v.bytes[0] + 7) / 8 * 8 + 4 * 32 * 3, &bad, 4); /* K of token 11 */
     assert_side(s.s, side()->import_state(s.s, blob.data(), blob.size() * 8));

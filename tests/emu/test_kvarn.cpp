@@ -314,12 +314,7 @@ void test_steps_of_one_token_follow_the_definition(void **)
         assert_ok(kv_policy_parse(policy, &p));
         session s("nano", policy, "seed=2");
         kvarn_llama by_hand(s.model, p.kvarn);
-        std::vector<float> wanted;
-        for (int32_t i = 0; i < 70; i++) {
-            const std::vector<float> row = by_hand.feed(token(s, i));
-            wanted.insert(wanted.end(), row.begin(), row.end());
-        }
-        assert_bits(feed(&s, 70, 1).logits, wanted, policy, 0);
+        check_by_hand(&s, &by_hand, policy);
     }
 }
 
@@ -404,38 +399,7 @@ void test_states_hold_tiles_and_rows(void **)
     }
 }
 
-void test_seeds_and_threads_change_no_bit(void **)
-{
-    session first("nano", POLICIES[2], "seed=0", 1), second("nano", POLICIES[2], "seed=7", 2);
-    assert_same(feed(&first, 130, 50), feed(&second, 130, 50), POLICIES[2]);
-    assert_true(state_of(first) == state_of(second));
-}
-
-/* After n tokens: another session goes on from the state, the same one from a snapshot. */
-void check_continuation(const char *policy, int32_t n)
-{
-    session a("nano", policy), b("nano", policy, "seed=5");
-    feed(&a, n, 30);
-    feed(&b, 40, 17); /* something else was there before */
-    const std::vector<uint64_t> blob = state_of(a);
-    assert_side(b.s, side()->import_state(b.s, blob.data(), blob.size() * 8));
-    b.seen = n;
-    assert_true(state_of(b) == blob);
-    void *snap = nullptr;
-    assert_side(a.s, side()->snapshot(a.s, &snap));
-    const result wanted = feed(&a, 40, 20);
-    assert_same(feed(&b, 40, 20), wanted, policy);
-    assert_true(state_of(b) == state_of(a));
-    assert_side(a.s, side()->restore(a.s, snap));
-    a.seen = n;
-    assert_true(state_of(a) == blob);
-    assert_same(feed(&a, 40, 20), wanted, policy);
-    side()->snapshot_free(a.s, snap);
-    assert_side(a.s, side()->reset(a.s));
-    a.seen = 0;
-    session fresh("nano", policy);
-    assert_same(feed(&a, 40, 30), feed(&fresh, 40, 30), policy);
-}
+void test_seeds_and_threads_change_no_bit(void **) { check_seeds_and_threads(POLICIES[2], 50); }
 
 void test_states_and_snapshots_go_on_like_the_original(void **)
 {
@@ -487,11 +451,7 @@ void test_rows_that_are_not_finite_are_refused(void **)
     session s("nano", "full+kvarn:tile=32");
     feed(&s, 40, 40);
     std::vector<uint64_t> blob = state_of(s);
-    kv_state_head h;
-    memcpy(&h, blob.data(), sizeof h);
-    size_t offset = sizeof h;
-    kv_state_view v = {};
-    for (int i = 0; i < 3; i++) v = kv_state_place(&h, blob.data(), &offset, -1, 0); /* layer 1, head 0 */
+    const kv_state_view v = run_of(&blob, 2); /* layer 1, head 0 */
     const float bad = kv_nan();
     memcpy(v.records + (v.bytes[0] + 7) / 8 * 8 + 4 * 50, &bad, 4);
     assert_side(s.s, side()->import_state(s.s, blob.data(), blob.size() * 8));

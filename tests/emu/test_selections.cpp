@@ -44,48 +44,18 @@ void test_events_wanted_or_not_change_no_bit(void **)
 
 void test_reset_returns_to_the_beginning(void **)
 {
-    for (const char *policy : POLICIES) {
-        session s("tiny", policy);
-        const result first = feed(&s, 40, 8);
-        assert_side(s.s, side()->reset(s.s));
-        s.seen = 0;
-        assert_same(feed(&s, 40, 8), first, policy);
-    }
+    for (const char *policy : POLICIES) check_reset(policy, 40, 8);
 }
 
 void test_snapshots_come_back_any_number_of_times(void **)
 {
-    for (const char *policy : POLICIES) {
-        session s("tiny", policy);
-        feed(&s, 24, 8);
-        void *snap = nullptr;
-        assert_side(s.s, side()->snapshot(s.s, &snap));
-        const std::vector<uint64_t> before = state_of(s);
-        const result wanted = feed(&s, 15, 3);
-        for (int i = 0; i < 2; i++) {
-            assert_side(s.s, side()->restore(s.s, snap));
-            s.seen = 24;
-            assert_true(state_of(s) == before);
-            assert_same(feed(&s, 15, 3), wanted, policy);
-        }
-        side()->snapshot_free(s.s, snap);
-    }
+    for (const char *policy : POLICIES) check_snapshots(policy, 24, 8);
 }
 
 void test_an_imported_state_goes_on_like_the_original(void **)
 {
     for (const char *policy : POLICIES)
-        for (const int32_t n : {0, 8, 9, 16, 41}) {
-            session a("tiny", policy), b("tiny", policy);
-            feed(&b, 12, 12); /* something else was there before */
-            feed(&a, n, 8);
-            const std::vector<uint64_t> blob = state_of(a);
-            assert_side(b.s, side()->import_state(b.s, blob.data(), blob.size() * 8));
-            b.seen = n;
-            assert_true(state_of(b) == blob);
-            assert_same(feed(&b, 24, 8), feed(&a, 24, 8), policy);
-            assert_true(state_of(b) == state_of(a));
-        }
+        for (const int32_t n : {0, 8, 9, 16, 41}) check_import(policy, n, 24, 8);
 }
 
 /* A valid state in which one thing is wrong. */

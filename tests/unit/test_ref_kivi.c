@@ -177,25 +177,22 @@ static void check_schedule(const char *spec, int64_t cap, const int32_t *steps)
     refkit_close(&k);
 }
 
-static const int32_t around[] = {31, 1, 1, 30, 1, 2, 63, 1, 129, 5, 0}; /* R - 1, R, R + 1, several blocks at once */
-static const int32_t long_steps[] = {100, 0}, window_steps[] = {33, 64, 65, 1, 31, 32, 97, 200, 7, 0};
-
 static void blocks_and_rows_under_full(void **state)
 {
     (void)state;
-    check_schedule("full+kivi:residual=32", 0, around);
-    check_schedule("full+kivi:residual=32,group=8,bits=4", 0, around);
-    check_schedule("full+kivi:residual=48,group=16,bits=3", 0, around);
-    check_schedule("full+kivi:residual=64,bits=8", 0, long_steps);
-    check_schedule("full+kivi:bits=6", 0, long_steps);
+    check_schedule("full+kivi:residual=32", 0, tilekit_around);
+    check_schedule("full+kivi:residual=32,group=8,bits=4", 0, tilekit_around);
+    check_schedule("full+kivi:residual=48,group=16,bits=3", 0, tilekit_around);
+    check_schedule("full+kivi:residual=64,bits=8", 0, tilekit_long);
+    check_schedule("full+kivi:bits=6", 0, tilekit_long);
 }
 
 static void whole_blocks_leave_a_window(void **state)
 {
     (void)state;
-    check_schedule("sliding:cap=64,pos=absolute+kivi:residual=32", 64, window_steps);
-    check_schedule("sliding:cap=96,pos=absolute+kivi:residual=24,group=8,bits=5", 96, window_steps);
-    check_schedule("sliding:cap=320,pos=absolute+kivi:residual=64", 320, window_steps);
+    check_schedule("sliding:cap=64,pos=absolute+kivi:residual=32", 64, tilekit_window);
+    check_schedule("sliding:cap=96,pos=absolute+kivi:residual=24,group=8,bits=5", 96, tilekit_window);
+    check_schedule("sliding:cap=320,pos=absolute+kivi:residual=64", 320, tilekit_window);
 }
 
 /* ---- laws ------------------------------------------------------------------------------------------------------- */

@@ -109,23 +109,20 @@ static void check_schedule(const char *spec, int64_t cap, const int32_t *steps)
     refkit_close(&k);
 }
 
-static const int32_t around[] = {31, 1, 1, 30, 1, 2, 63, 1, 129, 5, 0}; /* T - 1, T, T + 1, several tiles at once */
-static const int32_t long_steps[] = {100, 0}, window_steps[] = {33, 64, 65, 1, 31, 32, 97, 200, 7, 0};
-
 static void tiles_under_full(void **state)
 {
     (void)state;
-    check_schedule("full+kvarn:tile=32", 0, around);
-    check_schedule("full+kvarn:tile=64,dialect=B,tie=rel,kbits=3,vbits=5,iters=3", 0, around);
-    check_schedule("full+kvarn", 0, long_steps);
+    check_schedule("full+kvarn:tile=32", 0, tilekit_around);
+    check_schedule("full+kvarn:tile=64,dialect=B,tie=rel,kbits=3,vbits=5,iters=3", 0, tilekit_around);
+    check_schedule("full+kvarn", 0, tilekit_long);
 }
 
 static void whole_tiles_leave_a_window(void **state)
 {
     (void)state;
-    check_schedule("sliding:cap=64,pos=absolute+kvarn:tile=32", 64, window_steps);
-    check_schedule("sliding:cap=96,pos=absolute+kvarn:tile=32,dialect=B", 96, window_steps);
-    check_schedule("sliding:cap=320,pos=absolute+kvarn:tile=64", 320, window_steps); /* wraps in the second chunk */
+    check_schedule("sliding:cap=64,pos=absolute+kvarn:tile=32", 64, tilekit_window);
+    check_schedule("sliding:cap=96,pos=absolute+kvarn:tile=32,dialect=B", 96, tilekit_window);
+    check_schedule("sliding:cap=320,pos=absolute+kvarn:tile=64", 320, tilekit_window); /* wraps in the second chunk */
 }
 
 /* ---- laws ------------------------------------------------------------------------------------------------------ */

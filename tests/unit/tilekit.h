@@ -199,4 +199,9 @@ KV_UNUSED_TEST_HELPER void tilekit_not_finite(const tile_rows *r, const char *sp
     refkit_close(&k);
 }
 
+/* Lengths of steps: around the edge of a unit of 32 (one less, one more, several at once), long ones, and such that
+ * a window cuts into pieces. The last one before the 0 goes on. */
+static const int32_t tilekit_around[] = {31, 1, 1, 30, 1, 2, 63, 1, 129, 5, 0}, tilekit_long[] = {100, 0};
+static const int32_t tilekit_window[] = {33, 64, 65, 1, 31, 32, 97, 200, 7, 0};
+
 #endif
