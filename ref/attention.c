@@ -226,7 +226,7 @@ kv_status REF(attend)(ref_session *s, int32_t layer, const ref_piece *p, int64_t
     j.n_ranges = c->ops->view(c, l, j.ranges);
     for (int64_t i = 0; i < j.n_ranges; i++)
         j.stored += j.ranges[i].n;
-    if (c->ops->demand) c->ops->demand(c, l, p->m, &demand);
+    if (c->ops->demand) KV_TRY(c->ops->demand(c, l, p->m, &demand));
     if (demand.rows) KV_TRY(keep_rows(&j));
     kv_pool_run(s->pool, j.panels, own_panel_task, &j);
     REF(tap_rows)(p, KV_TAP_Q, layer, s->work.q, ref_q_width(s));

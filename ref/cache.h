@@ -110,7 +110,7 @@ typedef struct ref_policy {
     int64_t (*place)(ref_cache *c, int32_t layer, int64_t pos);
 
     /* What settle needs to know; optional. */
-    void (*demand)(ref_cache *c, const ref_layer *l, int64_t m, ref_demand *out);
+    kv_status (*demand)(ref_cache *c, const ref_layer *l, int64_t m, ref_demand *out);
 
     /* After the forward pass: evicts and inserts a whole piece, head by head, by REF(cache_move). */
     kv_status (*settle)(ref_cache *c, int32_t layer, const ref_sums *sums);

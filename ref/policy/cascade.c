@@ -69,6 +69,12 @@ static int64_t period(const kv_cascade_params *p, int32_t i)
     }
 }
 
+/* Whether ring i accepts what is offered to it while `token` comes in. */
+static int accepts(const kv_cascade_params *p, int64_t token, int32_t i)
+{
+    return (p->eager && token <= (int64_t)p->sinks + p->cap) || (token - p->sinks) % period(p, i) == 0;
+}
+
 static int64_t canonical(const walk *w, int32_t ring, int64_t offset)
 {
     return w->p->sinks + (int64_t)ring * w->p->window + offset;
@@ -118,10 +124,8 @@ static void duel(walk *w, int32_t ring, traveller *t)
 static int offer(walk *w, int32_t ring, traveller *t)
 {
     const kv_cascade_params *p = w->p;
-    const int accepts = (p->eager && w->token <= (int64_t)p->sinks + p->cap) ||
-                        (w->token - p->sinks) % period(p, ring) == 0;
     int32_t *count = &w->count[ring], *start = &w->start[ring];
-    if (*count > 0 && !accepts) {
+    if (*count > 0 && !accepts(p, w->token, ring)) {
         duel(w, ring, t);
         return 0;
     }
@@ -206,14 +210,11 @@ static int64_t view(const ref_cache *c, const ref_layer *l, ref_range *out)
 /* ---- scores ------------------------------------------------------------------------------------------------ */
 
 /* Weights of m queries, and behind them beta^m. */
-static void fill_weights(ref_cache *c, int64_t m)
+static kv_status fill_weights(ref_cache *c, int64_t m)
 {
-    if (c->weights_m == m) return;
+    if (c->weights_m == m) return KV_OK;
     c->weights_m = 0;
-    if (kv_buffer_reserve(&c->weights, (size_t)(m + 1) * sizeof(real)) != KV_OK) {
-        c->event_status = KV_ERR_NOMEM;
-        return;
-    }
+    KV_TRY(kv_buffer_reserve(&c->weights, (size_t)(m + 1) * sizeof(real)));
     real *w = c->weights.p;
     const double beta = c->policy.cascade.beta;
     double b = 1;
@@ -221,16 +222,17 @@ static void fill_weights(ref_cache *c, int64_t m)
         w[m - 1 - k] = (real)((1 - beta) * b);
     w[m] = (real)b;
     c->weights_m = m;
+    return KV_OK;
 }
 
-static void demand(ref_cache *c, const ref_layer *l, int64_t m, ref_demand *out)
+static kv_status demand(ref_cache *c, const ref_layer *l, int64_t m, ref_demand *out)
 {
     (void)l;
-    if (c->policy.cascade.select != KV_SELECT_EMA) return;
-    fill_weights(c, m);
-    if (c->event_status != KV_OK) return;
+    if (c->policy.cascade.select != KV_SELECT_EMA) return KV_OK;
+    KV_TRY(fill_weights(c, m));
     *out = (ref_demand){.rows = m, .weights = c->weights.p, .block = 256,
                         .own_reversed = c->policy.cascade.compat == KV_COMPAT_REVERSED};
+    return KV_OK;
 }
 
 /* Lower middle of n values. */
@@ -361,8 +363,7 @@ static void replay(ref_cache *c, ref_layer *l, int64_t seen)
     l->n_sink = ref_min(seen, p->sinks);
     for (int64_t t = l->n_sink; t < seen; t++)
         for (int32_t i = 0; i < p->n; i++) {
-            const int accepts = (p->eager && t <= (int64_t)p->sinks + p->cap) || (t - p->sinks) % period(p, i) == 0;
-            if (l->count[i] > 0 && !accepts) break;
+            if (l->count[i] > 0 && !accepts(p, t, i)) break;
             if (l->count[i] < p->window) {
                 l->count[i]++;
                 break;

@@ -10,11 +10,12 @@ static int64_t piece(const kv_policy *p, int64_t seen, int64_t left)
     return left;
 }
 
-static void demand(ref_cache *c, const ref_layer *l, int64_t m, ref_demand *out)
+static kv_status demand(ref_cache *c, const ref_layer *l, int64_t m, ref_demand *out)
 {
     (void)c;
     (void)l;
     *out = (ref_demand){.rows = m, .block = 256};
+    return KV_OK;
 }
 
 /* Scores of [stored | own] of one head. */

@@ -43,10 +43,11 @@ static int compresses(const ref_cache *c, const ref_layer *l)
     return l->seen == 0 && c->policy.snapkv.prompt >= c->policy.snapkv.cap;
 }
 
-static void demand(ref_cache *c, const ref_layer *l, int64_t m, ref_demand *out)
+static kv_status demand(ref_cache *c, const ref_layer *l, int64_t m, ref_demand *out)
 {
     const int64_t w = c->policy.snapkv.window;
     if (compresses(c, l)) *out = (ref_demand){.first = m - w, .rows = w, .block = w};
+    return KV_OK;
 }
 
 /* Mean over the window's queries, pool over neighbours, mean over the group: scores of keys 0 .. n-1. */

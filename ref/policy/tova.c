@@ -11,9 +11,10 @@ static int64_t piece(const kv_policy *p, int64_t seen, int64_t left)
 }
 
 /* Before the cache is full nothing is decided. */
-static void demand(ref_cache *c, const ref_layer *l, int64_t m, ref_demand *out)
+static kv_status demand(ref_cache *c, const ref_layer *l, int64_t m, ref_demand *out)
 {
     if (l->n + m > c->policy.tova.cap) *out = (ref_demand){.first = m - 1, .rows = 1, .block = 1};
+    return KV_OK;
 }
 
 static real mean_of_heads(const ref_sums *s, int64_t i)
