@@ -9,6 +9,41 @@
                            (long long)cfg->field, (long long)(lo), (long long)(hi));               \
     } while (0)
 
+static kv_status check_golf(const kv_config *cfg)
+{
+    const uint64_t layers = cfg->n_layers >= 64 ? ~UINT64_C(0) : (UINT64_C(1) << cfg->n_layers) - 1;
+    const struct {
+        uint64_t mask;
+        const char *name;
+    } masks[] = {{cfg->xsa_layer_mask, "xsa_layer_mask"},
+                 {cfg->sidecar_layer_mask, "sidecar_layer_mask"},
+                 {cfg->ve_layer_mask, "ve_layer_mask"}};
+    for (size_t i = 0; i < sizeof masks / sizeof *masks; i++)
+        if (masks[i].mask & ~layers)
+            return kv_fail(KV_ERR_FORMAT, "model config: %s is 0x%llx; the model has only %d layers", masks[i].name,
+                           (unsigned long long)masks[i].mask, cfg->n_layers);
+    if (cfg->rope_scaling == KV_ROPE_SCALING_NTK_BY_LENGTH) {
+        RANGE(rope_dims, 4, cfg->head_dim);
+        RANGE(rope_train_len, 1, 1 << 30);
+        RANGE(rope_base_len, 0, 1 << 30);
+    }
+    if (cfg->bigram_rows != 0) {
+        RANGE(bigram_rows, 2, 1 << 24);
+        RANGE(bigram_dim, 1, 1 << 16);
+        RANGE(bigram_mul_cur, 0, ((int64_t)INT32_MAX) / cfg->vocab_size);
+        RANGE(bigram_mul_prev, 0, ((int64_t)INT32_MAX) / cfg->vocab_size);
+    }
+    if (cfg->sidecar_layer_mask != 0) {
+        RANGE(sidecar_hidden, 1, 1 << 16);
+        RANGE(sidecar_taps, 3, 3);
+    }
+    if (!(cfg->logit_softcap >= 0.0f && cfg->logit_softcap < 1e6f))
+        return kv_fail(KV_ERR_FORMAT, "model config: logit_softcap is %g; it must lie in [0, 1e6)", (double)cfg->logit_softcap);
+    if (!(cfg->leaky_slope >= 0.0f && cfg->leaky_slope <= 1.0f))
+        return kv_fail(KV_ERR_FORMAT, "model config: leaky_slope is %g; it must lie in [0, 1]", (double)cfg->leaky_slope);
+    return KV_OK;
+}
+
 kv_status kv_config_check(const kv_config *cfg)
 {
     RANGE(vocab_size, 1, 1 << 22);
@@ -41,15 +76,48 @@ kv_status kv_config_check(const kv_config *cfg)
     if (!(cfg->rope_theta > 1.0 && cfg->rope_theta < 1e12))
         return kv_fail(KV_ERR_FORMAT, "model config: rope_theta is %g; it must lie in (1, 1e12)",
                        cfg->rope_theta);
-    return KV_OK;
+    return check_golf(cfg);
+}
+
+int32_t kv_config_sites(const kv_config *cfg)
+{
+    int32_t n = 0;
+    for (uint64_t mask = cfg->sidecar_layer_mask; mask; mask &= mask - 1)
+        n++;
+    return n;
+}
+
+typedef struct feature {
+    int on;
+    const char *name;
+} feature;
+
+static const char *first_on(const feature *f, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (f[i].on) return f[i].name;
+    return NULL;
+}
+
+const char *kv_config_beyond_golf(const kv_config *cfg)
+{
+    const feature features[] = {
+        {cfg->ffn_kind == KV_FFN_GELU, "ffn_kind"},
+        {cfg->embed_scale != 1.0f, "embed_scale"},
+        {cfg->qkv_bias, "qkv_bias"},
+        {cfg->o_bias, "o_bias"},
+        {cfg->qk_norm == KV_QK_NORM_RMS_WEIGHT, "qk_norm"},
+        {cfg->rope_scaling != KV_ROPE_SCALING_NONE && cfg->rope_scaling != KV_ROPE_SCALING_NTK_BY_LENGTH, "rope_scaling"},
+        {cfg->attn_window != 0, "attn_window"},
+        {cfg->attn_sinks != 0, "attn_sinks"},
+        {cfg->ve_layer_mask != 0, "ve_layer_mask"},
+    };
+    return first_on(features, sizeof features / sizeof *features);
 }
 
 const char *kv_config_beyond_llama(const kv_config *cfg)
 {
-    const struct {
-        int on;
-        const char *name;
-    } features[] = {
+    const feature features[] = {
         {cfg->ffn_kind != KV_FFN_SWIGLU, "ffn_kind"},
         {cfg->ln_scale_inv_sqrt, "ln_scale_inv_sqrt"},
         {cfg->embed_norm, "embed_norm"},
@@ -75,7 +143,5 @@ const char *kv_config_beyond_llama(const kv_config *cfg)
         {cfg->sidecar_layer_mask != 0, "sidecar_layer_mask"},
         {cfg->ve_layer_mask != 0, "ve_layer_mask"},
     };
-    for (size_t i = 0; i < sizeof features / sizeof *features; i++)
-        if (features[i].on) return features[i].name;
-    return NULL;
+    return first_on(features, sizeof features / sizeof *features);
 }

@@ -84,6 +84,16 @@ KV_EXTERN_C_BEGIN
 /* ERR_FORMAT with the offending field when the numbers cannot describe a model. */
 kv_status kv_config_check(const kv_config *cfg);
 
+/* Golf family: the residual stream is normalised before layer 0. Decides what a file calls its tensors. */
+static inline int kv_config_is_golf(const kv_config *cfg) { return cfg->embed_norm; }
+
+/* Layers whose output is kept for a later layer (the first half), and layers with a sidecar: sites. */
+static inline int32_t kv_config_skips(const kv_config *cfg) { return cfg->unet_skips ? cfg->n_layers / 2 : 0; }
+int32_t kv_config_sites(const kv_config *cfg);
+
+/* Name of the first feature that is switched on and that no side computes yet, or NULL. */
+const char *kv_config_beyond_golf(const kv_config *cfg);
+
 /* Name of the first feature beyond the plain Llama block that is switched on, or NULL: what a
  * runtime that has only that block names when it refuses a model. */
 const char *kv_config_beyond_llama(const kv_config *cfg);

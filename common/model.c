@@ -1,5 +1,7 @@
 #include "common/model.h"
 
+#include "common/golf.h"
+#include "common/hash.h"
 #include "common/model_private.h"
 
 #include <stdio.h>
@@ -11,6 +13,11 @@ static const kv_model_entry catalogue[] = {
     {"nano", NULL, "generated: 4 layers of width 128, byte vocabulary, random weights, no context limit"},
     {"sharp", NULL, "generated: nano with queries so large that probabilities underflow and scores of policies tie"},
     {"tiny", NULL, "generated: 2 layers of width 64, 64 tokens; the model of the golden policy values"},
+    {"nano-a", NULL, "generated: golf model A, 4 layers of width 64"},
+    {"nano-b", NULL, "generated: golf model B, 4 layers of width 64"},
+    {"nano-u", NULL, "generated: every feature of the golf family at once, 5 layers of width 64"},
+    {"golf-a", NULL, "generated: golf model A in its full size, 11 layers of width 512"},
+    {"golf-b", NULL, "generated: golf model B in its full size, 11 layers of width 512"},
     {"smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf",
      "SmolLM2-135M-Instruct, a real Llama of 30 layers (`make models` fetches it)"},
 };
@@ -60,38 +67,97 @@ kv_tensor *kv_model_slot(kv_model *m, kv_role role, int32_t layer)
     return o->tensors + (kv_model_tensor(m, role, layer) - m->tensors);
 }
 
+static size_t slot_count(const kv_model *m)
+{
+    return KV_ROLE_GLOBAL_COUNT + (size_t)m->cfg.n_layers * KV_ROLE_PER_LAYER;
+}
+
 void kv_model_shape(const kv_config *cfg, kv_role role, int64_t *rows, int64_t *cols)
 {
     const int64_t d = cfg->d_model, q = (int64_t)cfg->n_heads * cfg->head_dim,
-                  kv = (int64_t)cfg->n_kv_heads * cfg->head_dim;
+                  kv = (int64_t)cfg->n_kv_heads * cfg->head_dim, norm = cfg->norm_weight, gate = cfg->ffn_kind == KV_FFN_SWIGLU,
+                  bigram = cfg->bigram_rows > 0, sites = kv_config_sites(cfg), hidden = sites ? cfg->sidecar_hidden : 0,
+                  branch = cfg->branch_scales;
     const struct {
         int64_t rows, cols;
     } shapes[KV_ROLE_COUNT] = {
         [KV_ROLE_TOKEN_EMBD] = {cfg->vocab_size, d},
-        [KV_ROLE_OUTPUT_NORM] = {1, d},
-        [KV_ROLE_OUTPUT] = {cfg->tied_head ? 0 : cfg->vocab_size, cfg->tied_head ? 0 : d},
-        [KV_ROLE_ATTN_NORM] = {1, d},
+        [KV_ROLE_OUTPUT_NORM] = {norm, d},
+        [KV_ROLE_OUTPUT] = {cfg->tied_head ? 0 : cfg->vocab_size, d},
+        [KV_ROLE_BIGRAM_EMBED] = {cfg->bigram_rows, cfg->bigram_dim},
+        [KV_ROLE_BIGRAM_PROJ] = {bigram * d, cfg->bigram_dim},
+        [KV_ROLE_BIGRAM_SCALE] = {bigram, 1},
+        [KV_ROLE_SMEAR_GATE] = {cfg->smear, d},
+        [KV_ROLE_SKIP_WEIGHTS] = {kv_config_skips(cfg), d},
+        [KV_ROLE_SIDECAR_GATE] = {hidden, d},
+        [KV_ROLE_SIDECAR_VALUE] = {hidden, d},
+        [KV_ROLE_SIDECAR_CONV] = {hidden, cfg->sidecar_taps},
+        [KV_ROLE_SIDECAR_PROJ] = {hidden ? d : 0, hidden},
+        [KV_ROLE_SIDECAR_SITE_GATE] = {sites, hidden},
+        [KV_ROLE_SIDECAR_SCALE] = {sites, d},
+        [KV_ROLE_ATTN_NORM] = {norm, d},
         [KV_ROLE_ATTN_Q] = {q, d},
         [KV_ROLE_ATTN_K] = {kv, d},
         [KV_ROLE_ATTN_V] = {kv, d},
         [KV_ROLE_ATTN_OUTPUT] = {d, q},
-        [KV_ROLE_FFN_NORM] = {1, d},
-        [KV_ROLE_FFN_GATE] = {cfg->ffn_dim, d},
+        [KV_ROLE_FFN_NORM] = {norm, d},
+        [KV_ROLE_FFN_GATE] = {gate * cfg->ffn_dim, d},
         [KV_ROLE_FFN_UP] = {cfg->ffn_dim, d},
         [KV_ROLE_FFN_DOWN] = {d, cfg->ffn_dim},
+        [KV_ROLE_RESID_MIX] = {cfg->resid_mix_x0 ? 2 : 0, d},
+        [KV_ROLE_ATTN_SCALE] = {branch, d},
+        [KV_ROLE_FFN_SCALE] = {branch, d},
+        [KV_ROLE_Q_GAIN] = {cfg->use_q_gain, cfg->n_heads},
+        [KV_ROLE_K_GAIN] = {cfg->use_k_gain, cfg->n_kv_heads},
+        [KV_ROLE_K_SHIFT] = {cfg->k_shift, cfg->n_kv_heads},
+        [KV_ROLE_V_SHIFT] = {cfg->v_shift, cfg->n_kv_heads},
+        [KV_ROLE_LOCAL_V] = {cfg->local_v, cfg->n_heads},
     };
     *rows = shapes[role].rows;
-    *cols = shapes[role].cols;
+    *cols = *rows ? shapes[role].cols : 0;
 }
 
-static const char *role_name(kv_role role)
+void kv_model_tensor_name(const kv_config *cfg, kv_role role, int32_t layer, char name[KV_TENSOR_NAME_MAX])
 {
-    static const char *const names[KV_ROLE_COUNT] = {
-#define X(r, name) [KV_ROLE_##r] = name,
+    static const char *const names[KV_ROLE_COUNT][2] = {
+#define X(r, gguf, golf) [KV_ROLE_##r] = {gguf, golf},
         KV_GLOBAL_ROLE_LIST(X) KV_LAYER_ROLE_LIST(X)
 #undef X
     };
-    return names[role];
+    const int golf = kv_config_is_golf(cfg);
+    if ((int)role < (int)KV_ROLE_GLOBAL_COUNT)
+        snprintf(name, KV_TENSOR_NAME_MAX, "%s", names[role][golf]);
+    else
+        snprintf(name, KV_TENSOR_NAME_MAX, golf ? "blocks.%d.%s" : "blk.%d.%s", layer, names[role][golf]);
+}
+
+kv_status kv_model_allocate(kv_model *m)
+{
+    int64_t total = 0;
+    for (int role = 0; role < KV_ROLE_COUNT; role++)
+        for (int32_t l = 0; l < (role < KV_ROLE_GLOBAL_COUNT ? 1 : m->cfg.n_layers); l++) {
+            kv_tensor *t = kv_model_slot(m, (kv_role)role, l);
+            kv_model_shape(&m->cfg, (kv_role)role, &t->rows, &t->cols);
+            total += t->rows * t->cols;
+        }
+    float *next = calloc((size_t)total, sizeof *next);
+    if (!next) return kv_fail(KV_ERR_NOMEM, "model '%s': out of memory", m->name);
+    ((kv_model_owner *)m->owner)->weights = next;
+    for (size_t i = 0; i < slot_count(m); i++) {
+        kv_tensor *t = (kv_tensor *)&m->tensors[i];
+        if (t->rows == 0) continue;
+        t->dtype = KV_DTYPE_F32;
+        t->n_bytes = (uint64_t)(t->rows * t->cols) * sizeof(float);
+        t->data = next;
+        next += t->rows * t->cols;
+    }
+    return KV_OK;
+}
+
+void kv_model_fingerprint(kv_model *m)
+{
+    const kv_model_owner *o = m->owner;
+    kv_sha256(o->weights, (size_t)kv_model_weights(m) * sizeof *o->weights, m->sha256);
 }
 
 static kv_status check_tensor(const kv_model *m, kv_role role, int32_t layer)
@@ -99,12 +165,9 @@ static kv_status check_tensor(const kv_model *m, kv_role role, int32_t layer)
     int64_t rows, cols;
     kv_model_shape(&m->cfg, role, &rows, &cols);
     const kv_tensor *t = kv_model_tensor(m, role, layer);
-    char where[96];
-    if ((int)role < (int)KV_ROLE_GLOBAL_COUNT)
-        snprintf(where, sizeof where, "%s", role_name(role));
-    else
-        snprintf(where, sizeof where, "blk.%d.%s", layer, role_name(role));
     if (rows == 0) return KV_OK;
+    char where[KV_TENSOR_NAME_MAX];
+    kv_model_tensor_name(&m->cfg, role, layer, where);
     if (!t->data)
         return kv_fail(KV_ERR_FORMAT, "model '%s': tensor '%s' is missing; the file is incomplete",
                        m->name, where);
@@ -130,11 +193,6 @@ kv_status kv_model_check(const kv_model *m)
         for (int r = KV_ROLE_GLOBAL_COUNT; r < KV_ROLE_COUNT; r++)
             KV_TRY(check_tensor(m, (kv_role)r, l));
     return KV_OK;
-}
-
-static size_t slot_count(const kv_model *m)
-{
-    return KV_ROLE_GLOBAL_COUNT + (size_t)m->cfg.n_layers * KV_ROLE_PER_LAYER;
 }
 
 int64_t kv_model_weights(const kv_model *m)
@@ -185,6 +243,14 @@ static kv_status open_catalogued(const kv_model_entry *e, const char *models_dir
     return kv_model_from_gguf(path, e->name, out, tok);
 }
 
+static kv_status unknown(const char *name)
+{
+    char known[256] = "";
+    for (size_t i = 0, n = 0; i < sizeof catalogue / sizeof *catalogue && n < sizeof known; i++)
+        n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", catalogue[i].name);
+    return kv_fail(KV_ERR_USAGE, "model '%s' is unknown; give the path of a .gguf file or one of: %s", name, known);
+}
+
 kv_status kv_model_open(const char *name, const char *models_dir, kv_model **out,
                         kv_tokenizer **tok)
 {
@@ -194,7 +260,7 @@ kv_status kv_model_open(const char *name, const char *models_dir, kv_model **out
     const kv_model_entry *e = find_entry(name);
     kv_status st;
     if (e && !e->file) {
-        st = kv_model_synth(name, out, tok ? tok : &unused);
+        st = (kv_golf_preset(name) ? kv_model_golf : kv_model_synth)(name, out, tok ? tok : &unused);
     } else if (e) {
         st = open_catalogued(e, models_dir, out, tok ? tok : &unused);
     } else if (strchr(name, '/') || strchr(name, '.')) {
@@ -202,8 +268,7 @@ kv_status kv_model_open(const char *name, const char *models_dir, kv_model **out
         file_stem(name, stem, sizeof stem);
         st = kv_model_from_gguf(name, stem, out, tok ? tok : &unused);
     } else {
-        return kv_fail(KV_ERR_USAGE, "model '%s' is unknown; give the path of a .gguf file or one of: "
-                                     "nano, sharp, tiny, smollm2", name);
+        return unknown(name);
     }
     kv_tokenizer_free(unused);
     return st;

@@ -112,8 +112,8 @@ static int find_role(kv_span name, int32_t n_layers, kv_role *role, int32_t *lay
     size_t n = (size_t)name.n;
     const char *p = layer_suffix(name, n_layers, layer, &n);
     if (p) {
-#define X(r, text)                                                                                 \
-    if (n == sizeof text - 1 && memcmp(p, text, n) == 0) {                                         \
+#define X(r, text, golf)                                                                           \
+    if (n > 0 && n == sizeof text - 1 && memcmp(p, text, n) == 0) {                                         \
         *role = KV_ROLE_##r;                                                                       \
         return 1;                                                                                  \
     }

@@ -19,12 +19,15 @@ kv_status kv_model_new(const char *name, const kv_config *cfg, kv_model **out);
 /* Table slot of a role, writable. */
 kv_tensor *kv_model_slot(kv_model *m, kv_role role, int32_t layer);
 
-/* Shape that the config demands of a role: rows x cols; 0 x 0 when the model must not have it. */
-void kv_model_shape(const kv_config *cfg, kv_role role, int64_t *rows, int64_t *cols);
-
 /* Loaders. */
 kv_status kv_model_from_gguf(const char *path, const char *name, kv_model **out,
                              kv_tokenizer **tok);
 kv_status kv_model_synth(const char *name, kv_model **out, kv_tokenizer **tok); /* nano, sharp, tiny */
+kv_status kv_model_golf(const char *name, kv_model **out, kv_tokenizer **tok);  /* nano-a, ..., golf-b */
+
+/* Gives a model without weights one zeroed fp32 array that holds all of its tensors, in the order of the tensor table. */
+kv_status kv_model_allocate(kv_model *m);
+/* sha256 of that array. */
+void kv_model_fingerprint(kv_model *m);
 
 #endif

@@ -13,13 +13,10 @@
  *   tiny  2 layers, d_model 64, 4 and 2 heads of 32, ffn 96, vocabulary 64; u = the top 24 bits of
  *         splitmix64(((41 * 256 + tensor number) << 32) + i). The golden policy values of
  *         tests/golden/policies were made with it.
- * Tensors are numbered token_embd, output_norm, then nine per layer in the order of
- * KV_LAYER_ROLE_LIST. */
-#include "common/hash.h"
+ * Tensors that the model has are numbered in the order of the role lists: token_embd, output_norm, then nine per layer. */
 #include "common/model_private.h"
 #include "common/rng.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 enum { NANO_SEED = 0x6B766469, TINY_SEED = 41 };
@@ -89,45 +86,26 @@ static float weight(uint32_t u, int norm, int amplitude)
     return (float)((double)((int32_t)u - (1 << 23)) * scale);
 }
 
-/* Fills one tensor at *next and advances it. */
-static void fill(kv_model *m, const recipe *r, kv_role role, int32_t layer, uint32_t number,
-                 float **next)
+static void fill(kv_model *m, const recipe *r, kv_role role, int32_t layer, uint32_t *number)
 {
     kv_tensor *t = kv_model_slot(m, role, layer);
-    kv_model_shape(&m->cfg, role, &t->rows, &t->cols);
-    const int64_t n = t->rows * t->cols;
-    t->dtype = KV_DTYPE_F32;
-    t->n_bytes = (uint64_t)n * sizeof(float);
-    t->data = *next;
-    for (int64_t i = 0; i < n; i++)
-        (*next)[i] = weight(r->bits24(number, (uint64_t)i), is_norm(role), r->amplitude[role]);
-    *next += n;
-}
-
-static int64_t total_weights(const kv_config *cfg)
-{
-    int64_t total = 0, rows, cols;
-    for (int role = 0; role < KV_ROLE_COUNT; role++) {
-        kv_model_shape(cfg, (kv_role)role, &rows, &cols);
-        total += rows * cols * (role < KV_ROLE_GLOBAL_COUNT ? 1 : cfg->n_layers);
-    }
-    return total;
+    if (!t->data) return;
+    float *w = (float *)(uintptr_t)t->data;
+    for (int64_t i = 0; i < t->rows * t->cols; i++)
+        w[i] = weight(r->bits24(*number, (uint64_t)i), is_norm(role), r->amplitude[role]);
+    ++*number;
 }
 
 static kv_status generate(kv_model *m, const recipe *r)
 {
-    const int64_t total = total_weights(&m->cfg);
-    float *weights = malloc((size_t)total * sizeof *weights);
-    if (!weights) return kv_fail(KV_ERR_NOMEM, "model '%s': out of memory", m->name);
-    ((kv_model_owner *)m->owner)->weights = weights;
-    float *next = weights;
+    KV_TRY(kv_model_allocate(m));
     uint32_t number = 0;
-    fill(m, r, KV_ROLE_TOKEN_EMBD, 0, number++, &next);
-    fill(m, r, KV_ROLE_OUTPUT_NORM, 0, number++, &next);
+    for (int role = 0; role < KV_ROLE_GLOBAL_COUNT; role++)
+        fill(m, r, (kv_role)role, 0, &number);
     for (int32_t l = 0; l < m->cfg.n_layers; l++)
         for (int role = KV_ROLE_GLOBAL_COUNT; role < KV_ROLE_COUNT; role++)
-            fill(m, r, (kv_role)role, l, number++, &next);
-    kv_sha256(weights, (size_t)total * sizeof *weights, m->sha256);
+            fill(m, r, (kv_role)role, l, &number);
+    kv_model_fingerprint(m);
     return kv_model_check(m);
 }
 

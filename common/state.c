@@ -1,8 +1,31 @@
 #include "common/state.h"
 
+#include "common/config.h"
+
 #include <string.h>
 
 static size_t pad8(size_t n) { return (n + 7) & ~(size_t)7; }
+
+static size_t part(size_t *end, int64_t floats)
+{
+    const size_t at = *end;
+    *end = pad8(at + (size_t)floats * sizeof(float));
+    return floats ? at : 0;
+}
+
+kv_carry_layout kv_carry_layout_of(const kv_config *cfg)
+{
+    const int64_t rows = (int64_t)cfg->n_layers * cfg->n_kv_heads * cfg->head_dim, sites = kv_config_sites(cfg);
+    const size_t ids = 2 * sizeof(int32_t);
+    size_t end = ids;
+    kv_carry_layout l = {0};
+    l.norm = part(&end, cfg->smear ? cfg->d_model : 0);
+    l.k = part(&end, cfg->k_shift ? rows : 0);
+    l.v = part(&end, cfg->v_shift ? rows : 0);
+    l.conv = part(&end, sites * (cfg->sidecar_taps - 1) * cfg->sidecar_hidden);
+    l.bytes = end > ids || cfg->bigram_rows ? end : 0;
+    return l;
+}
 
 size_t kv_state_run_bytes(const kv_state_head *h, int64_t n, int64_t record_total)
 {
@@ -78,7 +101,7 @@ kv_status kv_state_check(const void *blob, size_t size)
     if (h.total_bytes != size) return bad("size differs from the header's");
     if (h.layer0 < 0 || h.n_layers < 1 || h.n_layers > 1 << 16 || h.n_kv_heads < 1 ||
         h.n_kv_heads > 1 << 16 || h.head_dim < 1 || h.record_bytes < 0 ||
-        h.record_bytes > 1 << 20 || h.seen < 0)
+        h.record_bytes > 1 << 20 || h.seen < 0 || h.carry_bytes % 8 != 0 || h.carry_bytes > size)
         return bad("impossible dimensions");
     size_t offset = sizeof h;
     for (int64_t i = 0; i < (int64_t)h.n_layers * h.n_kv_heads; i++) {
@@ -94,5 +117,6 @@ kv_status kv_state_check(const void *blob, size_t size)
             return bad("records of a run that do not add up");
         offset += kv_state_run_bytes(&h, run.n, run.record_total);
     }
-    return offset == size ? KV_OK : bad("bytes left over behind the last run");
+    if (h.carry_bytes > size - offset) return bad("cut off inside the carry");
+    return offset + h.carry_bytes == size ? KV_OK : bad("bytes left over behind the last run");
 }

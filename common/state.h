@@ -14,6 +14,10 @@
  *                         With record_bytes = 0 records differ in size (docs/policy/kvarn.md, kivi.md) and
  *                         each is padded to 8 bytes.
  *
+ *   carry               carry_bytes bytes, only when all layers are exported: what the model itself remembers of the
+ *                       newest tokens (kv_carry_layout). It follows the stream of tokens, not the cache: nothing
+ *                       is ever evicted from it.
+ *
  * Entries stand in view order: sinks, then oldest to newest. The layout is shared by all sides; who
  * is in it, in which order and at which position is each side's own decision. */
 #ifndef KV_COMMON_STATE_H
@@ -31,7 +35,7 @@ enum {
 enum { KV_KEY_ROTATED, KV_KEY_RAW }; /* K stored after or before RoPE */
 
 #define KV_STATE_MAGIC   0x5453564Bu /* "KVST" */
-#define KV_STATE_VERSION 2u
+#define KV_STATE_VERSION 3u
 
 typedef struct kv_state_head {
     uint32_t magic, version;
@@ -44,9 +48,10 @@ typedef struct kv_state_head {
     int32_t record_bytes;  /* of one entry of one KV head: K and V; 0: each says its own */
     int32_t storage;       /* kv_storage */
     int64_t seen;          /* tokens fed so far */
+    uint64_t carry_bytes;  /* 0 for models that remember nothing, and when not all layers are exported */
     uint64_t total_bytes;  /* of the whole blob */
 } kv_state_head;
-KV_STATIC_ASSERT(sizeof(kv_state_head) == 56, "kv_state_head is a file layout");
+KV_STATIC_ASSERT(sizeof(kv_state_head) == 64, "kv_state_head is a file layout");
 
 typedef struct kv_state_run {
     int32_t layer, head;
@@ -65,7 +70,19 @@ typedef struct kv_state_view {
     uint8_t *records;  /* NULL when absent */
 } kv_state_view;
 
+/* The carry: int32_t number of tokens fed so far, at most 2^31 - 1; int32_t id of the newest; then floats at these offsets in
+ * bytes, 0 = the model has no such part. Rows that no token has filled are zero. */
+typedef struct kv_carry_layout {
+    size_t norm;    /* [d_model] the newest token's row after the first norm: predecessor of the smear gate */
+    size_t k, v;    /* [n_layers][n_kv_heads * head_dim] its raw projections: predecessors of the shift */
+    size_t conv;    /* [sites][sidecar_taps - 1][sidecar_hidden] newest rows of each site's value path, oldest first */
+    size_t bytes;   /* of the whole carry, a multiple of 8; 0: the model remembers nothing */
+} kv_carry_layout;
+
 KV_EXTERN_C_BEGIN
+
+struct kv_config;
+kv_carry_layout kv_carry_layout_of(const struct kv_config *cfg);
 
 /* Bytes of a run with n entries; record_total as in kv_state_run (0 when records have one size). */
 size_t kv_state_run_bytes(const kv_state_head *h, int64_t n, int64_t record_total);

@@ -64,27 +64,18 @@ static const struct argp parser = {
 
 /* ---- tensors -------------------------------------------------------------------------------- */
 
-static const char *const role_names[KV_ROLE_COUNT] = {
-#define X(role, name) [KV_ROLE_##role] = name,
-    KV_GLOBAL_ROLE_LIST(X) KV_LAYER_ROLE_LIST(X)
-#undef X
-};
-
 /* Calls visit for every tensor that the model has, until one fails. */
 typedef kv_status visit_fn(void *arg, const char *name, const kv_tensor *t);
 
 static kv_status each_tensor(const kv_model *m, visit_fn *visit, void *arg)
 {
-    char name[96];
+    char name[KV_TENSOR_NAME_MAX];
     for (int role = 0; role < KV_ROLE_COUNT; role++) {
         const int layers = role < KV_ROLE_GLOBAL_COUNT ? 1 : m->cfg.n_layers;
         for (int32_t l = 0; l < layers; l++) {
             const kv_tensor *t = kv_model_tensor(m, (kv_role)role, l);
             if (!t->data) continue;
-            if (role < KV_ROLE_GLOBAL_COUNT)
-                snprintf(name, sizeof name, "%s", role_names[role]);
-            else
-                snprintf(name, sizeof name, "blk.%d.%s", l, role_names[role]);
+            kv_model_tensor_name(&m->cfg, (kv_role)role, l, name);
             KV_TRY(visit(arg, name, t));
         }
     }

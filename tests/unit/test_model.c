@@ -15,13 +15,12 @@ static void the_catalogue_names_what_open_knows(void **state)
     (void)state;
     size_t n;
     const kv_model_entry *e = kv_model_catalogue(&n);
-    assert_int_equal(n, 4);
-    assert_string_equal(e[0].name, "nano");
-    assert_string_equal(e[1].name, "sharp");
-    assert_string_equal(e[2].name, "tiny");
-    assert_string_equal(e[3].name, "smollm2");
-    assert_null(e[0].file);
-    assert_non_null(e[3].file);
+    static const char *const names[] = {"nano", "sharp", "tiny", "nano-a", "nano-b", "nano-u", "golf-a", "golf-b", "smollm2"};
+    assert_int_equal(n, sizeof names / sizeof *names);
+    for (size_t i = 0; i < n; i++) {
+        assert_string_equal(e[i].name, names[i]);
+        assert_int_equal(e[i].file != NULL, i == n - 1);
+    }
     for (size_t i = 0; i < n; i++)
         assert_true(strlen(e[i].about) > 20);
 }
@@ -98,8 +97,13 @@ static void generated_models_keep_their_fingerprint(void **state)
         {"nano", "94a7b8c2b261cd4145d2d3c467c4c96713083c3c0dbf1db67fb4e85d05d41eab"},
         {"sharp", "aba1930fefcaa28bb80cc11d740090149f95460879654032f9f4e318b0f126c7"},
         {"tiny", "71f6892f63155b7c16fffe163945b6891e7517427b67eb2c9875330ba204a3ef"},
+        {"nano-a", "b539cefd5add21432a58578e7581443e85326a4f62f895fcc3949e61a1f36939"},
+        {"nano-b", "a1e4adeb3d94338acfd75af8588e701924ba577a604b7c419c474665b83e6c91"},
+        {"nano-u", "b6ac7403f88a7b39eba854a28a6492e7055fbddc5f7c72ade45b04daf83e08b8"},
+        {"golf-a", "683c59106c1964eff38281652861467cfbc25d8c7c733f6b453cb40e95df2305"},
+        {"golf-b", "2f1b8ccb96e9118ecfc76ce1d2b8ad1756c1996e8d2ecdebda5a8e97f42fb0ef"},
     };
-    for (int i = 0; i < 3; i++) {
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         kv_model *m;
         char hex[65];
         assert_ok(kv_model_open(known[i][0], NULL, &m, NULL));
@@ -227,7 +231,7 @@ static void names_that_mean_nothing_are_refused_with_the_known_ones(void **state
 {
     (void)state;
     kv_model *m;
-    assert_refused(kv_model_open("nanno", NULL, &m, NULL), KV_ERR_USAGE, "nano, sharp, tiny, smollm2");
+    assert_refused(kv_model_open("nanno", NULL, &m, NULL), KV_ERR_USAGE, "nano, sharp, tiny, nano-a, nano-b, nano-u, golf-a, golf-b, smollm2");
     assert_refused(kv_model_open("./nano.gguf", NULL, &m, NULL), KV_ERR_IO, "./nano.gguf");
     assert_refused(kv_model_open("smollm2", "no/such/folder", &m, NULL), KV_ERR_IO, "make models");
     kv_model_close(NULL);
