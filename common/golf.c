@@ -87,6 +87,35 @@ int32_t kv_golf_order(const kv_config *cfg, kv_golf_place *places)
     return n;
 }
 
+int kv_golf_dims(const kv_config *cfg, kv_role role, int64_t dims[3])
+{
+    int64_t rows, cols;
+    kv_model_shape(cfg, role, &rows, &cols);
+    switch (role) {
+    case KV_ROLE_BIGRAM_SCALE:
+        return 0;
+    case KV_ROLE_SMEAR_GATE:
+    case KV_ROLE_ATTN_SCALE:
+    case KV_ROLE_FFN_SCALE:
+    case KV_ROLE_Q_GAIN:
+    case KV_ROLE_K_GAIN:
+    case KV_ROLE_K_SHIFT:
+    case KV_ROLE_V_SHIFT:
+    case KV_ROLE_LOCAL_V:
+        dims[0] = cols;
+        return 1;
+    case KV_ROLE_SIDECAR_CONV:
+        dims[0] = rows;
+        dims[1] = 1;
+        dims[2] = cols;
+        return 3;
+    default:
+        dims[0] = rows;
+        dims[1] = cols;
+        return 2;
+    }
+}
+
 kv_golf_group kv_golf_group_of(kv_role role)
 {
     switch (role) {

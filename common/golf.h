@@ -27,6 +27,10 @@ int32_t kv_golf_order(const kv_config *cfg, kv_golf_place *places);
 
 kv_golf_group kv_golf_group_of(kv_role role);
 
+/* Dimensions of a tensor as files of the family write it: a matrix has two, a vector one, a number none, the filter of the
+ * sidecar three (the middle one is 1). Returns their number. */
+int kv_golf_dims(const kv_config *cfg, kv_role role, int64_t dims[3]);
+
 /* Number of parameters of a config. */
 int64_t kv_golf_parameters(const kv_config *cfg);
 
