@@ -178,6 +178,25 @@ const char *kv_tokenizer_piece(const kv_tokenizer *t, int32_t id, size_t *n)
     return v->piece.bytes + v->piece.at[id];
 }
 
+/* Byte-level tokens carry their spaces themselves: none leads. */
+kv_token_bytes kv_tokenizer_token_bytes(const kv_tokenizer *t, int32_t id)
+{
+    const kv_vocab *v = &t->bpe.vocab;
+    const kv_token_bytes none = {0, 0, 1};
+    if (id < 0 || id >= v->n) return none;
+    if (t->is_bytes) return id < BYTES_SPECIALS ? none : (kv_token_bytes){1, 0, 0};
+    if (v->type[id] == KV_TOKEN_CONTROL || v->type[id] == KV_TOKEN_UNKNOWN ||
+        v->type[id] == KV_TOKEN_UNUSED)
+        return none;
+    return (kv_token_bytes){(uint32_t)(v->piece.at[id + 1] - v->piece.at[id]), 0, 0};
+}
+
+uint32_t kv_tokenizer_bytes_of(const kv_tokenizer *t, int32_t x, int32_t y)
+{
+    const kv_token_bytes b = kv_tokenizer_token_bytes(t, y);
+    return b.base + (b.lead && !kv_tokenizer_token_bytes(t, x).boundary);
+}
+
 /* ---- encoding -------------------------------------------------------------------------------- */
 
 static kv_status encode_bytes(const char *text, size_t n, kv_tokens *out)

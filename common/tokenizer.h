@@ -45,6 +45,19 @@ kv_status kv_tokenizer_encode(const kv_tokenizer *t, const char *text, size_t n,
 /* Bytes of one token; control tokens give their name. NULL and *n = 0 for an id out of range. */
 const char *kv_tokenizer_piece(const kv_tokenizer *t, int32_t id, size_t *n);
 
+/* What a token adds to the bytes of a text, for bits per byte (docs/tokenizer.md, "Bytes of a
+ * token"). */
+typedef struct kv_token_bytes {
+    uint32_t base; /* bytes without the leading space; 0 for control, unknown and unused tokens */
+    uint8_t lead;  /* starts with a space that stands for U+2581: it counts behind text only */
+    uint8_t boundary; /* no text: control, unknown, unused, or no id of the vocabulary */
+} kv_token_bytes;
+kv_token_bytes kv_tokenizer_token_bytes(const kv_tokenizer *t, int32_t id);
+
+/* Bytes of target y behind input x: base[y], and one more if y leads with a space and x is no
+ * boundary. Any ids; -1 for x = the start of the text, a boundary. */
+uint32_t kv_tokenizer_bytes_of(const kv_tokenizer *t, int32_t x, int32_t y);
+
 /* ERR_FORMAT with the byte offset of the first invalid sequence (overlong, surrogate, > U+10FFFF).
  */
 kv_status kv_utf8_check(const char *text, size_t n, const char *where);

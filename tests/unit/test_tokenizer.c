@@ -175,6 +175,30 @@ static void without_types_every_token_is_text(void **state)
     kv_tokenizer_free(tok);
 }
 
+/* ---- bytes of a token ------------------------------------------------------------------------ */
+
+static void tokens_count_the_bytes_of_the_text(void **state)
+{
+    (void)state;
+    kv_tokenizer *tok = NULL;
+    assert_ok(kv_tokenizer_bytes(&tok));
+    assert_int_equal(kv_tokenizer_bytes_of(tok, 1, 4 + ' '), 1);
+    assert_int_equal(kv_tokenizer_bytes_of(tok, 4 + 'a', 4 + 'b'), 1);
+    assert_int_equal(kv_tokenizer_bytes_of(tok, 4 + 'a', 1), 0);
+    assert_int_equal(kv_tokenizer_token_bytes(tok, 3).boundary, 1);
+    assert_int_equal(kv_tokenizer_token_bytes(tok, 4).boundary, 0);
+    assert_int_equal(kv_tokenizer_token_bytes(tok, 260).boundary, 1);
+    assert_int_equal(kv_tokenizer_token_bytes(tok, -1).boundary, 1);
+    assert_int_equal(kv_tokenizer_bytes_of(tok, 4, 260), 0);
+    kv_tokenizer_free(tok);
+    assert_ok(tinybpe_open(&marked, &tok));
+    assert_int_equal(kv_tokenizer_bytes_of(tok, 0, 5), 2); /* ab */
+    assert_int_equal(kv_tokenizer_bytes_of(tok, 6, 9), 1); /* a space, also behind a control token */
+    assert_int_equal(kv_tokenizer_bytes_of(tok, 0, 6), 0);
+    assert_int_equal(kv_tokenizer_bytes_of(tok, 0, 8), 3); /* a user token is text */
+    kv_tokenizer_free(tok);
+}
+
 /* ---- fingerprints ---------------------------------------------------------------------------- */
 
 static void assert_other_fingerprint(const kv_tokenizer *tok, const tinybpe *t)
@@ -264,6 +288,7 @@ int main(void)
         cmocka_unit_test(control_and_normal_pieces_decode),
         cmocka_unit_test(dropped_bytes_are_counted_and_neighbours_merge),
         cmocka_unit_test(without_types_every_token_is_text),
+        cmocka_unit_test(tokens_count_the_bytes_of_the_text),
         cmocka_unit_test(the_fingerprint_depends_on_all_that_decides_ids),
         cmocka_unit_test(pieces_of_the_model_put_random_text_together_again),
     };
