@@ -6,6 +6,7 @@
  *   book.c      the text that is part of the program
  *   synth.c     prose of any length, made from the book
  *   passkey.c   retrieval documents
+ *   recall.c    texts to learn retrieval from
  *   cache.c     token streams kept between runs */
 #ifndef KV_CORPUS_INTERNAL_H
 #define KV_CORPUS_INTERNAL_H
@@ -134,6 +135,14 @@ kv_status corpus_prose(uint64_t seed, size_t n, char *out);
 
 /* Like corpus_prose, but starts with the book itself from a paragraph that the seed picks. */
 kv_status corpus_filler(uint64_t seed, size_t n, char *out);
+
+/* The texts of a passkey document of five digits, but for its filler. */
+typedef struct corpus_words {
+    const char *opening;
+    char key[512];
+    char question[256]; /* the answer included */
+} corpus_words;
+void corpus_passkey_words(const char *digits, corpus_words *out);
 
 kv_status corpus_passkey_tokens(const corpus_item *item, const kv_tokenizer *tok,
                                 corpus_stream *out);
