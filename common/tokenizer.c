@@ -208,38 +208,12 @@ static kv_status encode_bytes(const char *text, size_t n, kv_tokens *out)
     return KV_OK;
 }
 
-typedef struct mark {
-    size_t at, n; /* where a token written out in the text stands; at = end of the text: none */
-    int32_t id;
-} mark;
-
-static int is_mark(const kv_vocab *v, int32_t id, int special)
-{
-    return id >= 0 &&
-           (v->type[id] == KV_TOKEN_USER || (special && v->type[id] == KV_TOKEN_CONTROL));
-}
-
-/* The first mark at or after `at`, the longest if several start there. */
-static mark next_mark(const kv_bpe *b, const char *text, size_t n, size_t at, int special)
-{
-    const uint8_t wanted = special ? 3 : 2;
-    for (; b->n_lengths > 0 && at < n; at++) {
-        if (!(b->first[(uint8_t)text[at]] & wanted)) continue;
-        for (uint32_t i = 0; i < b->n_lengths; i++) {
-            const size_t length = b->lengths[i];
-            if (length > n - at) continue;
-            const int32_t id = kv_vocab_find(&b->vocab, text + at, length);
-            if (is_mark(&b->vocab, id, special)) return (mark){at, length, id};
-        }
-    }
-    return (mark){n, 0, -1};
-}
-
 static kv_status encode_bpe(const kv_bpe *b, const char *text, size_t n, int special,
                             kv_bpe_scratch *scratch, kv_tokens *out, uint64_t *dropped)
 {
+    const uint8_t wanted = special ? KV_MARK_CONTROL | KV_MARK_USER : KV_MARK_USER;
     for (size_t at = 0; at < n;) {
-        const mark m = next_mark(b, text, n, at, special);
+        const kv_mark m = kv_marks_next(&b->marks, &b->vocab, text, n, at, wanted);
         while (at < m.at) {
             const size_t step = kv_pretok_next(b->pretok, text + at, m.at - at);
             KV_TRY(kv_bpe_word(b, text + at, step, scratch, out, dropped));
