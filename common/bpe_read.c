@@ -161,7 +161,8 @@ static kv_status read_kind(const kv_gguf *g, kv_bpe *b)
     KV_TRY(kv_gguf_string(g, KEY("model"), &model));
     if (!span_is(model, "gpt2"))
         return kv_fail(KV_ERR_UNSUPPORTED,
-                       "%s: tokenizer model '%s' is not supported; byte-level BPE (gpt2) is",
+                       "%s: tokenizer model '%s' is not supported; gpt2 (byte-level BPE) and llama "
+                       "(SentencePiece) are",
                        kv_gguf_where(g), kv_printable(model.p, model.n, shown, sizeof shown));
     KV_TRY(kv_gguf_string(g, KEY("pre"), &pre));
     if (span_is(pre, "smollm"))

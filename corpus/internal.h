@@ -97,6 +97,18 @@ kv_status corpus_open_path(corpus *c, const char *path);
 /* A regular file of at most max bytes, whole; out is freed with free(out->owned). ERR_IO. */
 kv_status corpus_read_file(const char *path, size_t max, corpus_bytes *out);
 
+/* Names in a folder. Zero-initialise; free even after a failure. */
+typedef struct corpus_names {
+    char **v;
+    size_t n, cap;
+} corpus_names;
+typedef int corpus_wanted(const char *name, const void *arg);
+
+/* The wanted names in byte order. ERR_IO. */
+kv_status corpus_names_list(const char *path, corpus_wanted *wanted, const void *arg,
+                            corpus_names *l);
+void corpus_names_free(corpus_names *l);
+
 typedef struct corpus_entry {
     char *file, *title;   /* title may be NULL */
     int64_t bytes, words; /* -1 = not given */

@@ -202,8 +202,8 @@ static void other_tokenizers_are_refused_by_name(void **state)
 {
     (void)state;
     tinybpe t = good;
-    t.model = "llama";
-    refused(&t, KV_ERR_UNSUPPORTED, "tokenizer model 'llama'");
+    t.model = "bert";
+    refused(&t, KV_ERR_UNSUPPORTED, "tokenizer model 'bert'");
     t = good;
     t.pre = "qwen2";
     refused(&t, KV_ERR_UNSUPPORTED, "pre-tokenizer 'qwen2'");
