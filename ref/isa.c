@@ -1,5 +1,6 @@
 /* isa.c - which table of kernels a session uses. */
 #include "ref/kernels.h"
+#include "ref/train/kernels.h"
 
 #include <string.h>
 
@@ -79,4 +80,10 @@ int64_t REF(balance_scratch)(int64_t rows, int64_t cols)
 {
     const int64_t c = ref_round_up(cols, 16), r = ref_round_up(rows, 16);
     return cols * r + ref_max(rows * c, cols * r) + 3 * (c + r);
+}
+
+/* Two groups of scores, two of partial sums, and the chains of keys and values. */
+int64_t REF(attn_back_scratch)(int64_t n, int64_t head_dim)
+{
+    return 2 * REF_BACK_QUERIES * (n + head_dim) + 2 * n * ref_round_up(head_dim, 16);
 }

@@ -153,18 +153,26 @@ INLINE int64_t next_rows(int64_t left)
 
 /* ---- matrix product ------------------------------------------------------------------------------ */
 
+/* The packed matrix, `at` values on. */
+INLINE const void *packed_at(const ref_gemm_job *j, int64_t at)
+{
+    return j->reals ? (const void *)(j->reals + at) : (const void *)(j->panels + at);
+}
+
+typedef void tile_fn(int64_t rows, int64_t groups, const operands *o, int64_t kc, tile_mode mode);
+INLINE tile_fn *tile_of(const ref_gemm_job *j) { return j->reals ? tile_reals : tile_weights; }
+
 /* The last panel of a matrix whose N is not a multiple of 16: through a full-width tile on the side. */
 static void gemm_edge(const ref_gemm_job *j)
 {
     real side[MR * 16];
     const int64_t full = j->n / 16, n = j->n % 16;
-    const float *panel = j->panels + full * j->k * 16;
     real *c = j->c + 16 * full;
     for (int64_t m = 0, h; m < j->m; m += h) {
         h = ref_min(MR, j->m - m);
         for (int64_t k0 = 0; k0 < j->k; k0 += REF_KB) {
-            const operands o = {j->a + m * j->lda + k0, j->lda, panel + k0 * 16, 16, 0, 0, side, 16};
-            tile_weights(h, 1, &o, ref_min(REF_KB, j->k - k0), k0 ? TILE_ADD : TILE_SET);
+            const operands o = {j->a + m * j->lda + k0, j->lda, packed_at(j, (full * j->k + k0) * 16), 16, 0, 0, side, 16};
+            tile_of(j)(h, 1, &o, ref_min(REF_KB, j->k - k0), k0 ? TILE_ADD : TILE_SET);
         }
         for (int64_t i = 0; i < h; i++)
             memcpy(c + (m + i) * j->ldc, side + 16 * i, (size_t)n * sizeof *c);
@@ -178,9 +186,9 @@ static void gemm_few(const ref_gemm_job *j)
     for (int64_t p = 0, g; p < full; p += g) {
         g = p + groups <= full ? groups : 1;
         for (int64_t k0 = 0; k0 < j->k; k0 += REF_KB) {
-            const operands o = {j->a + k0, j->lda, j->panels + (p * j->k + k0) * 16, 16, j->k * 16, 16 * AHEAD,
+            const operands o = {j->a + k0, j->lda, packed_at(j, (p * j->k + k0) * 16), 16, j->k * 16, 16 * AHEAD,
                                 j->c + 16 * p, j->ldc};
-            (j->cold ? tile_cold : tile_weights)(j->m, g, &o, ref_min(REF_KB, j->k - k0),
+            (j->cold ? tile_cold : tile_of(j))(j->m, g, &o, ref_min(REF_KB, j->k - k0),
                                                  k0 ? TILE_ADD : TILE_SET);
         }
     }
@@ -192,10 +200,10 @@ INLINE void gemm_block(const ref_gemm_job *j, int64_t m, int64_t rows, int64_t k
     const int64_t full = j->n / 16, groups = GROUPS(j->m), kc = ref_min(REF_KB, j->k - k0);
     for (int64_t p = 0, g; p < full; p += g) {
         g = p + groups <= full ? groups : 1;
-        operands o = {a, lda, j->panels + (p * j->k + k0) * 16, 16, j->k * 16, 0, j->c + m * j->ldc + 16 * p, j->ldc};
+        operands o = {a, lda, packed_at(j, (p * j->k + k0) * 16), 16, j->k * 16, 0, j->c + m * j->ldc + 16 * p, j->ldc};
         for (int64_t left = rows, h; left > 0; left -= h) {
             h = next_rows(left);
-            tile_weights(h, g, &o, kc, k0 ? TILE_ADD : TILE_SET);
+            tile_of(j)(h, g, &o, kc, k0 ? TILE_ADD : TILE_SET);
             o.a += h * o.lda;
             o.c += h * o.ldc;
         }
@@ -362,4 +370,10 @@ static void rotate_panel(const real *src, int64_t head_dim, int64_t rd, int half
 #include "ref/kernels_attn.h"
 #include "ref/kernels_columns.h"
 
-const ref_kernels TABLE = {ISA_NAME, gemm, attn, rmsnorm, swiglu, add, nll, rotate_panel, columns, balance, hadamard, hadamard_panel};
+#include "ref/train/kernels_rows.h"
+#include "ref/train/kernels_attn_back.h"
+
+static const ref_train_kernels train_table = {squares, dot, rms_back, channel_sums, attn_back};
+
+const ref_kernels TABLE = {ISA_NAME, gemm,    attn,     rmsnorm,        swiglu,      add, nll, rotate_panel,
+                           columns,  balance, hadamard, hadamard_panel, &train_table};

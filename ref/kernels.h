@@ -17,6 +17,7 @@ typedef struct ref_gemm_job {
     const real *a; /* [m][lda] */
     int64_t lda, m, k;
     const float *panels;         /* W, packed */
+    const real *reals;           /* or NULL: W packed in the width of the results, instead of panels (training) */
     const ref_code_block *codes; /* the same W, or NULL; fp32 only: in double a weight has been rounded before */
     int has_min;
     int64_t n;
@@ -95,6 +96,8 @@ enum {
     REF_CACHED_BYTES = 32 << 20 /* weights up to here may stay in a cache from one token to the next */
 };
 
+struct ref_train_kernels;
+
 typedef struct ref_kernels {
     const char *name;
 
@@ -126,6 +129,8 @@ typedef struct ref_kernels {
     /* Hadamard rotation of a row of n values, and of the 16 columns of a panel [n][16], in place; n a power of two. */
     void (*hadamard)(real *row, int64_t n);
     void (*hadamard_panel)(real *panel, int64_t n);
+
+    const struct ref_train_kernels *train; /* ref/train/kernels.h */
 } ref_kernels;
 
 /* Reals of scratch that attn needs for a view of n entries. */

@@ -74,6 +74,11 @@ INLINE v16 v_exp(v16 x)
     const v16 s2 = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(k2, bias), 23));
     return v_mul(v_mul(p, s1), s2);
 }
+/* The lanes from `first` (1 .. 15, or 16 and more: none) on of b, the lower ones of a. */
+INLINE v16 v_from(v16 a, v16 b, int64_t first)
+{
+    return _mm512_mask_mov_ps(a, (__mmask16)(first < 16 ? 0xffffu << first : 0u), b);
+}
 INLINE v16 v_half(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p)); }
 typedef struct v_reader {
     __m128i gather;
@@ -162,6 +167,16 @@ INLINE __m256 v8_exp(__m256 x)
     return _mm256_mul_ps(_mm256_mul_ps(p, s1), s2);
 }
 INLINE v16 v_exp(v16 x) { return (v16){v8_exp(x.l), v8_exp(x.h)}; }
+INLINE __m256 v8_from(__m256 a, __m256 b, int32_t first)
+{
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(first), lane)));
+}
+INLINE v16 v_from(v16 a, v16 b, int64_t first)
+{
+    const int32_t f = first < 16 ? (int32_t)first : 16;
+    return (v16){v8_from(a.l, b.l, f), v8_from(a.h, b.h, f - 8)};
+}
 INLINE __m256 v8_half(const uint8_t *p)
 {
     const __m256i h = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
@@ -231,6 +246,7 @@ INLINE v16 v_div(v16 a, v16 b) { LANES(a.v[i] / b.v[i]); }
 INLINE v16 v_fma(v16 a, v16 b, v16 c) { LANES(r_fma(a.v[i], b.v[i], c.v[i])); }
 INLINE v16 v_max(v16 a, v16 b) { LANES(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
 INLINE v16 v_exp(v16 x) { LANES(r_exp(x.v[i])); }
+INLINE v16 v_from(v16 a, v16 b, int64_t first) { LANES(i >= first ? b.v[i] : a.v[i]); }
 INLINE v16 v_half(const uint8_t *p) { LANES((real)kv_f162f((uint16_t)(p[2 * i] | p[2 * i + 1] << 8))); }
 typedef struct v_reader {
     int bits;
