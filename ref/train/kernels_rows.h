@@ -11,7 +11,7 @@ static double squares(const real *x, int64_t n, double acc)
     return acc;
 }
 
-static real dot(const real *a, const real *b, int64_t n)
+static real dot64(const real *a, const real *b, int64_t n)
 {
     real lanes[REF_L];
     v16 acc[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
@@ -28,7 +28,7 @@ static real dot(const real *a, const real *b, int64_t n)
 
 static void rms_back(const real *dy, const real *y, real r, int64_t n, real *dx)
 {
-    const real c = dot(dy, y, n) / (real)n;
+    const real c = dot64(dy, y, n) / (real)n;
     const v16 vr = v_set1(r), vc = v_set1(c);
     int64_t i = 0;
     for (; i + 16 <= n; i += 16)
