@@ -269,7 +269,7 @@ FUZZ_AID   := $(O)/tests/fuzz/driver.o $(O)/tests/unit/gguf_build.o
 FUZZ_BIN   := $(FUZZ_TEST:%.c=$(BUILD)/%)
 SCRIPTS    := $(sort $(wildcard tests/cli/*.sh tests/cli/*.py tests/ptx/*.sh \
               tests/canary/*.sh tests/layers/*.py tests/golden/cascade-*.sh \
-              tests/golden/policies-*.sh tests/golden/xwindow-*.sh \
+              tests/golden/golf-*.sh tests/golden/policies-*.sh tests/golden/xwindow-*.sh \
               tests/laws/*.sh tests/matrix/*.sh))
 # Shared objects that tests load: rules that make them append to TEST_EXTRA.
 TEST_EXTRA +=
@@ -337,7 +337,7 @@ endif
 
 # ---- proof: golden values, bits, the matrix, the bench --------------------------------------------
 # Long checks with a target of their own; `make test` runs a short form of each.
-GOLDEN_BIN := $(patsubst %,$(BUILD)/tests/golden/%,cascade policies smollm2 smollm2_policies xwindow)
+GOLDEN_BIN := $(patsubst %,$(BUILD)/tests/golden/%,cascade golf policies smollm2 smollm2_policies xwindow)
 test-build: $(GOLDEN_BIN)
 LAWS_BIN   := $(BUILD)/tests/laws/laws
 test-build: $(LAWS_BIN)
@@ -346,6 +346,7 @@ BENCH_BIN  := $(BUILD)/tests/bench/bench
 LONG_BIN   := $(BUILD)/tests/bench/long/long
 
 GOLDEN_AID := $(patsubst %,$(O)/tests/golden/%.o,golden duels first_tile text)
+$(BUILD)/tests/golden/golf: $(O)/tests/golden/golf_evaluation.o
 $(GOLDEN_BIN): $(BUILD)/tests/golden/%: $(O)/tests/golden/%.o $(GOLDEN_AID) $(ALL_LIBS)
 	$(call say,LINK,$@)
 	$(LINK_TEST) $(LIBS)

@@ -1,11 +1,20 @@
 /* attention.c - one layer's attention for a piece of a step: rotation, the walk over the view, insertion
  * into the cache (insert.c). The arithmetic of a row is in kernels_attn.h. */
 #include "ref/attention.h"
+#include "ref/golf.h"
 #include "ref/storage.h"
 
 #include <string.h>
 
 /* ---- the piece's own keys, values and queries ------------------------------------------------------ */
+
+/* Rotated keys of KV head h take the head's gain: values of lanes lo .. hi-1 of a panel. */
+static void gain_lanes(const ref_session *s, int32_t layer, int64_t h, int64_t lo, int64_t hi, real *panel)
+{
+    const real *gain = s->golf.layers[layer].k_gain;
+    for (int64_t d = 0; gain && d < s->cache.head_dim; d++)
+        REF(scale)(panel + d * REF_PANEL + lo, gain[h], hi - lo, panel + d * REF_PANEL + lo);
+}
 
 /* Keys of 16 tokens of one head, from rows to a panel; lanes behind the last token are zero. */
 static void pack_own_keys(const real *rows, int64_t stride, int64_t n, int64_t D, real *panel)
@@ -26,23 +35,27 @@ static void own_panel_task(void *arg, int64_t panel, int worker)
     const int64_t D = r->head_dim, dv = s->cache.dv, x0 = panel * REF_PANEL;
     const int64_t n = ref_min(REF_PANEL, j->m - x0), kvw = ref_kv_width(s), qw = ref_q_width(s);
     const int raw = s->cache.ops->key_form(&s->cache.policy) == KV_KEY_RAW;
-    REF(storage_arrive)(&s->cache, w->v + x0 * kvw, n * kvw);
     for (int64_t h = 0; h < s->cache.n_kv_heads; h++) {
         const int64_t at = (h * j->panels + panel) * D * REF_PANEL;
         pack_own_keys(w->k + x0 * kvw + h * D, kvw, n, D, w->own_raw + at);
         if (raw) REF(storage_arrive)(&s->cache, w->own_raw + at, D * REF_PANEL);
         s->kernels->rotate_panel(w->own_raw + at, D, 2 * r->pairs, r->half, j->own->cos + x0,
                                  j->own->sin + x0, j->own->stride, w->own_k + at);
+        gain_lanes(s, j->index, h, 0, REF_PANEL, w->own_k + at);
         if (!raw) REF(storage_arrive)(&s->cache, w->own_k + at, D * REF_PANEL);
         for (int64_t x = x0; x < x0 + n; x++) {
             real *row = w->own_v + (h * j->m + x) * dv;
             memcpy(row, w->v + x * kvw + h * D, (size_t)D * sizeof *row);
             memset(row + D, 0, (size_t)(dv - D) * sizeof *row);
+            REF(storage_arrive)(&s->cache, row, D);
         }
     }
-    for (int64_t x = x0; x < x0 + n; x++)
+    const real *gain = s->golf.layers[j->index].q_gain;
+    for (int64_t x = x0; x < x0 + n; x++) {
         for (int64_t h = 0; h < s->model->cfg.n_heads; h++)
             REF(rope_row)(r, j->own, x, w->q + x * qw + h * D);
+        if (gain) REF(gain_heads)(w->q + x * qw, gain, s->model->cfg.n_heads, D);
+    }
 }
 
 /* ---- stored keys that are kept un-rotated ------------------------------------------------------------ */
@@ -89,6 +102,7 @@ static void rotate_task(void *arg, int64_t task, int worker)
                                          j->view->sin + col0, j->view->stride, dst);
             else
                 rotate_lanes(j, src, lo, hi, col0, dst);
+            gain_lanes(s, j->index, h, lo, hi, dst);
         }
     }
 }
@@ -177,19 +191,22 @@ static kv_status reserve_scratch(ref_session *s, int64_t entries)
 
 /* ---- taps -------------------------------------------------------------------------------------------------- */
 
-static void tap_keys(const ref_attn_layer *j, int32_t layer, const ref_piece *p)
+/* K and V of the piece's rows, as attention reads them. */
+static void tap_own(const ref_attn_layer *j, const ref_piece *p)
 {
     const ref_session *s = j->s;
+    const ref_work *w = &s->work;
     const int64_t D = s->cache.head_dim;
     for (int32_t i = 0; i < p->step->n_taps; i++) {
         const kv_tap *t = &p->step->taps[i];
         const int64_t x = t->row - p->row0;
-        if (t->point != KV_TAP_K || t->layer != layer || x < 0 || x >= p->m) continue;
+        if ((t->point != KV_TAP_K && t->point != KV_TAP_V) || t->layer != j->index || x < 0 || x >= p->m) continue;
         for (int64_t h = 0; h < s->cache.n_kv_heads; h++)
             for (int64_t d = 0; d < D; d++)
                 t->dst[h * D + d] =
-                    (float)s->work.own_k[((h * j->panels + x / REF_PANEL) * D + d) * REF_PANEL +
-                                         x % REF_PANEL];
+                    (float)(t->point == KV_TAP_V
+                                ? w->own_v[(h * j->m + x) * s->cache.dv + d]
+                                : w->own_k[((h * j->panels + x / REF_PANEL) * D + d) * REF_PANEL + x % REF_PANEL]);
     }
 }
 
@@ -217,7 +234,7 @@ kv_status REF(attend)(ref_session *s, int32_t layer, const ref_piece *p, int64_t
 {
     ref_cache *c = &s->cache;
     ref_layer *l = &c->layers[layer];
-    ref_attn_layer j = {.s = s, .layer = l, .m = p->m, .panels = (p->m + REF_PANEL - 1) / REF_PANEL,
+    ref_attn_layer j = {.s = s, .layer = l, .index = layer, .m = p->m, .panels = (p->m + REF_PANEL - 1) / REF_PANEL,
                     .group = s->model->cfg.n_heads / c->n_kv_heads, .own = &s->own_table};
     ref_demand demand = {0};
     double t0 = REF(now)();
@@ -230,8 +247,7 @@ kv_status REF(attend)(ref_session *s, int32_t layer, const ref_piece *p, int64_t
     if (demand.rows) KV_TRY(keep_rows(&j));
     kv_pool_run(s->pool, j.panels, own_panel_task, &j);
     REF(tap_rows)(p, KV_TAP_Q, layer, s->work.q, ref_q_width(s));
-    REF(tap_rows)(p, KV_TAP_V, layer, s->work.v, ref_kv_width(s));
-    tap_keys(&j, layer, p);
+    tap_own(&j, p);
     j.stored_k = l->k;
     if (j.stored && c->ops->key_form(&c->policy) == KV_KEY_RAW)
         KV_TRY(rotate_store(&j, &s->view_table));

@@ -9,6 +9,7 @@
 typedef struct ref_attn_layer {
     ref_session *s;
     ref_layer *layer;
+    int32_t index;         /* of the layer */
     int64_t m, panels;     /* tokens of the piece; panels of 16 of them */
     int64_t group;         /* query heads per KV head */
     int64_t stored;        /* entries of the cache in view */

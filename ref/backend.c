@@ -1,6 +1,7 @@
 /* backend.c - the reference behind the door of common/backend.h. */
 #include "ref/backend.h"
 
+#include "ref/golf_forward.h"
 #include "ref/session.h"
 #include "ref/storage.h"
 #include "ref/trace.h"
@@ -30,9 +31,16 @@ static kv_status available(const char *options, char *why, size_t why_size)
     return st;
 }
 
+/* The length that the base of RoPE stands for, 0 where it does not depend on one; -1: nothing says it. */
+static int64_t base_length(const kv_config *cfg, const kv_policy *p)
+{
+    if (cfg->rope_scaling != KV_ROPE_SCALING_NTK_BY_LENGTH || cfg->rope_base_len > 0) return cfg->rope_base_len;
+    return p->selection == KV_SEL_XWINDOW ? p->xwindow.window : -1;
+}
+
 static kv_status refuse(const kv_open_args *a)
 {
-    const char *feature = kv_config_beyond_llama(&a->model->cfg);
+    const char *feature = kv_config_beyond_golf(&a->model->cfg);
     if (feature)
         return kv_fail(KV_ERR_UNSUPPORTED, "model '%s' needs %s, which the reference does not have",
                        a->model->name, feature);
@@ -44,7 +52,10 @@ static kv_status refuse(const kv_open_args *a)
                        kv_selection_name(a->policy->selection));
     if (a->threads < 1) return kv_fail(KV_ERR_USAGE, "threads=%d: at least 1", a->threads);
     KV_TRY(kv_policy_check(a->policy));
-    return kv_policy_fit(a->policy, &a->model->cfg);
+    KV_TRY(kv_policy_fit(a->policy, &a->model->cfg));
+    return base_length(&a->model->cfg, a->policy) >= 0 ? KV_OK : kv_fail(
+        KV_ERR_UNSUPPORTED, "model '%s' takes its RoPE base from the length of the call (rope_base_len=0), which a cache does not "
+                            "have; only xwindow can run it", a->model->name);
 }
 
 static void close_session(kv_session *handle)
@@ -64,6 +75,8 @@ static void close_session(kv_session *handle)
     REF(rope_table_free)(&s->own_table);
     REF(rope_table_free)(&s->view_table);
     REF(cache_free)(&s->cache);
+    REF(carry_free)(&s->carries);
+    REF(golf_free)(&s->golf);
     ref_weights_release(s->weights);
     kv_pool_destroy(s->pool);
     free(s);
@@ -78,10 +91,13 @@ static kv_status fill_session(ref_session *s, const kv_open_args *a)
     if (!s->scratch) return kv_fail(KV_ERR_NOMEM, "out of memory");
     s->model = a->model;
     const kv_config *cfg = &a->model->cfg;
-    REF(rope_init)(&s->rope, cfg);
+    REF(rope_init)(&s->rope, cfg, REF(rope_base)(cfg, base_length(cfg, a->policy)));
     s->scale = cfg->softmax_scale != 0 ? (real)cfg->softmax_scale
                                        : (real)(1.0 / kv_dsqrt((double)cfg->head_dim));
-    KV_TRY(kv_buffer_reserve(&s->embed_row, (size_t)cfg->d_model * sizeof(float)));
+    const int64_t widest = ref_max(cfg->d_model, cfg->bigram_dim);
+    KV_TRY(kv_buffer_reserve(&s->embed_row, (size_t)widest * sizeof(float)));
+    KV_TRY(REF(golf_init)(&s->golf, a->model));
+    KV_TRY(REF(carry_init)(&s->carries, cfg));
     KV_TRY(REF(cache_init)(&s->cache, cfg, a->policy));
     return ref_weights_acquire(a->model, s->pool, &s->weights);
 }
@@ -109,6 +125,7 @@ static kv_status reset(kv_session *handle)
 {
     ref_session *s = (ref_session *)handle;
     REF(cache_reset)(&s->cache);
+    REF(carry_reset)(&s->carries);
     s->seen = 0;
     s->broken = 0;
     return KV_OK;
@@ -132,6 +149,9 @@ static kv_status check_window(const ref_session *s, const kv_step *step)
         return kv_fail(KV_ERR_USAGE, "policy xwindow: a window of %d tokens from %lld; the next one starts at %lld, has at most "
                                      "window=%d tokens and ends behind token %lld", step->n, (long long)step->pos0,
                        (long long)want, p->xwindow.window, (long long)s->seen - 1);
+    if (REF(carry_missing)(&s->carries, p, step->pos0))
+        return kv_fail(KV_ERR_USAGE, "policy xwindow with pred=carry: what the model remembers at token %lld was not imported",
+                       (long long)step->pos0);
     return KV_OK;
 }
 
@@ -165,6 +185,12 @@ static kv_status reserve_work(ref_session *s, int64_t m)
         {&w->k, m * kvw}, {&w->v, m * kvw}, {&w->gate, m * cfg->ffn_dim}, {&w->up, m * cfg->ffn_dim},
         {&w->own_raw, rounded * kvw}, {&w->own_k, rounded * kvw},
         {&w->own_v, m * cfg->n_kv_heads * s->cache.dv},
+        {&w->x0, cfg->resid_mix_x0 ? m * cfg->d_model : 0},
+        {&w->bigram, cfg->bigram_rows ? m * cfg->bigram_dim : 0},
+        {&w->skips, kv_config_skips(cfg) * m * cfg->d_model},
+        {&w->k_raw, cfg->k_shift ? m * kvw : 0}, {&w->v_raw, cfg->v_shift ? m * kvw : 0},
+        {&w->side_gate, m * cfg->sidecar_hidden}, {&w->side_value, m * cfg->sidecar_hidden},
+        {&w->side_conv, m * cfg->sidecar_hidden},
     };
     int64_t total = 0;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
@@ -180,14 +206,31 @@ static kv_status reserve_work(ref_session *s, int64_t m)
     return KV_OK;
 }
 
+/* Windows in the published form take their base from the length of the call: list, gap and window. */
+static void set_base(ref_session *s, int64_t m)
+{
+    const kv_policy *p = &s->cache.policy;
+    const kv_config *cfg = &s->model->cfg;
+    if (p->selection != KV_SEL_XWINDOW || p->xwindow.ver != KV_XW_PUBLISHED ||
+        cfg->rope_scaling != KV_ROPE_SCALING_NTK_BY_LENGTH)
+        return;
+    const int64_t offset = s->cache.ops->begin(&s->cache, 0, m);
+    REF(rope_init)(&s->rope, cfg, REF(rope_base)(cfg, offset + m));
+    REF(rope_table_forget)(&s->own_table);
+}
+
 static kv_status run_pieces(ref_session *s, const kv_step *step)
 {
     if (step->flags & KV_STEP_RECOMPUTE) s->seen = s->cache.window = step->pos0;
     for (int64_t at = 0, m; at < step->n; at += m) {
         m = ref_min(step->n - at, s->cache.ops->piece(&s->cache.policy, s->seen, step->n));
         KV_TRY(reserve_work(s, m));
+        set_base(s, m);
         const ref_piece p = {step->tokens + at, m, at, step};
+        const ref_carry_piece c = {&s->cache.policy, p.tokens, s->seen, m, s->cache.layers[0].seen};
+        KV_TRY(REF(carry_begin)(&s->carries, &c));
         KV_TRY(REF(forward)(s, &p));
+        REF(carry_end)(&s->carries, &c);
         s->seen += m;
     }
     return KV_OK;

@@ -1,10 +1,12 @@
-/* forward.c - the Llama block in the order of docs/numerics.md, for one piece of a step. */
-#include "ref/session.h"
+/* forward.c - the Llama block in the order of docs/numerics.md, for one piece of a step. Where the golf family differs
+ * it says so by what the config leaves on; golf_forward.c has its parts. */
+#include "ref/golf.h"
+#include "ref/golf_forward.h"
 
 #include <string.h>
 #include <time.h>
 
-enum { GEMM_ROWS = 96, GEMM_PANELS = 16, HEAD_ROWS = 64, NORM_ROWS = 16 };
+enum { HEAD_ROWS = 64, TASK_ROWS = 16 };
 
 double REF(now)(void)
 {
@@ -24,124 +26,116 @@ void REF(tap_rows)(const ref_piece *p, int point, int32_t layer, const real *row
     }
 }
 
-/* ---- matrix products --------------------------------------------------------------------------- */
+/* ---- products and loops over rows ------------------------------------------------------------------- */
 
-/* c[m][n] = x[m][k] times one packed matrix. */
-typedef struct product {
-    const ref_packed *w;
-    real *c;
-    int64_t strips, first; /* tasks of this product per row block, and before it */
-} product;
-
-/* Products that share their input: one run of the pool. */
-typedef struct products {
-    const ref_session *s;
-    const real *x;
-    int64_t m, strip_panels, n_strips; /* panels of a task; strips of all products */
-    product p[3];
-    int n;
-} products;
-
-static void product_task(void *arg, int64_t task, int worker)
+void REF(multiply_all)(const ref_session *s, const real *x, int64_t m, const ref_product p[3])
 {
-    (void)worker;
-    const products *g = arg;
-    const int64_t row = task / g->n_strips * GEMM_ROWS, strip = task % g->n_strips;
-    const product *p = g->p;
-    while (strip >= p->first + p->strips)
-        p++;
-    const int64_t K = p->w->k, col = (strip - p->first) * g->strip_panels * REF_PANEL;
-    const ref_gemm_job job = {.a = g->x + row * K, .lda = K, .m = ref_min(GEMM_ROWS, g->m - row), .k = K,
-                              .panels = p->w->panels + col * K, .has_min = p->w->has_min,
-                              .codes = p->w->codes ? p->w->codes + col / REF_PANEL * (K / 32) : NULL,
-                              .n = ref_min(g->strip_panels * REF_PANEL, p->w->n - col),
-                              .c = p->c + row * p->w->n + col, .ldc = p->w->n,
-                              .cold = g->s->weights->arena_bytes > REF_CACHED_BYTES};
-    g->s->kernels->gemm(&job);
-}
-
-/* Few rows: strips as wide as an even share of the threads allows, since every weight is read once.
- * Many rows: strips whose weights stay in the second-level cache. */
-static int64_t strip_panels(const products *g)
-{
-    const int threads = kv_pool_threads(g->s->pool);
-    if (g->m > GEMM_ROWS / 2) return GEMM_PANELS;
-    const int64_t panels = (g->p[0].w->n + REF_PANEL - 1) / REF_PANEL;
-    return threads == 1 ? panels : ref_round_up((panels + 4 * threads - 1) / (4 * threads), 4);
-}
-
-static void multiply(products *g)
-{
-    g->strip_panels = strip_panels(g);
-    for (int i = 0; i < g->n; i++) {
-        const int64_t panels = (g->p[i].w->n + REF_PANEL - 1) / REF_PANEL;
-        g->p[i].first = g->n_strips;
-        g->p[i].strips = (panels + g->strip_panels - 1) / g->strip_panels;
-        g->n_strips += g->p[i].strips;
-    }
-    kv_pool_run(g->s->pool, (g->m + GEMM_ROWS - 1) / GEMM_ROWS * g->n_strips, product_task, g);
+    ref_products g = {.kernels = s->kernels, .pool = s->pool, .cold = s->weights->arena_bytes > REF_CACHED_BYTES,
+                      .x = x, .m = m};
+    for (int i = 0; i < 3; i++)
+        if (p[i].w && p[i].w->n) g.p[g.n++] = p[i];
+    REF(multiply)(&g);
 }
 
 static void multiply_one(const ref_session *s, const real *x, int64_t m, const ref_packed *w, real *c)
 {
-    products g = {.s = s, .x = x, .m = m, .p = {{.w = w, .c = c}}, .n = 1};
-    multiply(&g);
+    const ref_product p[3] = {{.w = w, .c = c}};
+    REF(multiply_all)(s, x, m, p);
 }
-
-/* ---- loops over rows ------------------------------------------------------------------------------ */
 
 typedef struct row_job {
     const ref_session *s;
-    const float *gain;
-    const real *a;
-    real *b, *c;
-    int64_t m, width;
+    int64_t m;
+    int32_t layer;
+    ref_rows_fn *fn;
 } row_job;
 
-static void norm_task(void *arg, int64_t task, int worker)
+static void row_task(void *arg, int64_t task, int worker)
 {
     (void)worker;
     const row_job *j = arg;
-    const int64_t end = ref_min((task + 1) * NORM_ROWS, j->m);
-    for (int64_t x = task * NORM_ROWS; x < end; x++)
-        j->s->kernels->rmsnorm(j->a + x * j->width, j->gain, j->width, (real)j->s->model->cfg.norm_eps,
-                               j->b + x * j->width);
+    j->fn(j->s, j->layer, task * TASK_ROWS, ref_min((task + 1) * TASK_ROWS, j->m));
 }
 
-static void swiglu_task(void *arg, int64_t task, int worker)
+void REF(over_rows)(const ref_session *s, int64_t m, int32_t layer, ref_rows_fn *fn)
 {
-    (void)worker;
-    const row_job *j = arg;
-    const int64_t x = task * NORM_ROWS, n = ref_min(NORM_ROWS, j->m - x);
-    j->s->kernels->swiglu(j->a + x * j->width, j->c + x * j->width, n * j->width, j->b + x * j->width);
+    row_job j = {s, m, layer, fn};
+    kv_pool_run(s->pool, (m + TASK_ROWS - 1) / TASK_ROWS, row_task, &j);
 }
 
-static void add_task(void *arg, int64_t task, int worker)
+static void norm_rows(const ref_session *s, const float *gain, real scale, int64_t x, int64_t end)
 {
-    (void)worker;
-    const row_job *j = arg;
-    const int64_t x = task * NORM_ROWS, n = ref_min(NORM_ROWS, j->m - x);
-    j->s->kernels->add(j->b + x * j->width, j->a + x * j->width, n * j->width);
+    const ref_work *w = &s->work;
+    const int64_t d = s->model->cfg.d_model;
+    for (; x < end; x++) {
+        real *y = w->xn + x * d;
+        s->kernels->rmsnorm(w->x + x * d, gain, d, (real)s->model->cfg.norm_eps, y);
+        if (scale != 1) REF(scale)(y, scale, d, y);
+    }
 }
 
-static void over_rows(row_job *j, kv_pool_fn *fn)
+static void attn_norm_rows(const ref_session *s, int32_t layer, int64_t x, int64_t end)
 {
-    kv_pool_run(j->s->pool, (j->m + NORM_ROWS - 1) / NORM_ROWS, fn, j);
+    norm_rows(s, s->weights->layers[layer].attn_norm, ref_ln_scale(&s->model->cfg, layer), x, end);
 }
 
-static void norm(const ref_session *s, const real *x, const float *gain, int64_t m, real *y)
+static void ffn_norm_rows(const ref_session *s, int32_t layer, int64_t x, int64_t end)
 {
-    row_job j = {.s = s, .gain = gain, .a = x, .b = y, .m = m, .width = s->model->cfg.d_model};
-    over_rows(&j, norm_task);
+    norm_rows(s, s->weights->layers[layer].ffn_norm, ref_ln_scale(&s->model->cfg, layer), x, end);
 }
 
-static void add_residual(const ref_session *s, const real *y, int64_t m, real *x)
+static void output_norm_rows(const ref_session *s, int32_t layer, int64_t x, int64_t end)
 {
-    row_job j = {.s = s, .a = y, .b = x, .m = m, .width = s->model->cfg.d_model};
-    over_rows(&j, add_task);
+    (void)layer;
+    norm_rows(s, s->weights->output_norm, 1, x, end);
+}
+
+static void activation_rows(const ref_session *s, int32_t layer, int64_t x, int64_t end)
+{
+    (void)layer;
+    const ref_work *w = &s->work;
+    const kv_config *cfg = &s->model->cfg;
+    const int64_t at = x * cfg->ffn_dim, n = (end - x) * cfg->ffn_dim;
+    if (cfg->ffn_kind == KV_FFN_SWIGLU)
+        s->kernels->swiglu(w->gate + at, w->up + at, n, w->gate + at);
+    else
+        REF(square_relu)(cfg, w->up + at, n, w->gate + at);
+}
+
+/* A block's output comes to the stream. */
+static void residual_rows(const ref_session *s, const real *branch_scale, int64_t x, int64_t end)
+{
+    const ref_work *w = &s->work;
+    const int64_t d = s->model->cfg.d_model;
+    if (!branch_scale) s->kernels->add(w->x + x * d, w->xn + x * d, (end - x) * d);
+    for (; branch_scale && x < end; x++)
+        REF(add_weighted)(w->x + x * d, branch_scale, w->xn + x * d, d, w->x + x * d);
+}
+
+static void attn_residual_rows(const ref_session *s, int32_t layer, int64_t x, int64_t end)
+{
+    residual_rows(s, s->golf.layers[layer].attn_scale, x, end);
+}
+
+static void ffn_residual_rows(const ref_session *s, int32_t layer, int64_t x, int64_t end)
+{
+    residual_rows(s, s->golf.layers[layer].ffn_scale, x, end);
 }
 
 /* ---- the block ------------------------------------------------------------------------------------- */
+
+static void project(ref_session *s, int32_t layer, const ref_piece *p)
+{
+    const ref_layer_weights *lw = &s->weights->layers[layer];
+    const ref_work *w = &s->work;
+    const kv_config *cfg = &s->model->cfg;
+    const double t = REF(now)();
+    const ref_product qkv[3] = {{.w = &lw->q, .c = w->q},
+                                {.w = &lw->k, .c = cfg->k_shift ? w->k_raw : w->k},
+                                {.w = &lw->v, .c = cfg->v_shift ? w->v_raw : w->v}};
+    REF(multiply_all)(s, w->xn, p->m, qkv);
+    s->seconds[REF_OP_MATMUL] += REF(now)() - t;
+}
 
 static kv_status attention_block(ref_session *s, int32_t layer, const ref_piece *p)
 {
@@ -149,20 +143,19 @@ static kv_status attention_block(ref_session *s, int32_t layer, const ref_piece 
     const ref_work *w = &s->work;
     const int64_t base = s->cache.ops->begin(&s->cache, layer, p->m);
     double t = REF(now)();
-    norm(s, w->x, lw->attn_norm, p->m, w->xn);
+    REF(golf_enter)(s, layer, p);
+    REF(over_rows)(s, p->m, layer, attn_norm_rows);
     REF(tap_rows)(p, KV_TAP_ATTN_NORM, layer, w->xn, s->model->cfg.d_model);
     s->seconds[REF_OP_OTHER] += REF(now)() - t;
-    t = REF(now)();
-    products qkv = {.s = s, .x = w->xn, .m = p->m, .n = 3,
-                    .p = {{.w = &lw->q, .c = w->q}, {.w = &lw->k, .c = w->k}, {.w = &lw->v, .c = w->v}}};
-    multiply(&qkv);
-    s->seconds[REF_OP_MATMUL] += REF(now)() - t;
+    project(s, layer, p);
+    REF(golf_projected)(s, layer, p);
     KV_TRY(REF(attend)(s, layer, p, base));
+    REF(golf_attended)(s, layer, p);
     REF(tap_rows)(p, KV_TAP_ATTN, layer, w->att, lw->o.k);
     t = REF(now)();
     multiply_one(s, w->att, p->m, &lw->o, w->xn);
     s->seconds[REF_OP_MATMUL] += REF(now)() - t;
-    add_residual(s, w->xn, p->m, w->x);
+    REF(over_rows)(s, p->m, layer, attn_residual_rows);
     REF(tap_rows)(p, KV_TAP_ATTN_RESID, layer, w->x, s->model->cfg.d_model);
     return KV_OK;
 }
@@ -172,21 +165,19 @@ static void ffn_block(ref_session *s, int32_t layer, const ref_piece *p)
     const ref_layer_weights *lw = &s->weights->layers[layer];
     const ref_work *w = &s->work;
     const double t0 = REF(now)();
-    norm(s, w->x, lw->ffn_norm, p->m, w->xn);
+    REF(over_rows)(s, p->m, layer, ffn_norm_rows);
     REF(tap_rows)(p, KV_TAP_FFN_NORM, layer, w->xn, s->model->cfg.d_model);
     const double t1 = REF(now)();
-    products up = {.s = s, .x = w->xn, .m = p->m, .n = 2,
-                   .p = {{.w = &lw->gate, .c = w->gate}, {.w = &lw->up, .c = w->up}}};
-    multiply(&up);
+    const ref_product up[3] = {{.w = &lw->gate, .c = w->gate}, {.w = &lw->up, .c = w->up}};
+    REF(multiply_all)(s, w->xn, p->m, up);
     const double t2 = REF(now)();
-    row_job act = {.s = s, .a = w->gate, .c = w->up, .b = w->gate, .m = p->m,
-                   .width = s->model->cfg.ffn_dim};
-    over_rows(&act, swiglu_task);
-    REF(tap_rows)(p, KV_TAP_FFN_ACT, layer, w->gate, act.width);
+    REF(over_rows)(s, p->m, layer, activation_rows);
+    REF(tap_rows)(p, KV_TAP_FFN_ACT, layer, w->gate, s->model->cfg.ffn_dim);
     const double t3 = REF(now)();
     multiply_one(s, w->gate, p->m, &lw->down, w->xn);
     const double t4 = REF(now)();
-    add_residual(s, w->xn, p->m, w->x);
+    REF(over_rows)(s, p->m, layer, ffn_residual_rows);
+    REF(golf_leave)(s, layer, p);
     REF(tap_rows)(p, KV_TAP_RESID, layer, w->x, s->model->cfg.d_model);
     s->seconds[REF_OP_MATMUL] += (t2 - t1) + (t4 - t3);
     s->seconds[REF_OP_OTHER] += (t1 - t0) + (t3 - t2) + (REF(now)() - t4);
@@ -202,6 +193,7 @@ static void embed(ref_session *s, const ref_piece *p)
         for (int64_t i = 0; i < d; i++)
             s->work.x[x * d + i] = (real)row[i];
     }
+    REF(golf_embed)(s, p);
     REF(tap_rows)(p, KV_TAP_EMBED, -1, s->work.x, d);
 }
 
@@ -210,10 +202,18 @@ static void embed(ref_session *s, const ref_piece *p)
 /* Rows of logits and where they go: out row r of the step. */
 typedef struct nll_job {
     const ref_session *s;
-    const real *logits;
+    real *logits;
     const int32_t *targets;
     float *nll;
 } nll_job;
+
+static void cap_task(void *arg, int64_t r, int worker)
+{
+    (void)worker;
+    const nll_job *j = arg;
+    const kv_config *cfg = &j->s->model->cfg;
+    REF(softcap)(j->logits + r * cfg->vocab_size, (real)cfg->logit_softcap, cfg->vocab_size);
+}
 
 static void nll_task(void *arg, int64_t r, int worker)
 {
@@ -234,10 +234,9 @@ static kv_status head_rows(ref_session *s, const kv_step *step, int64_t from, in
     }
     const double t = REF(now)();
     multiply_one(s, s->work.xn + from * d, n, &s->weights->head, logits);
-    if (step->nll) {
-        nll_job j = {s, logits, step->targets + out, step->nll + out};
-        kv_pool_run(s->pool, n, nll_task, &j);
-    }
+    nll_job j = {s, logits, step->nll ? step->targets + out : NULL, step->nll ? step->nll + out : NULL};
+    if (s->model->cfg.logit_softcap != 0) kv_pool_run(s->pool, n, cap_task, &j);
+    if (step->nll) kv_pool_run(s->pool, n, nll_task, &j);
     if (step->logits && (void *)logits == s->head_out.p)
         for (int64_t i = 0; i < n * V; i++)
             step->logits[out * V + i] = (float)logits[i];
@@ -249,7 +248,7 @@ static kv_status head(ref_session *s, const ref_piece *p)
 {
     const kv_step *step = p->step;
     const int64_t d = s->model->cfg.d_model;
-    norm(s, s->work.x, s->weights->output_norm, p->m, s->work.xn);
+    REF(over_rows)(s, p->m, 0, output_norm_rows);
     REF(tap_rows)(p, KV_TAP_FINAL_NORM, -1, s->work.xn, d);
     if (step->rows == KV_ROWS_NONE || (!step->logits && !step->nll)) return KV_OK;
     if (step->rows == KV_ROWS_LAST)

@@ -277,26 +277,24 @@ INLINE real tree64(real lanes[REF_L])
     return lanes[0];
 }
 
-static real sum_squares(const real *x, int64_t n)
+static real dot(const real *a, const real *b, int64_t n)
 {
     real lanes[REF_L];
     v16 acc[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
     int64_t i = 0;
     for (; i + REF_L <= n; i += REF_L)
-        for (int j = 0; j < 4; j++) {
-            const v16 v = v_load(x + i + 16 * j);
-            acc[j] = v_fma(v, v, acc[j]);
-        }
+        for (int j = 0; j < 4; j++)
+            acc[j] = v_fma(v_load(a + i + 16 * j), v_load(b + i + 16 * j), acc[j]);
     for (int j = 0; j < 4; j++)
         v_store(lanes + 16 * j, acc[j]);
     for (int j = 0; i < n; i++, j++)
-        lanes[j] = r_fma(x[i], x[i], lanes[j]);
+        lanes[j] = r_fma(a[i], b[i], lanes[j]);
     return tree64(lanes);
 }
 
 static void rmsnorm(const real *x, const float *w, int64_t n, real eps, real *y)
 {
-    const real r = 1 / r_sqrt(sum_squares(x, n) / (real)n + eps);
+    const real r = 1 / r_sqrt(dot(x, x, n) / (real)n + eps);
     if (w)
         for (int64_t i = 0; i < n; i++)
             y[i] = (x[i] * r) * (real)w[i];
@@ -375,5 +373,5 @@ static void rotate_panel(const real *src, int64_t head_dim, int64_t rd, int half
 
 static const ref_train_kernels train_table = {squares, dot64, rms_back, channel_sums, attn_back};
 
-const ref_kernels TABLE = {ISA_NAME, gemm,    attn,     rmsnorm,        swiglu,      add, nll, rotate_panel,
+const ref_kernels TABLE = {ISA_NAME, gemm,    attn,     rmsnorm,        dot,         swiglu, add, nll, rotate_panel,
                            columns,  balance, hadamard, hadamard_panel, &train_table};

@@ -108,6 +108,9 @@ typedef struct ref_kernels {
     /* y = RMSNorm(x) * w over one row of n; w == NULL: without gains. */
     void (*rmsnorm)(const real *x, const float *w, int64_t n, real eps, real *y);
 
+    /* R64 of a[i] * b[i], lane update fma(a[i], b[i], lane) */
+    real (*dot)(const real *a, const real *b, int64_t n);
+
     /* h[i] = silu(g[i]) * u[i] */
     void (*swiglu)(const real *g, const real *u, int64_t n, real *h);
 

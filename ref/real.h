@@ -17,6 +17,7 @@ typedef float real;
 KV_HD real r_fma(real a, real b, real c) { return kv_fma(a, b, c); }
 KV_HD real r_exp(real x) { return kv_exp(x); }
 KV_HD real r_log(real x) { return kv_log(x); }
+KV_HD real r_tanh(real x) { return kv_tanh(x); }
 KV_HD real r_sqrt(real x) { return kv_sqrt(x); }
 #elif REF_BITS == 64
 typedef double real;
@@ -24,6 +25,14 @@ typedef double real;
 KV_HD real r_fma(real a, real b, real c) { return kv_dfma(a, b, c); }
 KV_HD real r_exp(real x) { return kv_dexp(x); }
 KV_HD real r_log(real x) { return kv_log_core(x); }
+KV_HD real r_tanh(real x)
+{
+    const real a = x < 0 ? -x : x, z = x * x;
+    if (a < 0x1p-5) /* series: the other form loses what 1 - 2 / (e + 1) cancels */
+        return x + x * z * (-1.0 / 3 + z * (2.0 / 15 + z * (-17.0 / 315 + z * (62.0 / 2835 - z * 1382.0 / 155925))));
+    const real t = 1 - 2 / (kv_exp_core(a > 20 ? 40.0 : 2 * a) + 1);
+    return x < 0 ? -t : t;
+}
 KV_HD real r_sqrt(real x) { return kv_dsqrt(x); }
 #else
 #    error "compile ref/ with -DREF_BITS=32 or 64"

@@ -2,16 +2,23 @@
 
 #include <string.h>
 
-void REF(rope_init)(ref_rope *r, const kv_config *cfg)
+double REF(rope_base)(const kv_config *cfg, int64_t length)
+{
+    if (cfg->rope_scaling != KV_ROPE_SCALING_NTK_BY_LENGTH || length <= cfg->rope_train_len) return cfg->rope_theta;
+    const double power = (double)cfg->rope_dims / (double)(cfg->rope_dims - 2);
+    return cfg->rope_theta * kv_exp_core(power * kv_log_core((double)length / (double)cfg->rope_train_len));
+}
+
+void REF(rope_init)(ref_rope *r, const kv_config *cfg, double base)
 {
     *r = (ref_rope){.head_dim = cfg->head_dim,
                     .pairs = cfg->rope_dims / 2,
                     .half = cfg->rope_pairing == KV_ROPE_HALF,
                     .sign = cfg->rope_sign < 0 ? -1 : 1};
-    const double log_theta = kv_log_core(cfg->rope_theta);
+    const double log_base = kv_log_core(base);
     for (int64_t i = 0; i < r->pairs; i++) {
         const double share = (double)(2 * i) / (double)cfg->rope_dims;
-        r->inv_freq[i] = 1 / (real)kv_exp_core(share * log_theta);
+        r->inv_freq[i] = 1 / (real)kv_exp_core(share * log_base);
     }
 }
 

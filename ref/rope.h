@@ -21,14 +21,18 @@ typedef struct ref_rope_table {
     real *cos, *sin;
 } ref_rope_table;
 
-/* Frequencies 1 / theta^(2i/rd): docs/numerics.md, section 3. */
-void REF(rope_init)(ref_rope *r, const kv_config *cfg);
+/* The base for calls of `length` tokens: theta, or by the NTK rule (docs/golf.md, "RoPE"). */
+double REF(rope_base)(const kv_config *cfg, int64_t length);
+
+/* Frequencies 1 / base^(2i/rd): docs/numerics.md, section 3. */
+void REF(rope_init)(ref_rope *r, const kv_config *cfg, double base);
 
 /* cos and sin of one position for every pair. */
 void REF(rope_at)(const ref_rope *r, int64_t pos, real *cos, real *sin);
 
 /* Fills t unless it already covers these positions from the same first one. */
 kv_status REF(rope_table_fill)(const ref_rope *r, ref_rope_table *t, int64_t first, int64_t n);
+static inline void REF(rope_table_forget)(ref_rope_table *t) { t->n = 0; } /* the frequencies have changed */
 void REF(rope_table_free)(ref_rope_table *t);
 
 /* Rotates one row of head_dim values in place by column x of the table. */

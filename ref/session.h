@@ -7,6 +7,8 @@
 #include "common/pool.h"
 #include "ref/backend.h"
 #include "ref/cache.h"
+#include "ref/carry.h"
+#include "ref/multiply.h"
 #include "ref/rope.h"
 #include "ref/weights.h"
 
@@ -23,13 +25,41 @@ typedef struct ref_work {
     real *own_raw;  /* [H][m/16][D][16] keys of the piece in panels, before RoPE */
     real *own_k;    /* the same after RoPE */
     real *own_v;    /* [H][m][dv] */
+
+    /* The golf family's; no memory where the config leaves them off. */
+    real *x0;            /* [m][d_model] the stream before layer 0 */
+    real *bigram;        /* [m][bigram_dim] */
+    real *skips;         /* [skips][m][d_model] what layers of the first half leave behind */
+    real *k_raw, *v_raw; /* [m][H * D] as projected, where k, v are shifted */
+    real *side_gate, *side_value, *side_conv; /* [m][sidecar_hidden] */
 } ref_work;
+
+/* Parameters of the golf family that are no matrices; NULL: the model has none. */
+typedef struct ref_golf_layer {
+    const real *resid_mix;              /* [2][d_model] */
+    const real *attn_scale, *ffn_scale; /* [d_model] */
+    const real *q_gain, *k_gain;        /* [Hq], [H] */
+    const real *k_shift, *v_shift;      /* [H] */
+    const real *local_v;                /* [Hq] */
+} ref_golf_layer;
+
+typedef struct ref_golf {
+    kv_buffer memory;
+    const real *bigram_scale; /* [1] */
+    const real *smear;        /* [d_model] before the sigmoid */
+    real *gate, *rest;        /* [d_model] behind it, and 1 - gate */
+    const real *skips;        /* [skips][d_model] */
+    const real *conv, *site_gate, *side_scale; /* [hidden][3], [sites][hidden], [sites][d_model] */
+    ref_golf_layer *layers;   /* [n_layers] */
+} ref_golf;
 
 typedef struct ref_session {
     const kv_model *model;
     const ref_weights *weights;
     const ref_kernels *kernels;
     kv_pool *pool;
+    ref_golf golf;
+    ref_carries carries;
     ref_cache cache;
     ref_rope rope;
     ref_rope_table own_table;  /* positions of the piece's tokens */
@@ -67,6 +97,13 @@ kv_status REF(attend)(ref_session *s, int32_t layer, const ref_piece *p, int64_t
 
 /* Copies from the piece's rows [m][width] what the step's taps want of a point. */
 void REF(tap_rows)(const ref_piece *p, int point, int32_t layer, const real *rows, int64_t width);
+
+/* x [m][k] times up to three of the session's matrices; those that the model does not have are left out. */
+void REF(multiply_all)(const ref_session *s, const real *x, int64_t m, const ref_product p[3]);
+
+/* A loop over rows x .. end-1 of the piece's working memory; rows are split among threads. */
+typedef void ref_rows_fn(const ref_session *s, int32_t layer, int64_t x, int64_t end);
+void REF(over_rows)(const ref_session *s, int64_t m, int32_t layer, ref_rows_fn *fn);
 
 /* Monotonic seconds; ref/ uses them for ref_session_seconds only. */
 double REF(now)(void);

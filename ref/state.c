@@ -50,6 +50,8 @@ static kv_status export_head(const ref_session *s, int32_t layer, uint32_t what,
         h->total_bytes +=
             (uint64_t)c->n_kv_heads * kv_state_run_bytes(h, c->store->records(c, l), record_total(c, h, l));
     }
+    if (layer < 0) h->carry_bytes = REF(carry_bytes)(&s->carries);
+    h->total_bytes += h->carry_bytes;
     return KV_OK;
 }
 
@@ -92,6 +94,7 @@ kv_status REF(export_state)(kv_session *handle, int32_t layer, uint32_t what, vo
     for (int32_t i = 0; i < h.n_layers; i++)
         for (int32_t head = 0; head < h.n_kv_heads; head++)
             export_run(&s->cache, &h, h.layer0 + i, head, dst, &offset);
+    if (layer < 0) REF(carry_write)(&s->carries, (uint8_t *)dst + offset);
     return KV_OK;
 }
 
@@ -160,6 +163,9 @@ kv_status REF(import_state)(kv_session *handle, const void *src, size_t size)
         st = import_layer(s, &h, l, (void *)(uintptr_t)src, &offset); /* a view of bytes that are only read */
         if (st != KV_OK) return fail(s, st);
     }
+    st = REF(carry_read)(&s->carries, &s->cache.policy, s->model->cfg.vocab_size, h.seen, (const uint8_t *)src + offset,
+                         h.carry_bytes);
+    if (st != KV_OK) return fail(s, st);
     s->seen = h.seen;
     s->broken = 0;
     return KV_OK;
@@ -171,6 +177,7 @@ typedef struct saved_cache {
     int64_t seen, window;
     int32_t n_layers;
     ref_layer *layers; /* owned copies, without events */
+    ref_carries carries;
 } saved_cache;
 
 void REF(snapshot_free)(kv_session *handle, void *snap)
@@ -181,6 +188,7 @@ void REF(snapshot_free)(kv_session *handle, void *snap)
     for (int32_t i = 0; p->layers && i < p->n_layers; i++)
         REF(layer_free)(&p->layers[i]);
     free(p->layers);
+    REF(carry_free)(&p->carries);
     free(p);
 }
 
@@ -195,6 +203,7 @@ kv_status REF(snapshot)(kv_session *handle, void **out)
         p->n_layers = i + 1;
         ok = REF(layer_clone)(&s->cache, &s->cache.layers[i], &p->layers[i]) == KV_OK;
     }
+    ok = ok && REF(carry_init)(&p->carries, &s->model->cfg) == KV_OK && REF(carry_copy)(&s->carries, &p->carries) == KV_OK;
     if (!ok) {
         REF(snapshot_free)(handle, p);
         return fail(s, kv_fail(KV_ERR_NOMEM, "out of memory for a snapshot of the cache"));
@@ -225,6 +234,7 @@ kv_status REF(restore)(kv_session *handle, const void *snap)
     REF(cache_reset)(&s->cache);
     for (int32_t i = 0; i < s->cache.n_layers; i++)
         restore_layer(&s->cache, &p->layers[i], &s->cache.layers[i]);
+    KV_TRY(REF(carry_copy)(&p->carries, &s->carries));
     s->seen = p->seen;
     s->cache.window = p->window;
     s->broken = 0;

@@ -100,6 +100,7 @@ typedef struct binder {
 static ref_packed bind_matrix(binder *b, kv_role role, int32_t layer)
 {
     const kv_tensor *t = role == KV_ROLE_OUTPUT ? kv_model_head(b->m) : kv_model_tensor(b->m, role, layer);
+    if (!t->data) return (ref_packed){0};
     if (b->planning) {
         plan_item(b->p, t, 0);
         return (ref_packed){.n = t->rows, .k = t->cols};
@@ -125,6 +126,10 @@ static void bind_all(binder *b, ref_weights *w)
 {
     w->output_norm = bind_vector(b, KV_ROLE_OUTPUT_NORM, 0);
     w->head = bind_matrix(b, KV_ROLE_OUTPUT, 0);
+    w->bigram_proj = bind_matrix(b, KV_ROLE_BIGRAM_PROJ, 0);
+    w->side_gate = bind_matrix(b, KV_ROLE_SIDECAR_GATE, 0);
+    w->side_value = bind_matrix(b, KV_ROLE_SIDECAR_VALUE, 0);
+    w->side_proj = bind_matrix(b, KV_ROLE_SIDECAR_PROJ, 0);
     for (int32_t l = 0; l < b->m->cfg.n_layers; l++) {
         ref_layer_weights *lw = &w->layers[l];
         lw->attn_norm = bind_vector(b, KV_ROLE_ATTN_NORM, l);
@@ -160,7 +165,7 @@ static kv_status pack_all(packer *p, kv_pool *pool)
 static kv_status build(ref_weights *w, kv_pool *pool)
 {
     const kv_model *m = w->model;
-    packer p = {.items = calloc(2 + 9 * (size_t)m->cfg.n_layers, sizeof *p.items)};
+    packer p = {.items = calloc(6 + 9 * (size_t)m->cfg.n_layers, sizeof *p.items)};
     w->layers = calloc((size_t)m->cfg.n_layers, sizeof *w->layers);
     if (!p.items || !w->layers) {
         free(p.items);

@@ -24,7 +24,7 @@ typedef struct ref_packed {
 
 typedef struct ref_layer_weights {
     const float *attn_norm, *ffn_norm; /* [d_model]; NULL: norms without gains */
-    ref_packed q, k, v, o, gate, up, down;
+    ref_packed q, k, v, o, gate, up, down; /* gate: SwiGLU only */
 } ref_layer_weights;
 
 typedef struct ref_weights {
@@ -35,6 +35,7 @@ typedef struct ref_weights {
     size_t arena_bytes, codes_bytes;
     const float *output_norm;
     ref_packed head;
+    ref_packed bigram_proj, side_gate, side_value, side_proj; /* golf; empty where the model has none */
     ref_layer_weights *layers; /* [n_layers] */
 } ref_weights;
 

@@ -25,7 +25,7 @@ static ref_rope init(const rope_case *c)
     const kv_config cfg = {.head_dim = c->head_dim, .rope_dims = c->rope_dims, .rope_theta = c->theta,
                            .rope_pairing = c->pairing, .rope_sign = c->sign};
     ref_rope r;
-    REF(rope_init)(&r, &cfg);
+    REF(rope_init)(&r, &cfg, cfg.rope_theta);
     return r;
 }
 
@@ -53,7 +53,7 @@ static void rope_frequencies_are_rounded_twice(void **state)
     const kv_config cfg = {.head_dim = 64, .rope_dims = 64, .rope_theta = 1e5, .rope_sign = 1};
     ref_rope r;
     int differ = 0;
-    REF(rope_init)(&r, &cfg);
+    REF(rope_init)(&r, &cfg, cfg.rope_theta);
     for (int p = 0; p < 32; p++) {
         const float once = (float)kv_exp_core(-(p / 32.0 * kv_log_core(1e5)));
         const double off = (double)r.inv_freq[p] / (double)once - 1;
