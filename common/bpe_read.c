@@ -15,53 +15,17 @@ static kv_status no_memory(const kv_gguf *g)
     return kv_fail(KV_ERR_NOMEM, "%s: out of memory while reading the tokenizer", kv_gguf_where(g));
 }
 
-static uint64_t slots_for(uint64_t n)
-{
-    uint64_t slots = 16;
-    while (slots < 2 * n)
-        slots *= 2;
-    return slots;
-}
-
 /* ---- vocabulary ------------------------------------------------------------------------------ */
 
-static uint64_t text_hash(const char *p, size_t n)
-{
-    uint64_t h = UINT64_C(0xcbf29ce484222325); /* FNV-1a, spread by one more product below */
-    for (size_t i = 0; i < n; i++)
-        h = (h ^ (uint8_t)p[i]) * UINT64_C(0x100000001b3);
-    return h * UINT64_C(0x9E3779B97F4A7C15) >> 20;
-}
-
-static kv_span string_at(const kv_strings *s, int32_t i)
-{
-    return (kv_span){s->bytes + s->at[i], s->at[i + 1] - s->at[i]};
-}
-
-/* The slot that holds the text, or the free one where it belongs. */
-static int32_t *slot_of(const kv_vocab *v, const char *p, size_t n)
-{
-    for (uint64_t i = text_hash(p, n);; i++) {
-        int32_t *slot = &v->slots[i & v->mask];
-        if (*slot < 0) return slot;
-        const kv_span s = string_at(&v->text, *slot);
-        if (s.n == n && memcmp(s.p, p, n) == 0) return slot;
-    }
-}
-
-int32_t kv_vocab_find(const kv_vocab *v, const char *p, size_t n)
-{
-    return *slot_of(v, p, n);
-}
-
-/* Bytes that a normal token stands for; a token outside the alphabet stands for its own text. */
-static size_t decode(const char *p, size_t n, char *out)
+/* A normal token stands for the bytes that its characters name; one with a character outside the
+ * alphabet, like all others, for its own text. */
+static size_t decode(uint8_t type, const char *p, size_t n, char *out)
 {
     size_t used = 0, step;
     for (size_t at = 0; at < n; at += step) {
         uint32_t cp = 0;
         step = kv_utf8_next(p + at, n - at, &cp);
-        const int b = step > 0 ? kv_bpe_char_byte(cp) : -1;
+        const int b = type == KV_TOKEN_NORMAL && step > 0 ? kv_bpe_char_byte(cp) : -1;
         if (b < 0) {
             memcpy(out, p, n);
             return n;
@@ -71,69 +35,39 @@ static size_t decode(const char *p, size_t n, char *out)
     return used;
 }
 
-static kv_status reserve_vocab(const kv_gguf *g, kv_gguf_array tokens, kv_vocab *v)
-{
-    const uint64_t n = tokens.n, slots = slots_for(n);
-    uint64_t bytes = 0;
-    for (kv_span s; kv_gguf_next_string(&tokens, &s);)
-        bytes += s.n;
-    v->n = (int32_t)n;
-    v->mask = slots - 1;
-    v->text = (kv_strings){malloc(bytes + 1), malloc((n + 1) * sizeof *v->text.at)};
-    v->piece = (kv_strings){malloc(bytes + 1), malloc((n + 1) * sizeof *v->piece.at)};
-    v->type = malloc(n);
-    v->slots = malloc(slots * sizeof *v->slots);
-    if (!v->text.bytes || !v->text.at || !v->piece.bytes || !v->piece.at || !v->type || !v->slots)
-        return no_memory(g);
-    memset(v->slots, 0xff, slots * sizeof *v->slots);
-    return KV_OK;
-}
-
-static kv_status read_types(const kv_gguf *g, kv_vocab *v)
+kv_status kv_gguf_token_types(const kv_gguf *g, uint64_t n, uint8_t *out)
 {
     if (!kv_gguf_has(g, KEY("token_type"))) { /* optional: all tokens are plain text then */
-        memset(v->type, KV_TOKEN_NORMAL, (size_t)v->n);
+        memset(out, KV_TOKEN_NORMAL, n);
         return KV_OK;
     }
     kv_gguf_array types;
     KV_TRY(kv_gguf_array_of(g, KEY("token_type"), KV_GGUF_I32, &types));
-    if (types.n != (uint64_t)v->n)
+    if (types.n != n)
         return kv_fail(KV_ERR_FORMAT,
-                       "%s: %s has %llu entries for %d tokens; convert the model again",
-                       kv_gguf_where(g), KEY("token_type"), (unsigned long long)types.n, v->n);
-    for (int32_t i = 0; i < v->n; i++) {
+                       "%s: %s has %llu entries for %llu tokens; convert the model again",
+                       kv_gguf_where(g), KEY("token_type"), (unsigned long long)types.n,
+                       (unsigned long long)n);
+    for (uint64_t i = 0; i < n; i++) {
         int32_t type;
-        memcpy(&type, types.p + (size_t)i * sizeof type, sizeof type);
+        memcpy(&type, types.p + i * sizeof type, sizeof type);
         if (type < KV_TOKEN_NORMAL || type > KV_TOKEN_BYTE)
             return kv_fail(KV_ERR_FORMAT,
-                           "%s: token %d has type %d, known are %d to %d; convert "
+                           "%s: token %llu has type %d, known are %d to %d; convert "
                            "the model again",
-                           kv_gguf_where(g), i, type, KV_TOKEN_NORMAL, KV_TOKEN_BYTE);
-        v->type[i] = (uint8_t)type;
+                           kv_gguf_where(g), (unsigned long long)i, type, KV_TOKEN_NORMAL,
+                           KV_TOKEN_BYTE);
+        out[i] = (uint8_t)type;
     }
     return KV_OK;
 }
 
-static kv_status add_token(const kv_gguf *g, kv_vocab *v, int32_t id, kv_span s)
+static kv_status add_tokens(const kv_gguf *g, kv_gguf_array tokens, const uint8_t *types,
+                            kv_vocab *v)
 {
-    char shown[SHOWN];
-    if (s.n == 0)
-        return kv_fail(KV_ERR_FORMAT, "%s: token %d is empty; convert the model again",
-                       kv_gguf_where(g), id);
-    memcpy(v->text.bytes + v->text.at[id], s.p, s.n);
-    v->text.at[id + 1] = v->text.at[id] + s.n;
-    int32_t *slot = slot_of(v, s.p, s.n);
-    if (*slot >= 0)
-        return kv_fail(KV_ERR_FORMAT, "%s: tokens %d and %d are both '%s'; convert the model again",
-                       kv_gguf_where(g), *slot, id, kv_printable(s.p, s.n, shown, sizeof shown));
-    *slot = id;
-    char *piece = v->piece.bytes + v->piece.at[id];
-    size_t n = s.n;
-    if (v->type[id] == KV_TOKEN_NORMAL)
-        n = decode(s.p, s.n, piece);
-    else
-        memcpy(piece, s.p, s.n);
-    v->piece.at[id + 1] = v->piece.at[id] + n;
+    kv_span s;
+    for (uint64_t id = 0; kv_gguf_next_string(&tokens, &s); id++)
+        KV_TRY(kv_vocab_add(v, s.p, s.n, types[id], decode, kv_gguf_where(g)));
     return KV_OK;
 }
 
@@ -141,28 +75,17 @@ static kv_status read_vocab(const kv_gguf *g, kv_vocab *v)
 {
     kv_gguf_array tokens;
     KV_TRY(kv_gguf_array_of(g, KEY("tokens"), KV_GGUF_STRING, &tokens));
-    if (tokens.n == 0 || tokens.n > INT32_MAX / 4)
-        return kv_fail(KV_ERR_FORMAT, "%s: %s has %llu entries; 1 to %d are possible",
-                       kv_gguf_where(g), KEY("tokens"), (unsigned long long)tokens.n,
-                       INT32_MAX / 4);
-    KV_TRY(reserve_vocab(g, tokens, v));
-    KV_TRY(read_types(g, v));
-    v->text.at[0] = v->piece.at[0] = 0;
+    uint64_t bytes = 0;
     kv_span s;
-    for (int32_t id = 0; kv_gguf_next_string(&tokens, &s); id++)
-        KV_TRY(add_token(g, v, id, s));
-    return KV_OK;
-}
-
-void kv_vocab_free(kv_vocab *v)
-{
-    free(v->text.bytes);
-    free(v->text.at);
-    free(v->piece.bytes);
-    free(v->piece.at);
-    free(v->type);
-    free(v->slots);
-    *v = (kv_vocab){0};
+    for (kv_gguf_array rest = tokens; kv_gguf_next_string(&rest, &s);)
+        bytes += s.n;
+    KV_TRY(kv_vocab_reserve(v, tokens.n, bytes, kv_gguf_where(g)));
+    uint8_t *types = malloc(tokens.n);
+    if (!types) return no_memory(g);
+    kv_status st = kv_gguf_token_types(g, tokens.n, types);
+    if (st == KV_OK) st = add_tokens(g, tokens, types, v);
+    free(types);
+    return st;
 }
 
 /* ---- merges ---------------------------------------------------------------------------------- */
@@ -191,7 +114,7 @@ static kv_status add_merge(const kv_gguf *g, kv_bpe *b, uint64_t rank, kv_span s
     if (left < 0) return bad_merge(g, rank, s, "starts with a token that the vocabulary lacks");
     if (right < 0) return bad_merge(g, rank, s, "ends with a token that the vocabulary lacks");
     if (id < 0) return bad_merge(g, rank, s, "makes a token that the vocabulary lacks");
-    kv_merge *m = kv_bpe_merge_slot(b, left, right);
+    kv_merge *m = kv_merges_slot(&b->merges, left, right);
     if (m->rank >= 0) return bad_merge(g, rank, s, "is there twice");
     *m = (kv_merge){(uint64_t)(uint32_t)left << 32 | (uint32_t)right, (int32_t)rank, id};
     return KV_OK;
@@ -220,13 +143,7 @@ static kv_status read_merges(const kv_gguf *g, kv_bpe *b)
         return kv_fail(KV_ERR_FORMAT, "%s: %s has %llu entries, at most %d are possible",
                        kv_gguf_where(g), KEY("merges"), (unsigned long long)merges.n,
                        INT32_MAX / 4);
-    const uint64_t slots = slots_for(merges.n);
-    b->mask = slots - 1;
-    b->merges = malloc(slots * sizeof *b->merges);
-    if (!b->merges) return no_memory(g);
-    for (uint64_t i = 0; i < slots; i++)
-        b->merges[i] = (kv_merge){0, -1, -1};
-    b->n_merges = (int32_t)merges.n;
+    KV_TRY(kv_merges_reserve(&b->merges, merges.n));
     return fill_merges(g, merges, b);
 }
 
@@ -244,7 +161,8 @@ static kv_status read_kind(const kv_gguf *g, kv_bpe *b)
     KV_TRY(kv_gguf_string(g, KEY("model"), &model));
     if (!span_is(model, "gpt2"))
         return kv_fail(KV_ERR_UNSUPPORTED,
-                       "%s: tokenizer model '%s' is not supported; byte-level BPE (gpt2) is",
+                       "%s: tokenizer model '%s' is not supported; gpt2 (byte-level BPE) and llama "
+                       "(SentencePiece) are",
                        kv_gguf_where(g), kv_printable(model.p, model.n, shown, sizeof shown));
     KV_TRY(kv_gguf_string(g, KEY("pre"), &pre));
     if (span_is(pre, "smollm"))
@@ -258,7 +176,7 @@ static kv_status read_kind(const kv_gguf *g, kv_bpe *b)
     return KV_OK;
 }
 
-static kv_status check_ids(const kv_gguf *g, int32_t vocab)
+kv_status kv_gguf_check_token_ids(const kv_gguf *g, int32_t vocab)
 {
     static const char *const keys[] = {KEY("bos_token_id"), KEY("eos_token_id"),
                                        KEY("unknown_token_id"), KEY("padding_token_id")};
@@ -282,50 +200,20 @@ static void find_byte_tokens(kv_bpe *b)
     }
 }
 
-static int longer_first(const void *a, const void *b)
-{
-    const uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    return (x < y) - (x > y);
-}
-
-/* Control and user tokens are looked for at every byte of a text: which bytes can start one, and
- * which lengths they have. */
-static kv_status find_marks(const kv_gguf *g, kv_bpe *b)
-{
-    const kv_vocab *v = &b->vocab;
-    uint32_t count = 0;
-    for (int32_t id = 0; id < v->n; id++)
-        count += v->type[id] == KV_TOKEN_CONTROL || v->type[id] == KV_TOKEN_USER;
-    b->lengths = malloc((count + 1) * sizeof *b->lengths);
-    if (!b->lengths) return no_memory(g);
-    count = 0;
-    for (int32_t id = 0; id < v->n; id++) {
-        if (v->type[id] != KV_TOKEN_CONTROL && v->type[id] != KV_TOKEN_USER) continue;
-        const kv_span s = string_at(&v->text, id);
-        b->first[(uint8_t)s.p[0]] |= v->type[id] == KV_TOKEN_USER ? 2 : 1;
-        b->lengths[count++] = (uint32_t)s.n;
-    }
-    qsort(b->lengths, count, sizeof *b->lengths, longer_first);
-    for (uint32_t i = 0; i < count; i++)
-        if (i == 0 || b->lengths[i] != b->lengths[b->n_lengths - 1])
-            b->lengths[b->n_lengths++] = b->lengths[i];
-    return KV_OK;
-}
-
 kv_status kv_bpe_read(const kv_gguf *g, kv_bpe *b)
 {
     KV_TRY(read_kind(g, b));
     KV_TRY(read_vocab(g, &b->vocab));
-    KV_TRY(check_ids(g, b->vocab.n));
+    KV_TRY(kv_gguf_check_token_ids(g, b->vocab.n));
     KV_TRY(read_merges(g, b));
     find_byte_tokens(b);
-    return find_marks(g, b);
+    return kv_marks_build(&b->vocab, &b->marks);
 }
 
 void kv_bpe_free(kv_bpe *b)
 {
     kv_vocab_free(&b->vocab);
-    free(b->merges);
-    free(b->lengths);
+    kv_merges_free(&b->merges);
+    kv_marks_free(&b->marks);
     *b = (kv_bpe){0};
 }

@@ -1,6 +1,8 @@
 #include "common/mem.h"
 
 #include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 
 enum { HUGE_PAGE = 2 << 20, SMALL_PAGE = 4096 };
@@ -53,4 +55,18 @@ void kv_buffer_free(kv_buffer *b)
     kv_big_free(b->p, b->bytes);
     b->p = NULL;
     b->bytes = 0;
+}
+
+kv_status kv_bytes_add(kv_bytes *b, const void *p, size_t n)
+{
+    if (n > b->cap - b->n) {
+        const size_t cap = b->cap + b->cap / 2 + n + 64;
+        char *grown = cap > n ? realloc(b->p, cap) : NULL;
+        if (!grown) return kv_fail(KV_ERR_NOMEM, "out of memory: %zu bytes", n);
+        b->p = grown;
+        b->cap = cap;
+    }
+    if (n > 0) memcpy(b->p + b->n, p, n);
+    b->n += n;
+    return KV_OK;
 }

@@ -19,6 +19,13 @@ typedef struct kv_buffer {
 kv_status kv_buffer_reserve(kv_buffer *b, size_t bytes);
 void kv_buffer_free(kv_buffer *b);
 
+/* Bytes that are appended to. Zero-initialise; free(p). ERR_NOMEM. */
+typedef struct kv_bytes {
+    char *p;
+    size_t n, cap;
+} kv_bytes;
+kv_status kv_bytes_add(kv_bytes *b, const void *p, size_t n);
+
 KV_EXTERN_C_END
 
 #endif

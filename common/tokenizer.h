@@ -1,9 +1,10 @@
 /* tokenizer.h - text to token ids and back.
  *
- * Kinds: `bytes` (the generated models: 0 pad, 1 bos, 2 eos, 3 unk, byte b = 4 + b) and GPT-2 style
- * byte-level BPE whose vocabulary, merges and pre-tokenizer come from a GGUF file. Encoding is
- * exact: same ids as the implementations that the model was trained with. A vocabulary may lack
- * single bytes; such bytes vanish, as they do there, and are counted. */
+ * Kinds: `bytes` (the generated models: 0 pad, 1 bos, 2 eos, 3 unk, byte b = 4 + b); GPT-2 style
+ * byte-level BPE whose vocabulary, merges and pre-tokenizer come from a GGUF file; SentencePiece's
+ * BPE by scores, from a GGUF file or from a file of its own. Encoding is exact: same ids as the
+ * implementations that the model was trained with. A vocabulary may lack single bytes; such bytes
+ * vanish, or become the unknown token, as they do there, and are counted. docs/tokenizer.md. */
 #ifndef KV_COMMON_TOKENIZER_H
 #define KV_COMMON_TOKENIZER_H
 
@@ -28,9 +29,18 @@ kv_status kv_tokenizer_bytes(kv_tokenizer **out);
 /* ERR_UNSUPPORTED for another tokenizer model or pre-tokenizer, ERR_FORMAT for missing merges, bad
  * token ids, merges of unknown tokens. Keeps no pointer into g. */
 kv_status kv_tokenizer_from_gguf(const kv_gguf *g, kv_tokenizer **out);
+
+/* SentencePiece's BPE: FILE.model (protobuf) or FILE.vocab (a piece, a tab and a score a line) in
+ * memory. Keeps no pointer into p; where names the file in messages. ERR_FORMAT, ERR_UNSUPPORTED.
+ */
+kv_status kv_tokenizer_from_model(const void *p, size_t n, const char *where, kv_tokenizer **out);
+kv_status kv_tokenizer_from_vocab(const char *p, size_t n, const char *where, kv_tokenizer **out);
+
+/* A file: by its name FILE.gguf, FILE.vocab, else a SentencePiece model. */
+kv_status kv_tokenizer_open(const char *path, kv_tokenizer **out);
 void kv_tokenizer_free(kv_tokenizer *t); /* accepts NULL */
 
-const char *kv_tokenizer_kind(const kv_tokenizer *t); /* "bytes", "bpe/smollm" */
+const char *kv_tokenizer_kind(const kv_tokenizer *t); /* "bytes", "bpe/smollm", "spm" */
 int32_t kv_tokenizer_vocab(const kv_tokenizer *t);
 
 /* SHA-256 over everything that decides ids: kind, tokens with types, merges. */

@@ -10,6 +10,7 @@
  * A file that is not exactly this, for this key, counts as missing and is replaced. */
 #include "corpus/internal.h"
 
+#include "common/file.h"
 #include "common/hash.h"
 
 #include <errno.h>
@@ -17,7 +18,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 #include <zstd.h>
 
 enum { AT_KEY = 8, AT_SHA = 40, AT_DROPPED = 72, AT_SUM = 80, HEADER = 88, LEVEL = 3 };
@@ -69,11 +69,11 @@ void corpus_cache_key(const corpus_doc *doc, const kv_tokenizer *tok, uint8_t ke
 }
 
 /* DIR/KEY.tokens; the caller frees it; NULL: out of memory. */
-static char *path_of(const char *dir, const uint8_t key[32], const char *suffix)
+static char *path_of(const char *dir, const uint8_t key[32])
 {
     char hex[65], *path;
     kv_hex32(key, hex);
-    return asprintf(&path, "%s/%s.tokens%s", dir, hex, suffix) < 0 ? NULL : path;
+    return asprintf(&path, "%s/%s.tokens", dir, hex) < 0 ? NULL : path;
 }
 
 static kv_status no_memory(void)
@@ -118,7 +118,7 @@ kv_status corpus_cache_read(const char *dir, const uint8_t key[32], int64_t max_
                             kv_tokens *tokens, uint64_t *dropped, int *hit)
 {
     *hit = 0;
-    char *path = path_of(dir, key, "");
+    char *path = path_of(dir, key);
     if (!path) return no_memory();
     corpus_bytes file;
     const kv_status st = corpus_read_file(path, CORPUS_TEXT_MAX, &file);
@@ -176,42 +176,16 @@ static kv_status cannot(const char *path)
                    path, strerror(errno));
 }
 
-static int write_all(int fd, const uint8_t *p, size_t n)
-{
-    while (n > 0) {
-        const ssize_t done = write(fd, p, n);
-        if (done < 0 && errno == EINTR) continue;
-        if (done < 0) return 0;
-        p += done;
-        n -= (size_t)done;
-    }
-    return fsync(fd) == 0;
-}
-
-/* Writes next to the place and renames: readers see the old file or the new one. */
-static kv_status replace(char *scratch, const char *path, const uint8_t *p, size_t n)
-{
-    const int fd = mkstemp(scratch);
-    if (fd < 0) return cannot(path);
-    const int written = write_all(fd, p, n);
-    const int closed = close(fd) == 0;
-    if (written && closed && rename(scratch, path) == 0) return KV_OK;
-    const kv_status st = cannot(path);
-    unlink(scratch);
-    return st;
-}
-
 kv_status corpus_cache_write(const char *dir, const uint8_t key[32], const kv_tokens *tokens,
                              uint64_t dropped)
 {
     if (mkdir(dir, 0777) != 0 && errno != EEXIST) return cannot(dir);
     uint8_t *p = NULL;
     size_t size = 0;
-    char *path = path_of(dir, key, ""), *scratch = path_of(dir, key, ".XXXXXX");
-    kv_status st = path && scratch ? pack(key, tokens, dropped, &p, &size) : no_memory();
-    if (st == KV_OK) st = replace(scratch, path, p, size);
+    char *path = path_of(dir, key);
+    kv_status st = path ? pack(key, tokens, dropped, &p, &size) : no_memory();
+    if (st == KV_OK && !kv_file_replace(path, p, size)) st = cannot(path);
     free(p);
-    free(scratch);
     free(path);
     return st;
 }

@@ -81,6 +81,13 @@ void corpus_stream_free(corpus_stream *s);
  * number of equal digits at equal index; found[n_digits + 1] receives them ('-' = missing). */
 int32_t corpus_passkey_score(const corpus_passkey *k, const char *text, size_t n, char *found);
 
+/* Text number `index` of the stream that a seed starts, to learn retrieval from (docs/corpus.md): passkey questions, lists of
+ * names and numbers with questions, and lines to copy, one behind the other, in at most `bytes` bytes. filler is any prose of
+ * at least 2 * bytes bytes; slices of it stand between keys and questions. *out is freed with free(). */
+enum { CORPUS_RECALL_LEAST = 1024 };
+kv_status corpus_recall(const char *filler, size_t n_filler, uint64_t seed, uint64_t index, size_t bytes, char **out,
+                        size_t *n);
+
 KV_EXTERN_C_END
 
 #endif

@@ -5,12 +5,12 @@
  */
 #include "corpus/internal.h"
 
+#include "common/file.h"
 #include "common/hash.h"
 #include "common/utf8.h"
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,60 +19,13 @@
 
 enum { MANIFEST_MAX = 64 << 20 };
 
-/* ---- one file -------------------------------------------------------------------------------- */
-
-static kv_status io_error(const char *path, const char *doing)
-{
-    return kv_fail(KV_ERR_IO, "%s: cannot %s: %s; check the path and its permissions", path, doing,
-                   strerror(errno));
-}
-
-/* Reads n bytes and expects the end of the file behind them. */
-static kv_status read_all(int fd, const char *path, char *p, size_t n)
-{
-    size_t at = 0;
-    for (;;) {
-        char beyond;
-        const ssize_t got = at < n ? read(fd, p + at, n - at) : read(fd, &beyond, 1);
-        if (got < 0 && errno == EINTR) continue;
-        if (got < 0) return io_error(path, "read");
-        if (got == 0 || at == n) {
-            if (got == 0 && at == n) return KV_OK;
-            return kv_fail(KV_ERR_IO, "%s: changed while it was read; try again", path);
-        }
-        at += (size_t)got;
-    }
-}
-
-static kv_status read_fd(int fd, const char *path, size_t max, corpus_bytes *out)
-{
-    struct stat s;
-    if (fstat(fd, &s) != 0) return io_error(path, "read");
-    if (!S_ISREG(s.st_mode))
-        return kv_fail(KV_ERR_IO, "%s: not a regular file; a document is one", path);
-    if ((uint64_t)s.st_size > max)
-        return kv_fail(KV_ERR_UNSUPPORTED, "%s: %lld bytes, at most %zu are possible; split it up",
-                       path, (long long)s.st_size, max);
-    const size_t n = (size_t)s.st_size;
-    char *p = malloc(n + 1);
-    if (!p) return kv_fail(KV_ERR_NOMEM, "%s: out of memory for %zu bytes", path, n);
-    const kv_status st = read_all(fd, path, p, n);
-    if (st != KV_OK) {
-        free(p);
-        return st;
-    }
-    *out = (corpus_bytes){p, n, p};
-    return KV_OK;
-}
-
 kv_status corpus_read_file(const char *path, size_t max, corpus_bytes *out)
 {
-    /* O_NONBLOCK: a pipe must not hang us before fstat tells what it is. */
-    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) return io_error(path, "open");
-    const kv_status st = read_fd(fd, path, max, out);
-    close(fd);
-    return st;
+    char *p;
+    size_t n;
+    KV_TRY(kv_file_read(path, max, &p, &n));
+    *out = (corpus_bytes){p, n, p};
+    return KV_OK;
 }
 
 /* ---- documents ------------------------------------------------------------------------------- */
@@ -144,12 +97,7 @@ static void sign(corpus *c)
 
 /* ---- a folder -------------------------------------------------------------------------------- */
 
-typedef struct names {
-    char **v;
-    size_t n, cap;
-} names;
-
-static void free_names(names *l)
+void corpus_names_free(corpus_names *l)
 {
     for (size_t i = 0; i < l->n; i++)
         free(l->v[i]);
@@ -157,13 +105,14 @@ static void free_names(names *l)
 }
 
 /* Hidden files are other programs' leftovers. */
-static int is_text_name(const char *name)
+static int is_text_name(const char *name, const void *arg)
 {
+    (void)arg;
     const size_t n = strlen(name);
     return name[0] != '.' && n > 4 && strcmp(name + n - 4, ".txt") == 0;
 }
 
-static kv_status push(names *l, const char *name)
+static kv_status push(corpus_names *l, const char *name)
 {
     if (l->n == l->cap) {
         const size_t cap = l->cap ? 2 * l->cap : 64;
@@ -182,15 +131,16 @@ static int by_bytes(const void *a, const void *b)
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-static kv_status list_texts(const char *path, names *l)
+kv_status corpus_names_list(const char *path, corpus_wanted *wanted, const void *arg,
+                            corpus_names *l)
 {
     DIR *d = opendir(path);
-    if (!d) return io_error(path, "open the folder");
+    if (!d) return kv_file_error(path, "open the folder");
     kv_status st = KV_OK;
     errno = 0;
     for (struct dirent *e; st == KV_OK && (e = readdir(d)); errno = 0)
-        if (is_text_name(e->d_name)) st = push(l, e->d_name);
-    if (st == KV_OK && errno) st = io_error(path, "read the folder");
+        if (wanted(e->d_name, arg)) st = push(l, e->d_name);
+    if (st == KV_OK && errno) st = kv_file_error(path, "read the folder");
     closedir(d);
     if (l->n > 0) qsort(l->v, l->n, sizeof *l->v, by_bytes);
     return st;
@@ -221,7 +171,7 @@ static kv_status read_manifest(const char *folder, corpus_manifest *m)
     return st;
 }
 
-static kv_status check_complete(const char *folder, const corpus_manifest *m, const names *l)
+static kv_status check_complete(const char *folder, const corpus_manifest *m, const corpus_names *l)
 {
     for (size_t i = 0; i < m->n; i++) {
         const char *file = m->v[i].file;
@@ -235,7 +185,8 @@ static kv_status check_complete(const char *folder, const corpus_manifest *m, co
     return KV_OK;
 }
 
-static kv_status add_folder(corpus *c, const char *folder, const corpus_manifest *m, const names *l)
+static kv_status add_folder(corpus *c, const char *folder, const corpus_manifest *m,
+                            const corpus_names *l)
 {
     KV_TRY(check_complete(folder, m, l));
     if (l->n == 0)
@@ -253,13 +204,13 @@ static kv_status add_folder(corpus *c, const char *folder, const corpus_manifest
 
 static kv_status open_folder(corpus *c, const char *folder)
 {
-    names list = {0};
+    corpus_names list = {0};
     corpus_manifest m = {0};
-    kv_status st = list_texts(folder, &list);
+    kv_status st = corpus_names_list(folder, is_text_name, NULL, &list);
     if (st == KV_OK) st = read_manifest(folder, &m);
     if (st == KV_OK) st = add_folder(c, folder, &m, &list);
     corpus_manifest_free(&m);
-    free_names(&list);
+    corpus_names_free(&list);
     return st;
 }
 
@@ -268,7 +219,7 @@ static kv_status open_folder(corpus *c, const char *folder)
 static kv_status name_after(corpus *c, const char *path)
 {
     char *real = realpath(path, NULL);
-    if (!real) return io_error(path, "open");
+    if (!real) return kv_file_error(path, "open");
     char *stem = stem_of(real);
     free(real);
     if (!stem) return kv_fail(KV_ERR_NOMEM, "%s: out of memory", path);
@@ -281,7 +232,7 @@ static kv_status name_after(corpus *c, const char *path)
 kv_status corpus_open_path(corpus *c, const char *path)
 {
     struct stat s;
-    if (stat(path, &s) != 0) return io_error(path, "open");
+    if (stat(path, &s) != 0) return kv_file_error(path, "open");
     KV_TRY(name_after(c, path));
     KV_TRY(S_ISDIR(s.st_mode) ? open_folder(c, path) : add_file(c, path, NULL));
     c->info.generator = "files";

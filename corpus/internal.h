@@ -6,6 +6,7 @@
  *   book.c      the text that is part of the program
  *   synth.c     prose of any length, made from the book
  *   passkey.c   retrieval documents
+ *   recall.c    texts to learn retrieval from
  *   cache.c     token streams kept between runs */
 #ifndef KV_CORPUS_INTERNAL_H
 #define KV_CORPUS_INTERNAL_H
@@ -96,6 +97,18 @@ kv_status corpus_open_path(corpus *c, const char *path);
 /* A regular file of at most max bytes, whole; out is freed with free(out->owned). ERR_IO. */
 kv_status corpus_read_file(const char *path, size_t max, corpus_bytes *out);
 
+/* Names in a folder. Zero-initialise; free even after a failure. */
+typedef struct corpus_names {
+    char **v;
+    size_t n, cap;
+} corpus_names;
+typedef int corpus_wanted(const char *name, const void *arg);
+
+/* The wanted names in byte order. ERR_IO. */
+kv_status corpus_names_list(const char *path, corpus_wanted *wanted, const void *arg,
+                            corpus_names *l);
+void corpus_names_free(corpus_names *l);
+
 typedef struct corpus_entry {
     char *file, *title;   /* title may be NULL */
     int64_t bytes, words; /* -1 = not given */
@@ -134,6 +147,14 @@ kv_status corpus_prose(uint64_t seed, size_t n, char *out);
 
 /* Like corpus_prose, but starts with the book itself from a paragraph that the seed picks. */
 kv_status corpus_filler(uint64_t seed, size_t n, char *out);
+
+/* The texts of a passkey document of five digits, but for its filler. */
+typedef struct corpus_words {
+    const char *opening;
+    char key[512];
+    char question[256]; /* the answer included */
+} corpus_words;
+void corpus_passkey_words(const char *digits, corpus_words *out);
 
 kv_status corpus_passkey_tokens(const corpus_item *item, const kv_tokenizer *tok,
                                 corpus_stream *out);

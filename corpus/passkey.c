@@ -36,6 +36,13 @@ static const char question[] =
 
 /* ---- parts ----------------------------------------------------------------------------------- */
 
+void corpus_passkey_words(const char *digits, corpus_words *out)
+{
+    out->opening = opening;
+    snprintf(out->key, sizeof out->key, key_block, digits, digits, digits, digits, digits, digits);
+    snprintf(out->question, sizeof out->question, "%s%s", question, digits);
+}
+
 static void make_key(int64_t seed, char digits[DIGITS + 1])
 {
     const uint32_t key = 10000 + kv_philox_below((uint64_t)seed, STREAM_KEY, 0, 90000);
@@ -60,9 +67,9 @@ static int has_digit(const char *p, size_t n)
  * the question. */
 static kv_status encode_question(const kv_tokenizer *tok, corpus_stream *s, kv_tokens *ask)
 {
-    char text[sizeof question + DIGITS];
-    const int length = snprintf(text, sizeof text, "%s%s", question, s->passkey.digits);
-    KV_TRY(encode(tok, text, (size_t)length, s, ask));
+    corpus_words words;
+    corpus_passkey_words(s->passkey.digits, &words);
+    KV_TRY(encode(tok, words.question, strlen(words.question), s, ask));
     int64_t at = 0;
     for (; at < ask->n; at++) {
         size_t n;
@@ -80,10 +87,9 @@ static kv_status encode_question(const kv_tokenizer *tok, corpus_stream *s, kv_t
 
 static kv_status encode_key(const kv_tokenizer *tok, corpus_stream *s, kv_tokens *out)
 {
-    char text[sizeof key_block + 6 * DIGITS];
-    const char *k = s->passkey.digits;
-    const int n = snprintf(text, sizeof text, key_block, k, k, k, k, k, k);
-    return encode(tok, text, (size_t)n, s, out);
+    corpus_words words;
+    corpus_passkey_words(s->passkey.digits, &words);
+    return encode(tok, words.key, strlen(words.key), s, out);
 }
 
 /* ---- filler ---------------------------------------------------------------------------------- */

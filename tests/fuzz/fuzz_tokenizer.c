@@ -7,8 +7,8 @@
 
 #include <string.h>
 
-enum { KINDS = 3 };
-static kv_tokenizer *toks[KINDS]; /* bytes, smollm, gpt-2; made once, for all inputs */
+enum { KINDS = 5 };
+static kv_tokenizer *toks[KINDS]; /* bytes, smollm, gpt-2, spm twice; made once, for all inputs */
 
 /* Letters, a space, a line feed, some of é and —, digits; merges across all of them; two marks. */
 static void open_bpe(const char *pre, kv_tokenizer **out)
@@ -59,6 +59,20 @@ static void open_bpe(const char *pre, kv_tokenizer **out)
     gb_free(&b);
 }
 
+/* Words with and without spaces, a user token; with bytes for all other characters, or without. */
+static void open_spm(int bytes, kv_tokenizer **out)
+{
+    static const char words[] = "<s>\t0\n\xe2\x96\x81\t-9\n\xe2\x96\x81"
+                                "ab\t-2\nab\t-1\nabab\t-1\na\t-8\nb\t-8\n"
+                                "\xc3\xa9\t-8\n1\t-8\n12\t-3\n";
+    char text[sizeof words + 256 * 9];
+    size_t n = sizeof words - 1;
+    memcpy(text, words, n);
+    for (int b = 0; bytes && b < 256; b++)
+        n += (size_t)sprintf(text + n, "<0x%02X>\t0\n", (unsigned)b);
+    FUZZ_DEMAND(kv_tokenizer_from_vocab(text, n, "tiny", out) == KV_OK);
+}
+
 uint8_t *fuzz_seed(unsigned i, size_t *size)
 {
     static const char *const texts[] = {"ab abab  ab's 1212\n\n<|e|>ab<b>\xc3\xa9 \xe2\x80\x94",
@@ -96,8 +110,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         FUZZ_DEMAND(kv_tokenizer_bytes(&toks[0]) == KV_OK);
         open_bpe("smollm", &toks[1]);
         open_bpe("gpt-2", &toks[2]);
+        open_spm(0, &toks[3]);
+        open_spm(1, &toks[4]);
     }
-    for (int k = 0; k < KINDS; k++)
+    const int is_text = kv_utf8_check((const char *)data, size, "fuzz") == KV_OK &&
+                        !memmem(data, size, "\xe2\x96\x81", 3);
+    for (int k = 0; k < (is_text ? KINDS : 3); k++) /* those of SentencePiece are for UTF-8 */
         for (int special = 0; special < 2; special++)
             check(toks[k], (const char *)data, size, special);
     return 0;
