@@ -42,6 +42,8 @@ kv_status dt_digest_blob(const void *blob, size_t size, kv_digest *out)
         const kv_state_view v = kv_state_place(&h, (void *)(uintptr_t)blob, &offset, -1, 0);
         add_run(&h, &v, &out->content, order, score);
     }
+    if (h.carry_bytes && h.what & KV_STATE_KV)
+        out->content += kv_xxh64((const uint8_t *)blob + offset, h.carry_bytes, kv_xxh64("carry", 5, 0));
     out->order = XXH64_digest(order);
     out->score = XXH64_digest(score);
     XXH64_freeState(order);

@@ -320,6 +320,9 @@ kv_status dt_lane_check_state(dt_lane *l, int64_t pos, const kv_digest *ref, int
     if (layer >= 0)
         dt_lane_fail(l, DT_CASE_FAIL, pos, "cache after token %lld differs from layer %d on: %s", (long long)pos,
                      layer, what);
+    else if (l->bitexact && kv_carry_layout_of(&l->engine->plan->model->cfg).bytes)
+        dt_lane_fail(l, DT_CASE_FAIL, pos, "the cache is the same after token %lld, but not what the model remembers of the newest "
+                                           "tokens", (long long)pos);
     else
         dt_lane_fail(l, DT_CASE_FAIL, pos, "cache after token %lld differs, though no single layer says so: %s",
                      (long long)pos, what);

@@ -266,6 +266,19 @@ static void digest_task(void *arg, int64_t task, int worker)
     j->content[task] = sum;
 }
 
+/* What the model remembers, a part of the content of all layers. */
+static kv_status digest_carry(const ref_carries *c, uint64_t *content)
+{
+    const size_t bytes = REF(carry_bytes)(c);
+    if (!bytes) return KV_OK;
+    uint8_t *p = malloc(bytes);
+    if (!p) return kv_fail(KV_ERR_NOMEM, "out of memory for a digest");
+    REF(carry_write)(c, p);
+    *content += kv_xxh64(p, bytes, kv_xxh64("carry", 5, 0));
+    free(p);
+    return KV_OK;
+}
+
 /* Original indices and positions, then scores, of all runs in view order; out is filled. */
 static kv_status digest_order(const ref_cache *c, int32_t layer0, int32_t n, kv_digest *out)
 {
@@ -309,6 +322,7 @@ kv_status REF(digest)(kv_session *handle, int32_t layer, kv_digest *out)
     for (int32_t run = 0; run < n * c->n_kv_heads; run++)
         out->content += content[run];
     free(content);
-    const kv_status st = digest_order(c, layer0, n, out);
+    kv_status st = digest_order(c, layer0, n, out);
+    if (st == KV_OK && layer < 0) st = digest_carry(&s->carries, &out->content);
     return st == KV_OK ? KV_OK : fail(s, st);
 }
