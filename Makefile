@@ -298,7 +298,7 @@ TESTS      := $(call picked,$(UNIT_BIN) $(EMU_BIN) $(FUZZ_BIN) $(SCRIPTS))
 # minutes. A script takes every refusal, and one whole run of both sides, through the sanitized program.
 ASAN_BIN   := $(filter-out %/emu/test_backend,$(UNIT_BIN) $(EMU_BIN) $(FUZZ_BIN))
 ASAN_SCRIPTS := $(filter %/bad_input.sh,$(SCRIPTS))
-TSAN_UNIT  := $(filter %/test_pool %/test_writer %/test_progress,$(UNIT_BIN))
+TSAN_UNIT  := $(filter %/test_pool %/test_writer %/test_progress %/test_loader,$(UNIT_BIN))
 RUN_TESTS   = tests/run -j $(JOBS)
 # Golden values that are too large to commit; tests that need them are skipped without.
 KVDIFF_SHARED ?= $(patsubst %/golden,%,$(wildcard ../shared/golden))
