@@ -212,7 +212,7 @@ static void every_flaw_is_refused_by_name(void **state)
         {{.extra_tensor = "blk.0.attn_norm.weight"}, KV_ERR_FORMAT, "appears twice"},
         {{.without_key = "tokenizer.ggml.model"}, KV_ERR_FORMAT, "tokenizer.ggml.model"},
         {{.without_key = "tokenizer.ggml.merges"}, KV_ERR_FORMAT, "tokenizer.ggml.merges"},
-        {{.tokenizer = "llama"}, KV_ERR_UNSUPPORTED, "tokenizer model 'llama'"},
+        {{.tokenizer = "bert"}, KV_ERR_UNSUPPORTED, "tokenizer model 'bert'"},
         {{.pre = "qwen2"}, KV_ERR_UNSUPPORTED, "pre-tokenizer 'qwen2'"},
         {{.bad_merge = 1}, KV_ERR_FORMAT, "merge 0"},
         {{.bos_id = 300}, KV_ERR_FORMAT, "bos_token_id"},
