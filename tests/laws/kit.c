@@ -40,6 +40,7 @@ const char *const law_policies[] = {
     "xwindow:cache=20,stride=8,window=24",
     "xwindow:cache=20,layers=1,stride=8,window=24+f16",
     "xwindow:cache=20,stride=8,ver=published,window=24",
+    "xwindow:cache=20,pred=carry,stride=8,window=24",
     NULL,
 };
 

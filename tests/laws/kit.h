@@ -37,6 +37,9 @@ extern kv_model *law_model;
 extern const char *const law_policies[];
 int law_wanted(const char *spec);
 
+/* Published windows of models with NTK scaling take the base of RoPE from each call: nothing else has their bits. */
+int law_base_of_its_own(const char *spec);
+
 /* A policy of every law; `for_each_policy(spec)` skips what was not asked for. */
 #define for_each_policy(spec)                                         \
     for (const char *const *it_ = law_policies, *spec = NULL; *it_; it_++) \

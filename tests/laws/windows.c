@@ -16,6 +16,7 @@ static void without_a_cache_every_window_is_read_anew(void **state)
     static const char *const plain[] = {"xwindow:cache=0,stride=8,window=24", "xwindow:cache=0,stride=24,window=24",
                                         "xwindow:cache=0,stride=5,ver=published,window=32"};
     for (size_t i = 0; i < 3; i++) {
+        if (law_base_of_its_own(plain[i])) continue;
         law_run r = law_open(plain[i], 20, LAW_TOKENS, 1);
         law_finish(&r);
         refkit full = refkit_open(law_side, law_model, "full");
@@ -42,6 +43,7 @@ static void the_first_window_equals_full(void **state)
     static const char *const any[] = {"xwindow:cache=20,stride=8,window=24", "xwindow:cache=20,layers=1,stride=8,window=24",
                                       "xwindow:cache=20,stride=8,ver=published,window=24"};
     for (size_t i = 0; i < 3; i++) {
+        if (law_base_of_its_own(any[i])) continue;
         law_run r = law_open(any[i], 21, LAW_TOKENS, 1), full = law_open("full", 21, LAW_TOKENS, 24);
         law_advance(&r, 1);
         law_advance(&full, 1);
@@ -51,12 +53,12 @@ static void the_first_window_equals_full(void **state)
     }
 }
 
-/* Windows that do not overlap, all of whose rows are in view, are one stream. */
+/* Windows that do not overlap, all of whose rows are in view, are one stream; so are they to what the model remembers. */
 static void disjoint_windows_in_full_view_equal_full(void **state)
 {
     (void)state;
     need_xwindow();
-    law_run r = law_open("xwindow:cache=160,stride=20,window=20", 22, LAW_TOKENS, 1);
+    law_run r = law_open("xwindow:cache=160,pred=carry,stride=20,window=20", 22, LAW_TOKENS, 1);
     law_run full = law_open("full", 22, LAW_TOKENS, 20);
     law_finish(&r);
     law_finish(&full);
@@ -99,8 +101,8 @@ static void no_row_depends_on_a_later_token(void **state)
     (void)state;
     need_xwindow();
     static const char *const fixed[] = {"xwindow:cache=20,stride=8,window=24", "xwindow:cache=48,layers=1,stride=8,window=24",
-                                        "xwindow:cache=0,stride=8,window=24"};
-    for (size_t i = 0; i < 3; i++)
+                                        "xwindow:cache=0,stride=8,window=24", "xwindow:cache=24,pred=carry,stride=8,window=24"};
+    for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
         for (int32_t from = 1; from < LAW_TOKENS; from += 13)
             if (rows_that_saw_the_future(fixed[i], from) != 0)
                 fail_msg("%s: %s: rows in front of token %d depend on it", law_side->name, fixed[i], from);
