@@ -371,7 +371,7 @@ static void rotate_panel(const real *src, int64_t head_dim, int64_t rd, int half
 #include "ref/train/kernels_rows.h"
 #include "ref/train/kernels_attn_back.h"
 
-static const ref_train_kernels train_table = {squares, dot64, rms_back, channel_sums, attn_back};
+static const ref_train_kernels train_table = {squares, rms_back, channel_sums, loss_row, attn_back};
 
 const ref_kernels TABLE = {ISA_NAME, gemm,    attn,     rmsnorm,        dot,         swiglu, add, nll, rotate_panel,
                            columns,  balance, hadamard, hadamard_panel, &train_table};

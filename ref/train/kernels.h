@@ -25,19 +25,29 @@ typedef struct ref_attn_back_job {
     real *scratch;                  /* REF(attn_back_scratch) reals */
 } ref_attn_back_job;
 
+/* The loss of one row of logits before the softcap, and its gradient in place. */
+typedef struct ref_loss_job {
+    real *z; /* [n] in: logits; out, with gradients: gradients */
+    int64_t n, target;
+    real cap;   /* 0: none */
+    real share; /* of this token in the mean */
+    int gradients;
+    real *bent, *logits; /* [n] scratch: tanh(z / cap); logits behind the cap */
+} ref_loss_job;
+
 typedef struct ref_train_kernels {
     /* Continues a chain of fused squares in double: fma(x, x, acc) for n elements. */
     double (*squares)(const real *x, int64_t n, double acc);
 
-    /* R64 with lane = fma(a, b, lane). */
-    real (*dot)(const real *a, const real *b, int64_t n);
-
-    /* dx = r * (dy - y * c), c = dot(dy, y) / n: y = x * r was normalised. dx may be dy. */
+    /* dx = r * (dy - y * c), c = R64 of dy * y / n: y = x * r was normalised. dx may be dy. */
     void (*rms_back)(const real *dy, const real *y, real r, int64_t n, real *dx);
 
     /* out[c] = sum over rows of a[row][c] * b[row][c]: rows ascending in blocks of REF_TB, chain fma. b == NULL: of
      * a[row][c], additions. lda, ldb: between rows. */
     void (*channel_sums)(const real *a, int64_t lda, const real *b, int64_t ldb, int64_t rows, int64_t width, real *out);
+
+    /* nll of the target. Gradient: ((exp(l - max) / sum - onehot) * share) * (1 - t * t), t = tanh(z / cap), l = cap * t. */
+    real (*loss_row)(const ref_loss_job *job);
 
     void (*attn_back)(const ref_attn_back_job *job);
 } ref_train_kernels;

@@ -11,30 +11,54 @@ static double squares(const real *x, int64_t n, double acc)
     return acc;
 }
 
-static real dot64(const real *a, const real *b, int64_t n)
-{
-    real lanes[REF_L];
-    v16 acc[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
-    int64_t i = 0;
-    for (; i + REF_L <= n; i += REF_L)
-        for (int j = 0; j < 4; j++)
-            acc[j] = v_fma(v_load(a + i + 16 * j), v_load(b + i + 16 * j), acc[j]);
-    for (int j = 0; j < 4; j++)
-        v_store(lanes + 16 * j, acc[j]);
-    for (int j = 0; i < n; i++, j++)
-        lanes[j] = r_fma(a[i], b[i], lanes[j]);
-    return tree64(lanes);
-}
-
 static void rms_back(const real *dy, const real *y, real r, int64_t n, real *dx)
 {
-    const real c = dot64(dy, y, n) / (real)n;
+    const real c = dot(dy, y, n) / (real)n;
     const v16 vr = v_set1(r), vc = v_set1(c);
     int64_t i = 0;
     for (; i + 16 <= n; i += 16)
         v_store(dx + i, v_mul(vr, v_sub(v_load(dy + i), v_mul(v_load(y + i), vc))));
     for (; i < n; i++)
         dx[i] = r * (dy[i] - y[i] * c);
+}
+
+/* p = exp(x - max) / sum, then the rest of the gradient of a row without its target. */
+static void loss_back(const ref_loss_job *j, const real *logits, real max, real sum)
+{
+    int64_t i = 0;
+    const v16 vmax = v_set1(max), vsum = v_set1(sum), share = v_set1(j->share), one = v_set1(1);
+    for (; i + 16 <= j->n; i += 16) {
+        v16 g = v_mul(v_div(v_exp(v_sub(v_load(logits + i), vmax)), vsum), share);
+        if (j->cap != 0) {
+            const v16 t = v_load(j->bent + i);
+            g = v_mul(g, v_sub(one, v_mul(t, t)));
+        }
+        v_store(j->z + i, g);
+    }
+    for (; i < j->n; i++) {
+        const real g = r_exp(logits[i] - max) / sum * j->share;
+        j->z[i] = j->cap != 0 ? g * (1 - j->bent[i] * j->bent[i]) : g;
+    }
+}
+
+static real loss_row(const ref_loss_job *j)
+{
+    const real *logits = j->z;
+    for (int64_t i = 0; j->cap != 0 && i < j->n; i++) {
+        j->bent[i] = r_tanh(j->z[i] / j->cap);
+        j->logits[i] = j->cap * j->bent[i];
+    }
+    if (j->cap != 0) logits = j->logits;
+    const real max = exact_max(logits, j->n), at = logits[j->target];
+    real sum = 0;
+    for (int64_t b = 0; b < j->n; b += REF_VB)
+        sum = sum + exp_sum(logits + b, ref_min(REF_VB, j->n - b), max);
+    const real loss = r_log(sum) - (at - max);
+    if (!j->gradients) return loss;
+    const real g = (r_exp(at - max) / sum - 1) * j->share;
+    loss_back(j, logits, max, sum);
+    j->z[j->target] = j->cap != 0 ? g * (1 - j->bent[j->target] * j->bent[j->target]) : g;
+    return loss;
 }
 
 /* Columns c .. c+15 in registers, block by block. */

@@ -28,7 +28,7 @@ static void dots_and_norms_back(void **state)
         }
         for (int k = 0; k < tables; k++) {
             const ref_train_kernels *tk = t[k]->train;
-            const real d = tk->dot(dy, y, n);
+            const real d = t[k]->dot(dy, y, n);
             assert_bits(&d, &dot, 1, "%s: dot of %lld", t[k]->name, (long long)n);
             assert_true(tk->squares(y, n, 0.5) == squares);
             tk->rms_back(dy, y, r, n, got);
