@@ -142,6 +142,7 @@ typedef struct dt_case {
     int64_t first_bad_pos;  /* first token that breaks the contract; -1 = none */
     int64_t first_diff_pos; /* first token with any differing bit; -1 = none */
     int64_t n_words;        /* of the scored text, for word-level perplexity; -1 = unknown */
+    int64_t n_text_bytes;   /* of the tokens that are predicted, for bits per byte; -1 = unknown */
     uint64_t dropped_bytes;
     int64_t n_ties;         /* decisions that differ by a legal tie */
     int64_t bytes_ref, bytes_got, peak_ref, peak_got; /* of the records in the cache: at the end, at most; -1 = unknown */

@@ -59,6 +59,7 @@ const char *dt_case_status_name(dt_case_status s)
     X(got_ms, GOT(DT_REAL(c->got_ms)))                  \
     X(n_tok, DT_INT(c->n_tok))                          \
     X(n_words, AT(c->n_words))                          \
+    X(n_text_bytes, AT(c->n_text_bytes))                \
     X(dropped_bytes, DT_INT(c->dropped_bytes))          \
     X(sum_nll_ref, DT_REAL(c->sum_nll_ref))             \
     X(sum_nll_got, GOT(DT_REAL(c->sum_nll_got)))        \

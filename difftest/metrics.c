@@ -189,6 +189,11 @@ double dt_perplexity(double sum_nll, int64_t n)
     return n > 0 ? kv_exp_core(sum_nll / (double)n) : (double)kv_nan();
 }
 
+double dt_bits_per_byte(double sum_nll, int64_t bytes)
+{
+    return bytes > 0 ? sum_nll / kv_log_core(2) / (double)bytes : (double)kv_nan();
+}
+
 double dt_acc_rms(const dt_acc *a)
 {
     return a->n_values > 0 ? kv_dsqrt(a->sum_sq / (double)a->n_values) : 0.0;

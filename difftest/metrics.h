@@ -65,6 +65,9 @@ void dt_acc_add(dt_acc *a, int64_t pos, int64_t vocab, const dt_row_metrics *row
 /* exp of the mean NLL; NaN for an empty case. */
 double dt_perplexity(double sum_nll, int64_t n);
 
+/* Bits per byte of a text: sum / log(2) / bytes; NaN without bytes. */
+double dt_bits_per_byte(double sum_nll, int64_t bytes);
+
 /* Root mean square of got - ref over everything added; 0 for an empty case. */
 double dt_acc_rms(const dt_acc *a);
 

@@ -115,12 +115,21 @@ static int64_t words_of(const kv_tokenizer *t, const int32_t *ids, int64_t n)
     return words;
 }
 
+/* Bytes of the text that tokens 1 .. n-1 stand for. */
+static int64_t bytes_of(const kv_tokenizer *t, const int32_t *ids, int64_t n)
+{
+    int64_t bytes = 0;
+    for (int64_t i = 1; i < n; i++)
+        bytes += kv_tokenizer_bytes_of(t, ids[i - 1], ids[i]);
+    return bytes;
+}
+
 static kv_status add_document(dt_plan *p, corpus *c, int32_t index)
 {
     const dt_options *o = p->options;
     dt_document *d = &p->docs[p->n_docs];
     *d = (dt_document){.source = c, .index = index, .info = corpus_get_info(c),
-                       .doc = corpus_get_doc(c, index), .n_words = -1};
+                       .doc = corpus_get_doc(c, index), .n_words = -1, .n_text_bytes = -1};
     if (!wanted(o, d->doc->name)) return KV_OK;
     KV_TRY(corpus_tokens(c, index, p->tokenizer, o->cache_dir, o->tokens, &d->stream));
     p->n_docs++;
@@ -131,6 +140,7 @@ static kv_status add_document(dt_plan *p, corpus *c, int32_t index)
                                      "text or a smaller --window", d->doc->name,
                        (long long)d->stream.tokens.n, o->window);
     const int whole = !o->window && (o->tokens == 0 || n < o->tokens);
+    d->n_text_bytes = o->window ? -1 : bytes_of(p->tokenizer, d->stream.tokens.v, n);
     d->n_words = o->window ? -1 : whole ? d->doc->n_words : words_of(p->tokenizer, d->stream.tokens.v, n);
     return KV_OK;
 }

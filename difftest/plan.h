@@ -16,6 +16,7 @@ typedef struct dt_document {
     const corpus_doc *doc;
     corpus_stream stream;
     int64_t n_words;          /* of the scored text; -1 = unknown */
+    int64_t n_text_bytes;     /* of the tokens that are predicted; -1 = unknown */
 } dt_document;
 
 typedef struct dt_plan {

@@ -12,12 +12,12 @@ enum { MAX_FAILURES = 10, CELL_MAX = 512, MIB = 1 << 20 };
 
 /* Columns of the query below. */
 enum { KEY, DEVICE, STATUS, REASON, REPRO, N_TOK, NLL_REF, NLL_GOT, KL, MAX_ULP, MAX_ABS, TOP1, FIRST_DIFF, WORDS,
-       OK_REF, OK_GOT, RATIO, DROPPED, BYTES_REF, BYTES_GOT, TIES };
+       OK_REF, OK_GOT, RATIO, DROPPED, BYTES_REF, BYTES_GOT, TIES, TEXT_BYTES };
 
 static const char cases_sql[] =
     "SELECT k.key, k.device, k.status, k.reason, k.repro, k.n_tok, k.sum_nll_ref, k.sum_nll_got, k.sum_kl,"
     " k.max_ulp, k.max_abs, k.n_top1_same, k.first_diff_pos, k.n_words, r.ok_ref, r.ok_got, k.max_ratio, k.dropped_bytes,"
-    " k.bytes_ref, k.bytes_got, k.n_ties"
+    " k.bytes_ref, k.bytes_got, k.n_ties, k.n_text_bytes"
     " FROM kase k LEFT JOIN retrieval r USING(case_id) WHERE k.run_id = ?1 ORDER BY k.case_id";
 
 static const char retrieval_sql[] =
@@ -130,6 +130,7 @@ static void case_row(dt_table *t, sqlite3_stmt *s)
     number(t, s, NLL_REF, "%.4f", dt_perplexity(nll, n));
     number(t, s, NLL_GOT, "%.4f", dt_perplexity(sqlite3_column_double(s, NLL_GOT), n));
     number(t, s, WORDS, "%.6g", words > 0 && n > 0 ? dt_perplexity(nll, words) : (double)NAN);
+    number(t, s, TEXT_BYTES, "%.4f", n > 0 ? dt_bits_per_byte(nll, sqlite3_column_int64(s, TEXT_BYTES)) : (double)NAN);
     number(t, s, KL, "%.2e", sqlite3_column_double(s, KL) / d);
     number(t, s, MAX_ABS, "%.1e", sqlite3_column_double(s, MAX_ABS));
     integer(t, s, MAX_ULP);
@@ -153,7 +154,7 @@ static kv_status print_cases(dt_db *db, int64_t run_id, FILE *out, dt_outcome *o
         const char *name;
         dt_align align;
     } columns[] = {{"document", DT_LEFT}, {"policy", DT_LEFT}, {"device", DT_LEFT}, {"tokens", DT_RIGHT},
-                   {"ppl ref", DT_RIGHT}, {"ppl device", DT_RIGHT}, {"word ppl", DT_RIGHT},
+                   {"ppl ref", DT_RIGHT}, {"ppl device", DT_RIGHT}, {"word ppl", DT_RIGHT}, {"bpb ref", DT_RIGHT},
                    {"mean KL", DT_RIGHT}, {"max diff", DT_RIGHT}, {"max ulp", DT_RIGHT}, {"top-1", DT_RIGHT},
                    {"first diff", DT_RIGHT}, {"cache MiB", DT_RIGHT}, {"key ref/dev", DT_LEFT}, {"verdict", DT_LEFT}};
     sqlite3_stmt *s;

@@ -134,6 +134,7 @@ kv_status dt_lane_finish(dt_lane *l, double wall_seconds, double ref_seconds)
                  .first_bad_pos = l->first_bad,
                  .first_diff_pos = l->side ? first_difference(l) : -1,
                  .n_words = d->n_words,
+                 .n_text_bytes = d->n_text_bytes,
                  .dropped_bytes = d->stream.dropped_bytes,
                  .n_ties = l->n_ties,
                  .bytes_ref = l->bytes_ref,

@@ -7,6 +7,9 @@ SELECT p.name AS policy, k.device, count(*) AS docs, sum(k.n_tok) AS tokens,
        exp(sum(k.sum_nll_ref) FILTER (WHERE k.n_words > 0) / sum(k.n_words)) AS word_ppl_ref,
        exp(sum(k.sum_nll_got) FILTER (WHERE k.n_words > 0) /
            sum(k.n_words) FILTER (WHERE k.sum_nll_got IS NOT NULL)) AS word_ppl_got,
+       sum(k.sum_nll_ref) FILTER (WHERE k.n_text_bytes > 0) / ln(2) / sum(k.n_text_bytes) AS bpb_ref,
+       sum(k.sum_nll_got) FILTER (WHERE k.n_text_bytes > 0) / ln(2) /
+           sum(k.n_text_bytes) FILTER (WHERE k.sum_nll_got IS NOT NULL) AS bpb_got,
        sum(k.sum_kl) / sum(k.n_tok) FILTER (WHERE k.sum_kl IS NOT NULL) AS mean_kl,
        max(k.max_kl) AS max_kl,
        1.0 * sum(k.n_top1_same) / sum(k.n_tok) FILTER (WHERE k.n_top1_same IS NOT NULL) AS top1

@@ -110,6 +110,7 @@ KV_UNUSED_TEST_HELPER dt_case dbkit_case(int64_t run_id, int64_t device, const c
         .first_bad_pos = -1,
         .first_diff_pos = -1,
         .n_words = -1,
+        .n_text_bytes = -1,
         .n_rows = n,
         .n_hashes = n / 16,
         .n_events = n / 16 * 2,

@@ -285,7 +285,7 @@ static void every_number_of_a_case_arrives(void **state)
     c.max_kl = 31.0 / 1024;
     c.n_top1_same = 30, c.n_bitexact = 29, c.max_ulp = INT64_MAX;
     c.max_ratio = 0.25;
-    c.first_bad_pos = 0, c.first_diff_pos = 5, c.n_words = 9, c.dropped_bytes = 4;
+    c.first_bad_pos = 0, c.first_diff_pos = 5, c.n_words = 9, c.n_text_bytes = 44, c.dropped_bytes = 4;
     c.n_ties = 6, c.bytes_ref = INT64_C(1) << 40, c.bytes_got = 71, c.peak_ref = INT64_MAX, c.peak_got = 73;
     c.cells[0] = 1, c.cells[DT_CELL_COUNT - 1] = INT64_MAX;
     c.has_digests = 1;
@@ -312,9 +312,9 @@ static void every_number_of_a_case_arrives(void **state)
     assert_ok(dbkit_write(db, &c));
     assert_int_equal(
         dbkit_int(db, "SELECT (key, device, mode, q, contract, contract_version, status, reason,"
-                      " repro, wall_ms, ref_ms, got_ms, n_tok, n_words, dropped_bytes) ="
+                      " repro, wall_ms, ref_ms, got_ms, n_tok, n_words, n_text_bytes, dropped_bytes) ="
                       " ('k', 'emu', 'free', 64, 'bitexact', 1, 'FAIL', 'why',"
-                      " 'kvdiff run --model nano', 1.5, 2.5, 3.5, 37, 9, 4) FROM kase"),
+                      " 'kvdiff run --model nano', 1.5, 2.5, 3.5, 37, 9, 44, 4) FROM kase"),
         1);
     assert_int_equal(/* sum of i over 0..36 is 666 */
                      dbkit_int(
@@ -395,7 +395,7 @@ static void without_a_device_nothing_pretends_to_be_compared(void **state)
     assert_int_equal(
         dbkit_int(db, "SELECT count(*) FROM kase WHERE coalesce(kernel_set_id, got_ms, sum_nll_got,"
                       " sum_kl, max_kl, n_top1_same, n_bitexact, max_ulp, max_ratio, content_got, n_ties,"
-                      " bytes_ref, bytes_got, peak_bytes_ref, peak_bytes_got, order_got, score_got, first_bad_pos, first_diff_pos, n_words) IS NULL"
+                      " bytes_ref, bytes_got, peak_bytes_ref, peak_bytes_got, order_got, score_got, first_bad_pos, first_diff_pos, n_words, n_text_bytes) IS NULL"
                       " AND content_ref = 0 AND sum_nll_ref = 31 AND status = 'RECORDED'"),
         1); /* 16 + 120 / 8 */
     assert_int_equal(dbkit_int(db, "SELECT count(*) FROM tok WHERE coalesce(nll_got, kl, max_ulp)"

@@ -418,6 +418,8 @@ static void accumulator_sums_in_order_and_remembers_first_places(void **state)
     assert_int_equal(a.first_nonfinite_pos, -1);
     assert_close(dt_acc_rms(&a), sqrtl(40.0L / 20), 1e-15);
     assert_close(dt_perplexity(a.sum_nll_ref, a.n_tok), expl(7.0L / 4), 1e-14);
+    assert_close(dt_bits_per_byte(a.sum_nll_ref, 9), 7.0L / 9 / logl(2.0L), 1e-15);
+    assert_true(isnan(dt_bits_per_byte(7, 0)));
 }
 
 static void accumulator_marks_the_first_non_finite_row(void **state)

@@ -101,11 +101,13 @@ static void words_are_those_of_the_text_that_is_scored(void **state)
         make();
         assert_int_equal(dt_plan_tokens(&p, 0), cut[i][0]);
         assert_int_equal(p.docs[0].n_words, cut[i][1]);
+        assert_int_equal(p.docs[0].n_text_bytes, cut[i][0] - 1); /* the first token is not predicted */
         done();
     }
     ask("passkey:len=800,depth=50,seeds=1");
     make();
     assert_int_equal(p.docs[0].n_words, -1);
+    assert_int_equal(p.docs[0].n_text_bytes, -1);
     done();
 }
 
@@ -118,6 +120,7 @@ static void half_windows_feed_whole_chunks(void **state)
     make();
     assert_int_equal(dt_plan_tokens(&p, 0), 120);
     assert_int_equal(p.docs[0].n_words, -1);
+    assert_int_equal(p.docs[0].n_text_bytes, -1);
     done();
     ask("passkey:len=800,depth=50,seeds=1"); /* is one stream in any case */
     o.window = 40;

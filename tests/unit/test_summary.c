@@ -79,6 +79,7 @@ static void keep(dt_db *db, int64_t run_id, int64_t device, const char *doc, dt_
     c.status = status;
     c.reason = reason;
     c.n_words = 4;
+    c.n_text_bytes = 20;
     c.n_top1_same = 12;
     c.max_ulp = 7;
     c.first_diff_pos = status == DT_CASE_PASS ? -1 : 5;
@@ -135,6 +136,8 @@ static void the_table_shows_what_was_stored(void **state)
     snprintf(number, sizeof number, " %.4f ", exp(46.0 / 16));
     assert_says(row, number);
     snprintf(number, sizeof number, " %.6g ", exp(31.0 / 4)); /* per word */
+    assert_says(row, number);
+    snprintf(number, sizeof number, " %.4f ", 31.0 / log(2) / 20); /* per byte, in bits */
     assert_says(row, number);
     snprintf(number, sizeof number, " %.2e ", 120.0 / 1024 / 16);
     assert_says(row, number);
