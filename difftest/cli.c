@@ -6,6 +6,7 @@
 #include "difftest/cli_output.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +27,18 @@ error_t dt_usage(const char *fmt, ...)
     va_end(ap);
     kv_set_message("%s", text);
     return EINVAL;
+}
+
+error_t dt_parse_number(const char *name, const char *text, int64_t min, int64_t max, int64_t *out)
+{
+    char *end;
+    errno = 0;
+    const long long v = strtoll(text, &end, 10);
+    if (errno || end == text || *end || v < min || v > max)
+        return dt_usage("--%s=%s: a whole number from %" PRId64 " to %" PRId64 " is needed", name,
+                        text, min, max);
+    *out = v;
+    return 0;
 }
 
 const char *dt_db_path(const char *option)

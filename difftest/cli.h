@@ -9,6 +9,7 @@
 #include "common/status.h"
 
 #include <argp.h>
+#include <stdint.h>
 #include <stdio.h>
 
 enum {
@@ -30,6 +31,7 @@ int dt_cmd_info(int argc, char **argv);
 int dt_cmd_model(int argc, char **argv);
 int dt_cmd_corpus(int argc, char **argv);
 int dt_cmd_policy(int argc, char **argv);
+int dt_cmd_tokenizer(int argc, char **argv);
 
 /* Prints "kvdiff: <message>" on stderr and returns the exit code of st. */
 int dt_report_failure(kv_status st);
@@ -39,6 +41,9 @@ int dt_report_failure(kv_status st);
  * *done is set when the command must return the result at once (an error, or --help shown). */
 int dt_argp(const struct argp *argp, int argc, char **argv, void *input, int *done);
 error_t dt_usage(const char *fmt, ...) KV_PRINTF(1, 2);
+
+/* "--name=text" as a whole number from min to max, or a usage failure. */
+error_t dt_parse_number(const char *name, const char *text, int64_t min, int64_t max, int64_t *out);
 
 /* Path of the results database: --db, else $KVDIFF_DB, else "results.db". */
 const char *dt_db_path(const char *option);

@@ -2,6 +2,7 @@
  */
 #include "difftest/cli.h"
 #include "difftest/cli_output.h"
+#include "difftest/cmd_tokenizer.h"
 #include "difftest/table.h"
 
 #include "common/hash.h"
@@ -9,6 +10,7 @@
 #include "corpus/corpus.h"
 
 #include <inttypes.h>
+#include <string.h>
 
 enum { OPT_FORMAT = 256 };
 
@@ -49,9 +51,10 @@ static const struct argp_option options[] = {
 static const struct argp parser = {
     options,
     parse,
-    "SPEC",
+    "SPEC\nshard --tokenizer=FILE --out=DIR SPEC...",
     "Lists the documents of a corpus with bytes, words and fingerprints; with "
-    "--model, their tokens and the bytes that have none.",
+    "--model, their tokens and the bytes that have none. Or writes tokens as shards, which training "
+    "reads (`kvdiff corpus shard --help`).",
     NULL,
     NULL,
     NULL};
@@ -167,6 +170,11 @@ int dt_cmd_corpus(int argc, char **argv)
 {
     request r = {0};
     int done;
+    if (argc > 1 && strcmp(argv[1], "shard") == 0) {
+        char title[] = "kvdiff corpus shard";
+        argv[1] = title;
+        return dt_corpus_shard(argc - 1, argv + 1);
+    }
     const int code = dt_argp(&parser, argc, argv, &r, &done);
     if (done) return code;
     corpus *c = NULL;

@@ -3,7 +3,6 @@
 
 #include "difftest/cli_output.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,21 +15,10 @@ typedef struct request {
     dt_policy_format format;
 } request;
 
-error_t dt_policy_number(const char *name, const char *text, int64_t min, int64_t max, int64_t *out)
-{
-    char *end;
-    errno = 0;
-    const long long v = strtoll(text, &end, 10);
-    if (errno || end == text || *end || v < min || v > max)
-        return dt_usage("--%s=%s: a whole number from %" PRId64 " to %" PRId64 " is needed", name, text, min, max);
-    *out = v;
-    return 0;
-}
-
 static error_t parse_int(const char *name, const char *text, int64_t max, int32_t *out)
 {
     int64_t v;
-    const error_t e = dt_policy_number(name, text, 1, max, &v);
+    const error_t e = dt_parse_number(name, text, 1, max, &v);
     if (!e) *out = (int32_t)v;
     return e;
 }
@@ -73,7 +61,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_FORMAT:
         return parse_format(r, arg);
     case OPT_TOKENS:
-        return dt_policy_number("tokens", arg, 1, INT32_MAX, &r->question.tokens);
+        return dt_parse_number("tokens", arg, 1, INT32_MAX, &r->question.tokens);
     case 'q':
         return parse_int("q", arg, 1 << 20, &r->question.q);
     case OPT_HEAD_DIM:

@@ -28,7 +28,4 @@ int dt_policy_show(const dt_policy_question *r);
 /* `kvdiff policy trace ...`: parses its own options. */
 int dt_policy_trace(int argc, char **argv);
 
-/* "--name=text" as a whole number from min to max, or a usage failure. */
-error_t dt_policy_number(const char *name, const char *text, int64_t min, int64_t max, int64_t *out);
-
 #endif

@@ -17,8 +17,9 @@
     X(coverage, "which states of the caches the passed cases of a database went through")      \
     X(info, "this machine, this build, and which sides can run here")                          \
     X(model, "describe or check a model")                                                      \
-    X(corpus, "describe the documents of a corpus")                                            \
-    X(policy, "list cache policies, explain one, or trace what one keeps")
+    X(corpus, "describe the documents of a corpus, or write their tokens as shards")           \
+    X(policy, "list cache policies, explain one, or trace what one keeps")                     \
+    X(tokenizer, "train a vocabulary, show one, turn text into tokens and back")
 
 typedef struct command {
     const char *name, *title, *about;
@@ -38,7 +39,7 @@ static int print_help(void)
     printf("kvdiff - a differential tester for long-context KV-cache kernels\n\n"
            "usage: kvdiff COMMAND [OPTION...]\n\n");
     for (int i = 0; i < N_COMMANDS; i++)
-        printf("  %-8s %s\n", commands[i].name, commands[i].about);
+        printf("  %-9s %s\n", commands[i].name, commands[i].about);
     printf("\n  kvdiff help COMMAND   its options       kvdiff --version\n\n"
            "Exit codes: 0 every check passed, 1 a device broke its contract, 2 the command line is "
            "wrong,\n"

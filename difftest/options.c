@@ -16,7 +16,7 @@ void dt_options_init(dt_options *o)
     *o = (dt_options){.model = "smollm2", .q = 256, .digest_every = 64, .threads = kv_cpu_count()};
 }
 
-static void free_list(dt_list *l)
+void dt_list_free(dt_list *l)
 {
     for (int i = 0; i < l->n; i++)
         free(l->v[i]);
@@ -26,10 +26,10 @@ static void free_list(dt_list *l)
 
 void dt_options_free(dt_options *o)
 {
-    free_list(&o->corpora);
-    free_list(&o->docs);
-    free_list(&o->policies);
-    free_list(&o->devices);
+    dt_list_free(&o->corpora);
+    dt_list_free(&o->docs);
+    dt_list_free(&o->policies);
+    dt_list_free(&o->devices);
 }
 
 kv_status dt_list_add(dt_list *l, const char *text, size_t n)

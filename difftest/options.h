@@ -48,6 +48,7 @@ void dt_options_init(dt_options *o);
 void dt_options_free(dt_options *o);
 
 kv_status dt_list_add(dt_list *l, const char *text, size_t n);
+void dt_list_free(dt_list *l);
 
 /* "blas,emu:seed=3,slow=1,./my.so" -> blas | emu:seed=3,slow=1 | ./my.so: a key=value without a colon
  * before it belongs to the device in front of it. */

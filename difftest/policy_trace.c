@@ -63,7 +63,7 @@ static error_t parse_digests(request *r, char *text)
     char *save = NULL;
     for (char *item = strtok_r(text, ",", &save); item; item = strtok_r(NULL, ",", &save)) {
         int64_t v;
-        const error_t e = dt_policy_number("digest-at", item, 1, INT32_MAX, &v);
+        const error_t e = dt_parse_number("digest-at", item, 1, INT32_MAX, &v);
         if (e) return e;
         if (r->n_digests == MAX_DIGESTS) return dt_usage("--digest-at: at most %d numbers of tokens", MAX_DIGESTS);
         if (r->n_digests && v <= r->digests[r->n_digests - 1])
@@ -91,7 +91,7 @@ static error_t parse_format(request *r, const char *text)
 static error_t parse_small(const char *name, const char *text, int64_t min, int64_t max, int32_t *out)
 {
     int64_t v;
-    const error_t e = dt_policy_number(name, text, min, max, &v);
+    const error_t e = dt_parse_number(name, text, min, max, &v);
     if (!e) *out = (int32_t)v;
     return e;
 }
@@ -131,7 +131,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         r->side = arg;
         return 0;
     case OPT_TOKENS:
-        return dt_policy_number("tokens", arg, 1, MAX_TOKENS, &r->tokens);
+        return dt_parse_number("tokens", arg, 1, MAX_TOKENS, &r->tokens);
     case OPT_LAYER:
         return parse_small("layer", arg, 0, INT32_MAX, &r->layer);
     case OPT_HEAD:
