@@ -123,10 +123,8 @@ kv_status REF(layer_clone)(const ref_cache *c, const ref_layer *from, ref_layer 
     to->events = (kv_events){0};
     to->coded = (ref_coded){0};
     KV_TRY(allocate(c, to, from->cap));
-    KV_TRY(REF(coded_reserve)(c, to, ref_max(from->coded.n[0] * c->coded_tokens[0], from->coded.n[1] * c->coded_tokens[1])));
     REF(layer_copy)(c, from, to);
-    REF(coded_copy)(c, from, to);
-    return KV_OK;
+    return REF(coded_clone)(c, from, to);
 }
 
 void REF(layer_free)(ref_layer *l)

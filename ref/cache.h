@@ -175,6 +175,8 @@ static inline uint8_t *ref_coded_at(const ref_cache *c, const ref_layer *l, int 
     return l->coded.p[kind] + (head * l->coded.n[kind] + slot / c->coded_tokens[kind]) * c->coded_bytes[kind];
 }
 kv_status REF(coded_reserve)(const ref_cache *c, ref_layer *l, int64_t slots);
+/* As many records as another layer has room for, with its bytes; bytes alone, into a layer with at least that room. */
+kv_status REF(coded_clone)(const ref_cache *c, const ref_layer *from, ref_layer *to);
 void REF(coded_copy)(const ref_cache *c, const ref_layer *from, ref_layer *to);
 void REF(coded_free)(ref_layer *l);
 

@@ -135,6 +135,7 @@ KV_UNUSED_TEST_HELPER void tilekit_states(const kv_backend *side, const tile_row
     refkit_feed(&a, r->tokens, at, 11, NULL, NULL);
     refkit_blob blob = refkit_export_all(&a);
     assert_side(&a, side->snapshot(a.s, &snap));
+    assert_side(&a, side->restore(a.s, snap)); /* no store has grown in between: the copies are equally long */
     refkit_feed(&b, r->tokens, at, 11, NULL, NULL);
     refkit_same_state(&a, &b, "another instruction set, two threads");
     tilekit_go_on(&a, &b, r->tokens + at, 60, 7, spec);
