@@ -229,6 +229,12 @@ static void file_stem(const char *path, char *dst, size_t size)
     if (dot && dot != dst) *dot = '\0';
 }
 
+static int is_kvm(const char *path)
+{
+    const size_t n = strlen(path);
+    return n > 4 && strcmp(path + n - 4, ".kvm") == 0;
+}
+
 static kv_status open_catalogued(const kv_model_entry *e, const char *models_dir, kv_model **out,
                                  kv_tokenizer **tok)
 {
@@ -248,7 +254,7 @@ static kv_status unknown(const char *name)
     char known[256] = "";
     for (size_t i = 0, n = 0; i < sizeof catalogue / sizeof *catalogue && n < sizeof known; i++)
         n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", catalogue[i].name);
-    return kv_fail(KV_ERR_USAGE, "model '%s' is unknown; give the path of a .gguf file or one of: %s", name, known);
+    return kv_fail(KV_ERR_USAGE, "model '%s' is unknown; give the path of a .gguf or .kvm file or one of: %s", name, known);
 }
 
 kv_status kv_model_open(const char *name, const char *models_dir, kv_model **out,
@@ -266,7 +272,7 @@ kv_status kv_model_open(const char *name, const char *models_dir, kv_model **out
     } else if (strchr(name, '/') || strchr(name, '.')) {
         char stem[96];
         file_stem(name, stem, sizeof stem);
-        st = kv_model_from_gguf(name, stem, out, tok ? tok : &unused);
+        st = (is_kvm(name) ? kv_model_from_kvm : kv_model_from_gguf)(name, stem, out, tok ? tok : &unused);
     } else {
         return unknown(name);
     }

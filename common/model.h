@@ -85,7 +85,8 @@ KV_EXTERN_C_BEGIN
 
 struct kv_tokenizer;
 
-/* Opens a model by name (kv_model_catalogue) or by the path of a GGUF file.
+/* Opens a model by name (kv_model_catalogue) or by the path of a GGUF file or of an
+ * artifact (FILE.kvm).
  * Names of files are looked up in models_dir (NULL: $KVDIFF_MODELS, else ./models).
  * tok (may be NULL) receives the model's tokenizer; NULL for a model without one ("tiny"). */
 kv_status kv_model_open(const char *name_or_path, const char *models_dir, kv_model **out,

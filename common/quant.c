@@ -168,14 +168,27 @@ static kv_status bad_weight(int64_t i, int64_t cols, float w, const char *why)
     return kv_fail(KV_ERR_FORMAT, "row %lld, column %lld: %g %s", (long long)(i / cols), (long long)(i % cols), (double)w, why);
 }
 
-/* What codes and fp16 can hold. fp16's largest number is 65504; a scale is at most 1/31 of a weight. */
+/* Largest weight that a class can hold. fp16's largest number is 65504; it holds weights, or one 31st or 127th of them. */
+static float largest(int cls)
+{
+    switch (cls) {
+    case KV_QUANT_F16:
+        return 65504.0f;
+    case KV_QUANT_F32:
+        return kv_inf();
+    case KV_QUANT_INT8_WHOLE:
+        return 0x1p126f; /* scale * 127 stays finite, however it is rounded */
+    default:
+        return 65504.0f * (float)kv_quant_top(cls);
+    }
+}
+
 static kv_status check_weights(int cls, int64_t n, int64_t cols, const float *w)
 {
-    const float least_top = cls == KV_QUANT_F16 ? 1.0f : cls == KV_QUANT_INT6 || cls == KV_QUANT_INT6_WHOLE ? 31.0f : 127.0f;
-    const float limit = cls == KV_QUANT_F32 || cls == KV_QUANT_INT8_WHOLE ? kv_inf() : 65504.0f * least_top;
+    const float limit = largest(cls);
     for (int64_t i = 0; i < n; i++) {
         if (!kv_is_finite(w[i])) return bad_weight(i, cols, w[i], "is not a finite number");
-        if (magnitude(w[i]) > limit) return bad_weight(i, cols, w[i], "is too large for fp16");
+        if (magnitude(w[i]) > limit) return bad_weight(i, cols, w[i], "is too large for its class");
     }
     return KV_OK;
 }
@@ -231,8 +244,8 @@ kv_status kv_quant_check(int cls, int64_t rows, int64_t cols, const uint8_t *val
     }
     for (int64_t r = 0; top != 0 && r < (is_whole(cls) ? 1 : rows); r++) {
         const float s = get_scale(cls, scales, r);
-        if (!(kv_is_finite(s) && s > 0.0f))
-            return kv_fail(KV_ERR_FORMAT, "scale %lld is %g; it must be finite and above 0", (long long)r, (double)s);
+        if (!(s > 0.0f && kv_is_finite(s * (float)top)))
+            return kv_fail(KV_ERR_FORMAT, "scale %lld is %g; it must be above 0 and keep weights finite", (long long)r, (double)s);
     }
     return KV_OK;
 }

@@ -56,11 +56,12 @@ int kv_quant_top(int cls);
 uint64_t kv_quant_value_bytes(int cls, int64_t rows, int64_t cols);
 uint64_t kv_quant_scale_bytes(int cls, int64_t rows);
 
-/* w[rows][cols] to values and scales. ERR_FORMAT for a weight that is not finite or too large for fp16, with its place. */
+/* w[rows][cols] to values and scales. ERR_FORMAT for a weight that is not finite or too large for the class, with its place. */
 kv_status kv_quant_encode(const kv_quant_config *c, int cls, int64_t rows, int64_t cols, const float *w, uint8_t *values,
                           uint8_t *scales);
 
-/* ERR_FORMAT with the place of the first code out of range, value that is not finite, or scale that is not positive. */
+/* ERR_FORMAT with the place of the first code out of range, value that is not finite, or scale that is not positive
+ * or makes a weight infinite. */
 kv_status kv_quant_check(int cls, int64_t rows, int64_t cols, const uint8_t *values, const uint8_t *scales);
 
 /* Values and scales that kv_quant_check accepts to w[rows][cols]. */

@@ -166,6 +166,8 @@ static void weights_that_cannot_be_stored_are_refused_with_their_place(void **st
             assert_ok(encode(kv_quant_default(), cls, 2, 3, w));
         else
             assert_refused(encode(kv_quant_default(), cls, 2, 3, w), KV_ERR_FORMAT, "row 1, column 1: 1e+09 is too large");
+        w[4] = 0x1p127f;
+        if (cls != KV_QUANT_F32) assert_refused(encode(kv_quant_default(), cls, 2, 3, w), KV_ERR_FORMAT, "too large");
         w[4] = cls == KV_QUANT_F16 ? 65504.0f : 65504.0f * 31.0f;
         assert_ok(encode(kv_quant_default(), cls, 2, 3, w));
     }
@@ -191,6 +193,8 @@ static void damaged_codes_and_scales_are_refused(void **state)
         assert_refused(kv_quant_check(KV_QUANT_INT6, 2, 2, (uint8_t *)codes, scales), KV_ERR_FORMAT, "scale 1 is ");
         assert_ok(kv_quant_check(KV_QUANT_INT6_WHOLE, 2, 2, (uint8_t *)codes, scales)); /* reads the first one only */
     }
+    const uint8_t huge[4] = {0, 0, 0, 0x7f}; /* 2^127: finite, but not 127 times as much */
+    assert_refused(kv_quant_check(KV_QUANT_INT8_WHOLE, 2, 2, (uint8_t *)codes, huge), KV_ERR_FORMAT, "keep weights finite");
     const uint8_t inf16[2] = {0, 0x7c}, nan32[4] = {0, 0, 0xc0, 0x7f};
     assert_refused(kv_quant_check(KV_QUANT_F16, 1, 1, inf16, NULL), KV_ERR_FORMAT, "not a finite number");
     assert_refused(kv_quant_check(KV_QUANT_F32, 1, 1, nan32, NULL), KV_ERR_FORMAT, "not a finite number");
