@@ -146,9 +146,8 @@ kv_status kv_kvm_open_tokenizer(const kv_config *cfg, const kv_kvm_extras *e, co
 {
     *out = NULL;
     if (e->tokenizer_kind == KV_KVM_NO_TOKENIZER) return KV_OK;
-    if (e->tokenizer_kind == KV_KVM_SENTENCEPIECE)
-        return kv_fail(KV_ERR_UNSUPPORTED, "%s: a SentencePiece tokenizer, which this program does not read yet", where);
-    KV_TRY(kv_tokenizer_bytes(out));
+    KV_TRY(e->tokenizer_kind == KV_KVM_BYTES ? kv_tokenizer_bytes(out)
+                                             : kv_tokenizer_from_model(e->tokenizer, e->tokenizer_bytes, where, out));
     const int32_t n = kv_tokenizer_vocab(*out);
     if (n <= cfg->vocab_size) return KV_OK;
     kv_tokenizer_free(*out);

@@ -29,6 +29,8 @@ int dt_cmd_query(int argc, char **argv);
 int dt_cmd_coverage(int argc, char **argv);
 int dt_cmd_info(int argc, char **argv);
 int dt_cmd_model(int argc, char **argv);
+int dt_cmd_pack(int argc, char **argv);
+int dt_cmd_inspect(int argc, char **argv);
 int dt_cmd_corpus(int argc, char **argv);
 int dt_cmd_policy(int argc, char **argv);
 int dt_cmd_tokenizer(int argc, char **argv);

@@ -17,6 +17,8 @@
     X(coverage, "which states of the caches the passed cases of a database went through")      \
     X(info, "this machine, this build, and which sides can run here")                          \
     X(model, "describe or check a model")                                                      \
+    X(pack, "quantise a model of the golf family into one file")                               \
+    X(inspect, "what is in such a file, and how large it is")                                  \
     X(corpus, "describe the documents of a corpus, or write their tokens as shards")           \
     X(policy, "list cache policies, explain one, or trace what one keeps")                     \
     X(tokenizer, "train a vocabulary, show one, turn text into tokens and back")

@@ -18,7 +18,7 @@ has() { # WORDS COMMAND...
 }
 
 check 'without an argument the known models are listed' has 'smollm2' "$KVDIFF" model
-check 'the same as JSON' json '[m["name"] for m in d] == ["nano", "sharp", "tiny", "smollm2"]' \
+check 'the same as JSON' json '[m["name"] for m in d] == ["nano", "sharp", "tiny", "nano-a", "nano-b", "nano-u", "golf-a", "golf-b", "smollm2"]' \
     "$KVDIFF" model --format=json
 check 'nano in words' has '4 query, 2 KV, of 32' "$KVDIFF" model nano
 check 'nano as JSON' json 'd["config"]["layers"] == 4 and d["config"]["vocab"] == 260 and d["weights"] == 624256' \

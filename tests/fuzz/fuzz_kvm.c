@@ -53,9 +53,9 @@ static void use(const kv_kvm *k)
     uint8_t *file;
     size_t n;
     again.level = 1;
-    const kv_status st = kv_kvm_pack(m, &again, &file, &n); /* a scale may be too large for the class that the rule gives */
-    FUZZ_DEMAND(st == KV_OK || (st == KV_ERR_FORMAT && strstr(kv_message(), "too large")) || st == KV_ERR_MISMATCH ||
-                st == KV_ERR_UNSUPPORTED);
+    const kv_status st = kv_kvm_pack(m, &again, &file, &n);
+    /* a weight may be too large for the class that the rule gives; a tokenizer is looked at only here */
+    FUZZ_DEMAND(st == KV_OK || strstr(kv_message(), "too large") || strstr(kv_message(), "tokenizer"));
     free(file);
     kv_model_close(m);
 }

@@ -2,6 +2,7 @@
  * whatever is damaged, with wrong checksums or with right ones, is refused in one line. */
 #include "tests/unit/kvmkit.h"
 #include "tests/unit/kvtest.h"
+#include "tests/unit/spmkit.h"
 
 #include "common/config_fields.h"
 #include "common/math.h"
@@ -252,6 +253,38 @@ static void notes_quantiser_and_tokenizer_are_kept(void **state)
     kv_tokenizer_free(tok);
     kv_kvm_close(k);
     free(b.p);
+    kv_model_close(m);
+}
+
+static void a_sentencepiece_model_travels_inside(void **state)
+{
+    (void)state;
+    static const spmkit_piece pieces[] = {{"<unk>", 0, KV_TOKEN_UNKNOWN}, {"a", -1, 0}, {"b", -2, 0}, {"ab", -3, 0}, {NULL, 0, 0}};
+    const spmkit kit = {.pieces = pieces};
+    kv_bytes blob = spmkit_model(&kit);
+    const kv_config cfg = kvmkit_config();
+    kv_model *m = kvmkit_model(&cfg);
+    kv_kvm_extras e = kvmkit_extras(0);
+    e.tokenizer_kind = KV_KVM_SENTENCEPIECE;
+    e.tokenizer = blob.p;
+    e.tokenizer_bytes = blob.n;
+    bytes b = packed(m, &e);
+    kv_kvm *k;
+    kv_tokenizer *tok;
+    assert_ok(kv_kvm_parse(b.p, b.n, "x", &k));
+    assert_int_equal(k->extras.tokenizer_bytes, blob.n);
+    assert_memory_equal(k->extras.tokenizer, blob.p, blob.n);
+    assert_ok(kv_kvm_tokenizer(k, "x", &tok));
+    assert_string_equal(spmkit_ids(tok, "abba", 0), "3 2 1");
+    kv_tokenizer_free(tok);
+    kv_kvm_close(k);
+    free(b.p);
+    e.tokenizer_bytes--;
+    uint8_t *p;
+    size_t n;
+    assert_refused(kv_kvm_pack(m, &e, &p, &n), KV_ERR_FORMAT, "model 'kit': tokenizer: ");
+    assert_null(p);
+    free(blob.p);
     kv_model_close(m);
 }
 
@@ -627,6 +660,7 @@ int main(void)
         cmocka_unit_test(small_presets_survive_with_and_without_floors),
         cmocka_unit_test(a_full_size_model_fits_into_16_million_bytes),
         cmocka_unit_test(notes_quantiser_and_tokenizer_are_kept),
+        cmocka_unit_test(a_sentencepiece_model_travels_inside),
         cmocka_unit_test(a_file_opens_as_a_model),
         cmocka_unit_test(what_cannot_be_packed_is_refused),
         cmocka_unit_test(notes_have_a_grammar),
