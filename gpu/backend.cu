@@ -139,7 +139,8 @@ kv_status check_step(const kv_session *s, const kv_step &step)
         return kv_fail(KV_ERR_USAGE, "step: unknown flags %#x", step.flags);
     KV_TRY(check_tokens(s, step));
     KV_TRY(check_taps(s, step));
-    return s->cache.policy->check(s->cache.seen, step);
+    KV_TRY(s->cache.policy->check(s->cache.seen, step));
+    return s->cache.carry.check(s->cache.seen, step.flags & KV_STEP_RECOMPUTE ? step.pos0 : s->cache.seen);
 }
 
 /* ---- a step ---- */
@@ -154,10 +155,10 @@ struct decisions {
     ~decisions() { free(list.v); }
 };
 
-/* Tokens seen .. seen + piece.m - 1. */
-kv_status run_piece(kv_session *s, const gpu_piece &piece, int64_t seen, kv_events *events)
+kv_status run_piece(kv_session *s, const gpu_piece &piece, kv_events *events)
 {
     gpu_policy &policy = *s->cache.policy;
+    const int64_t seen = piece.token;
     gpu_view view;
     KV_TRY(policy.begin(seen, piece.m, &view, events));
     KV_TRY(gpu_cache_make_room(s));
@@ -184,7 +185,7 @@ kv_status run_step(kv_session *s, const kv_step &step)
     s->broken = true; /* unless all of it succeeds */
     for (int32_t first = 0, n; first < step.n; first += n) {
         n = policy.piece(seen, step.n, first);
-        KV_TRY(run_piece(s, {&step, first, n}, seen + first, events));
+        KV_TRY(run_piece(s, {&step, first, n, seen + first}, events));
     }
     if (events) KV_TRY(policy.publish(made.list, step.events));
     if (step.events && step.follow) KV_TRY(append_events(*step.follow, step.events));
@@ -251,10 +252,12 @@ kv_status fill_session(const kv_open_args &args, kv_session *s)
     KV_TRY(kv_policy_check(args.policy));
     KV_TRY(kv_policy_fit(args.policy, &args.model->cfg));
     KV_TRY(gpu_model_supported(args.model));
+    KV_TRY(gpu_rope_length(*args.model, *args.policy, &s->rope_length));
     KV_TRY(gpu_stream_open(&s->stream.s, o.seed, args.threads));
     s->coded = make_coded(*args.policy, args.model->cfg);
     KV_TRY(make_policy(*args.policy, args.model->cfg, s->coded.get(), s->stream.s, &s->cache.policy));
     s->cache.storage = args.policy->storage;
+    KV_TRY(s->cache.carry.open(args.model->cfg, s->cache.policy->memory(), s->stream.s));
     s->cache.layers.resize(s->coded ? 0 : (size_t)args.model->cfg.n_layers);
     s->cache.coded.resize(s->coded ? (size_t)args.model->cfg.n_layers : 0);
     return gpu_model_upload(args.model, &s->model, s->stream.s);

@@ -126,7 +126,7 @@ kv_status gpu_coded_export(kv_session *s, kv_state_head h, void *dst, size_t cap
     if (total > INT32_MAX)
         return kv_fail(KV_ERR_UNSUPPORTED, "export_state: the records of a run fill %lld bytes, more than a state can "
                        "describe", (long long)total);
-    h.total_bytes = sizeof h + runs * kv_state_run_bytes(&h, n, total);
+    h.total_bytes += runs * kv_state_run_bytes(&h, n, total);
     bool wanted;
     KV_TRY(gpu_state_begin(h, dst, cap, need, &wanted));
     if (!wanted) return KV_OK;
@@ -140,7 +140,7 @@ kv_status gpu_coded_export(kv_session *s, kv_state_head h, void *dst, size_t cap
             KV_TRY(download(s->cache.coded[(size_t)v.run->layer], &parts, s->stream.s));
         write_run(records, &parts, v);
     }
-    return KV_OK;
+    return gpu_state_put_carry(s, h, dst);
 }
 
 kv_status gpu_coded_import(kv_session *s, const kv_state_head &h, void *blob)
@@ -170,6 +170,8 @@ kv_status gpu_coded_import(kv_session *s, const kv_state_head &h, void *blob)
             KV_TRY(gpu_copy_up(parts[i].p, filled[i].data(), parts[i].n, s->stream.s));
         KV_TRY(gpu_stream_finish(s->stream.s));
     }
+    KV_TRY(gpu_state_take_carry(s, h, blob));
+    KV_TRY(gpu_stream_finish(s->stream.s));
     s->broken = false;
     return KV_OK;
 }

@@ -1,5 +1,5 @@
 /* forward.cu - one pass of the model over a piece of a step, in the order of docs/numerics.md. */
-#include "gpu/session.cuh"
+#include "gpu/forward.cuh"
 
 namespace
 {
@@ -8,95 +8,27 @@ enum { LOGIT_ROWS = 256 };
 
 /* Largest angle for which sine and cosine are defined (common/math.h). */
 const int64_t MAX_POSITION = INT64_C(1) << 28;
+} // namespace
 
-int32_t kv_width(const kv_config &c) { return c.n_kv_heads * c.head_dim; }
-int32_t q_width(const kv_config &c) { return c.n_heads * c.head_dim; }
-
-/* The forward pass of one piece: everything that its stages share. */
-class pass
+kv_status gpu_pass::run()
 {
-public:
-    pass(kv_session *s, const gpu_piece &piece, const gpu_view &view)
-        : s_(s), cfg_(s->model.cfg), w_(s->work), stream_(s->stream.s), piece_(piece), view_(view),
-          m_(piece.m)
-    {
+    KV_TRY(prepare());
+    KV_TRY(embed());
+    for (int32_t l = 0; l < cfg_.n_layers; l++) {
+        KV_TRY(attention_block(l));
+        KV_TRY(ffn_block(l));
     }
-
-    kv_status run()
-    {
-        KV_TRY(prepare());
-        KV_TRY(embed());
-        for (int32_t l = 0; l < cfg_.n_layers; l++) {
-            KV_TRY(attention_block(l));
-            KV_TRY(ffn_block(l));
-        }
-        KV_TRY(gpu_rmsnorm(w_.x.p, s_->model.output_norm.p, m_, cfg_.d_model, cfg_.norm_eps, w_.normed.p,
-                           stream_));
-        KV_TRY(tap(KV_TAP_FINAL_NORM, 0, w_.normed.p, cfg_.d_model));
-        KV_TRY(head());
-        KV_TRY(gpu_stream_finish(stream_));
-        return s_->coded ? gpu_coded_check(s_, span()) : KV_OK;
-    }
-
-private:
-    kv_status prepare();
-    kv_status upload_rows();
-    kv_status upload_own_rows();
-    kv_status prepare_coded();
-    kv_status embed();
-    kv_status attention_block(int32_t l);
-    kv_status ffn_block(int32_t l);
-    kv_status place(int32_t l);
-    kv_status attend(int32_t l);
-    kv_status attend_coded(int32_t l);
-    gpu_queries queries(int32_t l) const;
-    kv_status assemble(const gpu_layer_view &view, const gpu_slots &rows, gpu_attention_args *a);
-    kv_status count(int32_t l, const gpu_attention_args &a);
-    kv_status head();
-    kv_status head_rows(int32_t first, int32_t n, int32_t out_row);
-    kv_status tap(int32_t point, int32_t layer, const float *rows, int64_t stride);
-
-    kv_status matmul(const float *x, const gpu_matrix &w, int32_t m, gpu_epilogue epilogue, float *y)
-    {
-        KV_TRY(w_.partials.reserve(gpu_matmul_partials(w.view(), m)));
-        return gpu_matmul(x, m, w.view(), epilogue, y, w_.partials.p, stream_);
-    }
-
-    /* Rows of the view entries of layer l from `first` on. */
-    gpu_slots slots(int32_t l, int64_t first) const
-    {
-        return {(view_.table ? view_.table : w_.rows.p) + view_.layer(l).rows_at + first, view_.head_stride};
-    }
-
-    gpu_rope rope_at(int64_t table_row) const
-    {
-        const int64_t at = table_row * (cfg_.rope_dims / 2);
-        return {s_->table.cos.p + at, s_->table.sin.p + at, cfg_.rope_dims,
-                cfg_.rope_pairing == KV_ROPE_HALF};
-    }
-
-    /* Storages in codes see all layers alike. */
-    gpu_span span() const
-    {
-        return {s_->cache.seen - view_.layer(0).n_stored, s_->cache.seen, m_};
-    }
-
-    gpu_values stored(const gpu_buffer<unsigned char> &b) const { return {b.p, s_->cache.storage}; }
-
-    kv_session *s_;
-    const kv_config &cfg_;
-    gpu_work &w_;
-    cudaStream_t stream_;
-    const gpu_piece &piece_;
-    const gpu_view &view_;
-    int32_t m_;
-    int64_t new_row_ = 0;       /* row of the first new token in the table of sines and cosines */
-    int64_t zero_row_ = 0;      /* of position 0, where keys are kept raw */
-    bool raw_ = false;
-};
+    KV_TRY(norm(s_->model.output_norm, 1.0f));
+    KV_TRY(tap(KV_TAP_FINAL_NORM, 0, w_.normed.p, cfg_.d_model));
+    KV_TRY(head());
+    KV_TRY(gpu_stream_finish(stream_));
+    if (s_->coded) KV_TRY(gpu_coded_check(s_, span()));
+    s_->cache.carry.advance(carry_, m_);
+    return KV_OK;
+}
 
 /* Memory, the view's rows on the device, table rows. */
-kv_status pass::prepare()
+kv_status gpu_pass::prepare()
 {
     const size_t m = (size_t)m_, d = (size_t)cfg_.d_model;
     raw_ = s_->cache.policy->raw_keys();
@@ -104,13 +36,14 @@ kv_status pass::prepare()
     KV_TRY(w_.x.reserve(m * d));
     KV_TRY(w_.normed.reserve(m * d));
     KV_TRY(w_.qkv.reserve(m * (size_t)s_->model.layers[0].qkv.n));
-    KV_TRY(w_.attended.reserve(m * (size_t)q_width(cfg_)));
+    KV_TRY(w_.attended.reserve(values(q_width())));
+    KV_TRY(prepare_golf());
     KV_TRY(w_.gate_up.reserve(m * 2 * (size_t)cfg_.ffn_dim));
     KV_TRY(w_.activated.reserve(m * (size_t)cfg_.ffn_dim));
     for (const gpu_layer_view &v : view_.layers) {
-        const size_t values = (size_t)(v.n_stored + m_) * (size_t)kv_width(cfg_);
-        if (raw_ || view_.own_exact) KV_TRY(w_.view_keys.reserve(values));
-        if (view_.own_exact) KV_TRY(w_.view_values.reserve(values));
+        const size_t viewed = (size_t)(v.n_stored + m_) * (size_t)kv_width();
+        if (raw_ || view_.own_exact) KV_TRY(w_.view_keys.reserve(viewed));
+        if (view_.own_exact) KV_TRY(w_.view_values.reserve(viewed));
     }
     if (view_.own_exact) KV_TRY(upload_own_rows());
     KV_TRY(s_->coded ? prepare_coded() : upload_rows());
@@ -123,7 +56,7 @@ kv_status pass::prepare()
 }
 
 /* Rows of the view; with row i = view entry i only those of the new tokens are needed. */
-kv_status pass::upload_rows()
+kv_status gpu_pass::upload_rows()
 {
     if (view_.table) return KV_OK;
     std::vector<int32_t> rows = view_.rows;
@@ -133,7 +66,7 @@ kv_status pass::upload_rows()
     return gpu_copy_up(w_.rows.p, rows.data(), rows.size() * sizeof(int32_t), stream_);
 }
 
-kv_status pass::upload_own_rows()
+kv_status gpu_pass::upload_own_rows()
 {
     const int32_t per_token = cfg_.n_heads / cfg_.n_kv_heads + 2; /* rows as wide as K in a row of qkv; K, V are the last */
     std::vector<int32_t> rows;
@@ -144,7 +77,7 @@ kv_status pass::upload_own_rows()
 }
 
 /* Room for codes; nothing is bad yet. */
-kv_status pass::prepare_coded()
+kv_status gpu_pass::prepare_coded()
 {
     const std::vector<int32_t> none((size_t)cfg_.n_layers, 0);
     KV_TRY(gpu_coded_make_room(s_, span()));
@@ -152,7 +85,7 @@ kv_status pass::prepare_coded()
     return gpu_copy_up(w_.bad.p, none.data(), none.size() * sizeof(int32_t), stream_);
 }
 
-kv_status pass::embed()
+kv_status gpu_pass::embed()
 {
     const gpu_model &model = s_->model;
     const int32_t *const tokens = piece_.step->tokens + piece_.first;
@@ -161,42 +94,45 @@ kv_status pass::embed()
         KV_TRY(gpu_embed(w_.ids.p, m_, cfg_.d_model, model.head.data.p, 1, model.head.ld, w_.x.p, stream_));
     else
         KV_TRY(gpu_embed(w_.ids.p, m_, cfg_.d_model, model.embedding.p, cfg_.d_model, 1, w_.x.p, stream_));
+    KV_TRY(embed_golf());
     return tap(KV_TAP_EMBED, 0, w_.x.p, cfg_.d_model);
 }
 
-kv_status pass::attention_block(int32_t l)
+kv_status gpu_pass::attention_block(int32_t l)
 {
     const gpu_layer &layer = s_->model.layers[(size_t)l];
-    const int32_t q = q_width(cfg_), kv = kv_width(cfg_), stride = layer.qkv.n;
+    const int32_t q = q_width(), kv = kv_width(), stride = layer.qkv.n;
 
-    KV_TRY(gpu_rmsnorm(w_.x.p, layer.attn_norm.p, m_, cfg_.d_model, cfg_.norm_eps, w_.normed.p, stream_));
+    KV_TRY(mix_streams(l));
+    KV_TRY(norm(layer.attn_norm, layer.norm_scale));
     KV_TRY(tap(KV_TAP_ATTN_NORM, l, w_.normed.p, cfg_.d_model));
-    KV_TRY(matmul(w_.normed.p, layer.qkv, m_, GPU_STORE, w_.qkv.p));
+    KV_TRY(matmul(w_.normed.p, layer.qkv.view(), m_, GPU_STORE, projected()));
+    KV_TRY(prepare_heads(l));
     KV_TRY(place(l));
     KV_TRY(tap(KV_TAP_Q, l, w_.qkv.p, stride));
     KV_TRY(tap(KV_TAP_K, l, w_.qkv.p + q, stride));
     KV_TRY(tap(KV_TAP_V, l, w_.qkv.p + q + kv, stride));
     KV_TRY(s_->coded ? attend_coded(l) : attend(l));
+    KV_TRY(add_own_values(l));
     KV_TRY(tap(KV_TAP_ATTN, l, w_.attended.p, q));
-    KV_TRY(matmul(w_.attended.p, layer.attn_output, m_, GPU_ADD, w_.x.p));
+    KV_TRY(matmul(w_.attended.p, layer.attn_output.view(layer.attn_scale.p), m_, GPU_ADD, w_.x.p));
     return tap(KV_TAP_ATTN_RESID, l, w_.x.p, cfg_.d_model);
 }
 
 /* Rotates the step's queries and keys and puts K and V into the stores. */
-kv_status pass::place(int32_t l)
+kv_status gpu_pass::place(int32_t l)
 {
-    const gpu_qkv_shape shape = {cfg_.n_heads, cfg_.n_kv_heads, cfg_.head_dim};
     const gpu_values nowhere = {nullptr, KV_STORE_F32};
     if (s_->coded)
-        return gpu_rope_store(w_.qkv.p, m_, shape, rope_at(new_row_), {false, false}, {nullptr, 0}, nowhere, nowhere,
+        return gpu_rope_store(w_.qkv.p, m_, shape(), rope_at(l, new_row_), {false, false}, {nullptr, 0}, nowhere, nowhere,
                               stream_);
     const gpu_store &store = s_->cache.layers[(size_t)l];
     const gpu_slots new_rows = slots(l, view_.identity() ? 0 : view_.layer(l).n_stored);
-    return gpu_rope_store(w_.qkv.p, m_, shape, rope_at(new_row_), {raw_, view_.own_exact}, new_rows, stored(store.k),
+    return gpu_rope_store(w_.qkv.p, m_, shape(), rope_at(l, new_row_), {raw_, view_.own_exact}, new_rows, stored(store.k),
                           stored(store.v), stream_);
 }
 
-gpu_queries pass::queries(int32_t l) const
+gpu_queries gpu_pass::queries(int32_t l) const
 {
     gpu_queries q = {};
     q.q = w_.qkv.p;
@@ -211,7 +147,7 @@ gpu_queries pass::queries(int32_t l) const
     return q;
 }
 
-kv_status pass::attend_coded(int32_t l)
+kv_status gpu_pass::attend_coded(int32_t l)
 {
     gpu_coded_step step;
     step.span = span();
@@ -223,7 +159,7 @@ kv_status pass::attend_coded(int32_t l)
     return s_->coded->attend(s_->cache.coded[(size_t)l], step, stream_);
 }
 
-kv_status pass::attend(int32_t l)
+kv_status gpu_pass::attend(int32_t l)
 {
     const gpu_store &store = s_->cache.layers[(size_t)l];
     const gpu_layer_view &view = view_.layer(l);
@@ -235,10 +171,10 @@ kv_status pass::attend(int32_t l)
     a.k_slot = a.v_slot = view_.identity() ? nullptr : rows.at;
     a.slot_stride = rows.head_stride;
     if (view_.own_exact) {
-        KV_TRY(assemble(view, rows, &a));
+        KV_TRY(assemble(l, rows, &a));
     } else if (raw_) {
         KV_TRY(gpu_rope_view(a.k, rows, (int32_t)view.n_stored + m_, cfg_.n_kv_heads, cfg_.head_dim,
-                             rope_at(zero_row_), w_.view_keys.p, stream_));
+                             rope_at(l, zero_row_), w_.view_keys.p, stream_));
         a.k = {w_.view_keys.p, KV_STORE_F32};
         a.k_slot = nullptr;
     }
@@ -252,13 +188,13 @@ kv_status pass::attend(int32_t l)
 
 /* Keys and values of the view in fp32: stored ones widened, keys rotated where they are kept raw, and behind them the new
  * tokens' as they were computed. These stand in qkv, which is a store of q, K and V rows in turn. */
-kv_status pass::assemble(const gpu_layer_view &view, const gpu_slots &rows, gpu_attention_args *a)
+kv_status gpu_pass::assemble(int32_t l, const gpu_slots &rows, gpu_attention_args *a)
 {
-    const int32_t heads = cfg_.n_kv_heads, dim = cfg_.head_dim, n = (int32_t)view.n_stored;
-    const int64_t at = view.n_stored * kv_width(cfg_);
+    const int32_t heads = cfg_.n_kv_heads, dim = cfg_.head_dim, n = (int32_t)view_.layer(l).n_stored;
+    const int64_t at = (int64_t)n * kv_width();
     const gpu_rope none = {};
     const gpu_values own = {w_.qkv.p, KV_STORE_F32};
-    KV_TRY(gpu_rope_view(a->k, rows, n, heads, dim, raw_ ? rope_at(zero_row_) : none, w_.view_keys.p,
+    KV_TRY(gpu_rope_view(a->k, rows, n, heads, dim, raw_ ? rope_at(l, zero_row_) : none, w_.view_keys.p,
                          stream_));
     KV_TRY(gpu_rope_view(a->v, rows, n, heads, dim, none, w_.view_values.p, stream_));
     KV_TRY(gpu_rope_view(own, {w_.own_rows.p, 0}, m_, heads, dim, none, w_.view_keys.p + at, stream_));
@@ -270,7 +206,7 @@ kv_status pass::assemble(const gpu_layer_view &view, const gpu_slots &rows, gpu_
 }
 
 /* What each entry has received goes to the policy. */
-kv_status pass::count(int32_t l, const gpu_attention_args &a)
+kv_status gpu_pass::count(int32_t l, const gpu_attention_args &a)
 {
     const gpu_counting &c = view_.counting;
     KV_TRY(w_.sums.reserve((size_t)(a.first + m_) * (size_t)cfg_.n_heads));
@@ -278,20 +214,29 @@ kv_status pass::count(int32_t l, const gpu_attention_args &a)
     return s_->cache.policy->count(l, w_.sums.p);
 }
 
-kv_status pass::ffn_block(int32_t l)
+kv_status gpu_pass::ffn_block(int32_t l)
 {
     const gpu_layer &layer = s_->model.layers[(size_t)l];
-    KV_TRY(gpu_rmsnorm(w_.x.p, layer.ffn_norm.p, m_, cfg_.d_model, cfg_.norm_eps, w_.normed.p, stream_));
+    KV_TRY(norm(layer.ffn_norm, layer.norm_scale));
     KV_TRY(tap(KV_TAP_FFN_NORM, l, w_.normed.p, cfg_.d_model));
-    KV_TRY(matmul(w_.normed.p, layer.gate_up, m_, GPU_STORE, w_.gate_up.p));
-    KV_TRY(gpu_swiglu(w_.gate_up.p, m_, cfg_.ffn_dim, w_.activated.p, stream_));
+    KV_TRY(matmul(w_.normed.p, layer.gate_up.view(), m_, GPU_STORE, w_.gate_up.p));
+    KV_TRY(activate());
     KV_TRY(tap(KV_TAP_FFN_ACT, l, w_.activated.p, cfg_.ffn_dim));
-    KV_TRY(matmul(w_.activated.p, layer.ffn_down, m_, GPU_ADD, w_.x.p));
-    return tap(KV_TAP_RESID, l, w_.x.p, cfg_.d_model);
+    KV_TRY(matmul(w_.activated.p, layer.ffn_down.view(layer.ffn_scale.p), m_, GPU_ADD, w_.x.p));
+    KV_TRY(sidecar(l));
+    KV_TRY(tap(KV_TAP_RESID, l, w_.x.p, cfg_.d_model));
+    return keep_for_skip(l);
+}
+
+kv_status gpu_pass::activate()
+{
+    if (cfg_.ffn_kind == KV_FFN_SWIGLU) return gpu_swiglu(w_.gate_up.p, m_, cfg_.ffn_dim, w_.activated.p, stream_);
+    const float slope = cfg_.ffn_kind == KV_FFN_LEAKY_RELU2 ? cfg_.leaky_slope : 0.0f;
+    return gpu_squared_relu(w_.gate_up.p, m_, cfg_.ffn_dim, slope, w_.activated.p, stream_);
 }
 
 /* Logits of the rows that the step wants. */
-kv_status pass::head()
+kv_status gpu_pass::head()
 {
     const kv_step &step = *piece_.step;
     const bool wanted = step.logits || step.nll;
@@ -306,12 +251,14 @@ kv_status pass::head()
 }
 
 /* Rows first .. first + n - 1 of the piece go to rows out_row .. of the caller's arrays. */
-kv_status pass::head_rows(int32_t first, int32_t n, int32_t out_row)
+kv_status gpu_pass::head_rows(int32_t first, int32_t n, int32_t out_row)
 {
     const kv_step &step = *piece_.step;
     const size_t vocab = (size_t)cfg_.vocab_size, rows = (size_t)n;
     KV_TRY(w_.logits.reserve(rows * vocab));
-    KV_TRY(matmul(w_.normed.p + (int64_t)first * cfg_.d_model, s_->model.head, n, GPU_STORE, w_.logits.p));
+    KV_TRY(matmul(w_.normed.p + (int64_t)first * cfg_.d_model, s_->model.head.view(), n, GPU_STORE, w_.logits.p));
+    if (cfg_.logit_softcap != 0.0f)
+        KV_TRY(gpu_softcap(w_.logits.p, (int64_t)(rows * vocab), cfg_.logit_softcap, stream_));
     if (step.logits)
         KV_TRY(gpu_copy_down(step.logits + (size_t)out_row * vocab, w_.logits.p,
                              rows * vocab * sizeof(float), stream_));
@@ -324,7 +271,7 @@ kv_status pass::head_rows(int32_t first, int32_t n, int32_t out_row)
 }
 
 /* Copies the rows of this point that the step asks for. */
-kv_status pass::tap(int32_t point, int32_t layer, const float *rows, int64_t stride)
+kv_status gpu_pass::tap(int32_t point, int32_t layer, const float *rows, int64_t stride)
 {
     const bool layerwise =
         point != KV_TAP_EMBED && point != KV_TAP_FINAL_NORM;
@@ -336,22 +283,33 @@ kv_status pass::tap(int32_t point, int32_t layer, const float *rows, int64_t str
     }
     return KV_OK;
 }
-} // namespace
-
 int32_t gpu_tap_width(const kv_config &c, int32_t point)
 {
     switch (point) {
     case KV_TAP_Q:
     case KV_TAP_ATTN:
-        return q_width(c);
+        return c.n_heads * c.head_dim;
     case KV_TAP_K:
     case KV_TAP_V:
-        return kv_width(c);
+        return c.n_kv_heads * c.head_dim;
     case KV_TAP_FFN_ACT:
         return c.ffn_dim;
     default:
         return point >= 0 && point < KV_TAP_COUNT ? c.d_model : 0;
     }
+}
+
+/* The frequencies for the session's base; for another base the table is void. */
+static kv_status set_base(kv_session *s, int64_t length)
+{
+    gpu_table &t = s->table;
+    if (t.length == length) return KV_OK;
+    const std::vector<float> inv_freq = gpu_inverse_frequencies(s->model.cfg, length);
+    t.n = 0;
+    KV_TRY(t.inv_freq.reserve(inv_freq.size()));
+    KV_TRY(gpu_copy_up(t.inv_freq.p, inv_freq.data(), inv_freq.size() * sizeof(float), s->stream.s));
+    t.length = length;
+    return gpu_stream_finish(s->stream.s);
 }
 
 /* Some positions more than asked for, so that single-token steps seldom make a table. */
@@ -361,6 +319,7 @@ kv_status gpu_table_cover(kv_session *s, int64_t first, int64_t n, int64_t *at)
     if (first + n > MAX_POSITION)
         return kv_fail(KV_ERR_UNSUPPORTED, "position %lld: sine and cosine are defined below 2^28; use a "
                        "policy whose positions count inside the cache", (long long)(first + n - 1));
+    KV_TRY(set_base(s, s->rope_length ? s->rope_length : first + n));
     if (first < t.first || first + n > t.first + t.n) {
         const int32_t half = s->model.cfg.rope_dims / 2;
         int64_t count = n + n / 2 + 256;
@@ -368,8 +327,8 @@ kv_status gpu_table_cover(kv_session *s, int64_t first, int64_t n, int64_t *at)
         t.n = 0;
         KV_TRY(t.cos.reserve((size_t)(count * half)));
         KV_TRY(t.sin.reserve((size_t)(count * half)));
-        KV_TRY(gpu_rope_table((int32_t)first, (int32_t)count, s->model.inv_freq.p, half,
-                              s->model.cfg.rope_sign, t.cos.p, t.sin.p, s->stream.s));
+        KV_TRY(gpu_rope_table((int32_t)first, (int32_t)count, t.inv_freq.p, half, s->model.cfg.rope_sign, t.cos.p, t.sin.p,
+                              s->stream.s));
         t.first = first;
         t.n = count;
     }
@@ -379,5 +338,5 @@ kv_status gpu_table_cover(kv_session *s, int64_t first, int64_t n, int64_t *at)
 
 kv_status gpu_forward(kv_session *s, const gpu_piece &piece, const gpu_view &view)
 {
-    return pass(s, piece, view).run();
+    return gpu_pass(s, piece, view).run();
 }

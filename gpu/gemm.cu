@@ -72,10 +72,7 @@ __global__ void __launch_bounds__(BM *BN / 64)
         GPU_UNROLL
         for (int j = 0; j < MICRO; j++) {
             const int32_t c = col0 + tx * 4 + j / 4 * (BN / 2) + j % 4;
-            if (r < m && c < w.n) {
-                float *const p = y + (int64_t)r * w.n + c;
-                *p = epilogue == GPU_ADD ? kv_add(*p, total[i][j]) : total[i][j];
-            }
+            if (r < m && c < w.n) gpu_finish(y + (int64_t)r * w.n, total[i][j], w, c, epilogue);
         }
     }
 }

@@ -9,11 +9,6 @@
 
 enum { THREADS = 64, COLUMNS = 4 };
 
-GPU_DEVICE void finish(float *p, float product, gpu_epilogue epilogue)
-{
-    *p = epilogue == GPU_ADD ? kv_add(*p, product) : product;
-}
-
 /* grid (outputs / 4 / THREADS, blocks of inputs). partials[block][m][ld]. */
 template <int ROWS>
 __global__ void __launch_bounds__(THREADS)
@@ -49,7 +44,7 @@ __global__ void __launch_bounds__(THREADS)
             if (gridDim.y > 1)
                 partials[((int64_t)blockIdx.y * m + r) * w.ld + c0 + c] = acc[r][c];
             else if (c0 + c < w.n)
-                finish(y + (int64_t)r * w.n + c0 + c, acc[r][c], epilogue);
+                gpu_finish(y + (int64_t)r * w.n, acc[r][c], w, c0 + c, epilogue);
         }
     }
 }
@@ -64,7 +59,7 @@ __global__ void gpu_k_gemv_sum(const float *partials, int32_t n_blocks, int32_t 
     const float *p = partials + (int64_t)r * w.ld + c;
     float total = *p;
     for (int32_t b = 1; b < n_blocks; b++) total = kv_add(total, p[b * step]);
-    finish(y + (int64_t)r * w.n + c, total, epilogue);
+    gpu_finish(y + (int64_t)r * w.n, total, w, c, epilogue);
 }
 
 kv_status gpu_gemv(const float *x, int32_t m, const gpu_weights &w, gpu_epilogue epilogue, float *y,

@@ -6,7 +6,8 @@
 
 enum { WARPS = 4 };
 
-__global__ void gpu_k_rmsnorm(const float *x, const float *w, int32_t m, int32_t n, float eps, float *y)
+__global__ void gpu_k_rmsnorm(const float *x, const float *w, int32_t m, int32_t n, float eps, float scale,
+                              float *y)
 {
     const int32_t row = (int32_t)(blockIdx.x * WARPS + threadIdx.y), lane = (int32_t)threadIdx.x;
     if (row >= m) return; /* the whole warp */
@@ -19,13 +20,13 @@ __global__ void gpu_k_rmsnorm(const float *x, const float *w, int32_t m, int32_t
     const float r = kv_rsqrt(kv_add(kv_div(sum, (float)n), eps));
     for (int32_t i = lane; i < n; i += 32) {
         const float v = kv_mul(in[i], r);
-        out[i] = w ? kv_mul(v, w[i]) : v;
+        out[i] = kv_mul(w ? kv_mul(v, w[i]) : v, scale); /* a product by 1 changes no bit */
     }
 }
 
-kv_status gpu_rmsnorm(const float *x, const float *w, int32_t m, int32_t n, float eps, float *y,
+kv_status gpu_rmsnorm(const float *x, const float *w, int32_t m, int32_t n, float eps, float scale, float *y,
                       cudaStream_t stream)
 {
     return GPU_LAUNCH(gpu_k_rmsnorm, dim3(gpu_blocks(m, WARPS)), dim3(32, WARPS), 0, stream, x, w, m, n,
-                      eps, y);
+                      eps, scale, y);
 }

@@ -27,8 +27,8 @@ kv_status gpu_embed(const int32_t *ids, int32_t m, int32_t d, const float *table
 
 /* ---- norm.cu ---- */
 
-/* y[m][n] = RMSNorm of each row of x[m][n]; gains w[n], or NULL for none. y may be x. */
-kv_status gpu_rmsnorm(const float *x, const float *w, int32_t m, int32_t n, float eps, float *y,
+/* y[m][n] = RMSNorm of each row of x[m][n]; gains w[n], or NULL for none; then one product by scale. y may be x. */
+kv_status gpu_rmsnorm(const float *x, const float *w, int32_t m, int32_t n, float eps, float scale, float *y,
                       cudaStream_t stream);
 
 /* ---- matmul.cu, gemm.cu, gemv.cu ---- */
@@ -38,6 +38,7 @@ kv_status gpu_rmsnorm(const float *x, const float *w, int32_t m, int32_t n, floa
 struct gpu_weights {
     const float *w;
     int32_t n, k, ld;
+    const float *scale = nullptr; /* [n] each product is multiplied by its own; NULL: none */
 };
 
 /* What happens to a finished product. */
@@ -45,6 +46,13 @@ enum gpu_epilogue {
     GPU_STORE, /* y = product */
     GPU_ADD    /* y = y + product: the residual */
 };
+
+/* Puts a finished product into output c of a row. */
+GPU_DEVICE void gpu_finish(float *row, float product, const gpu_weights &w, int32_t c, gpu_epilogue epilogue)
+{
+    if (w.scale) product = kv_mul(w.scale[c], product);
+    row[c] = epilogue == GPU_ADD ? kv_add(row[c], product) : product;
+}
 
 /* y[m][n] = x[m][k] times w. partials: gpu_matmul_partials(w, m) floats of workspace. */
 kv_status gpu_matmul(const float *x, int32_t m, const gpu_weights &w, gpu_epilogue epilogue, float *y,
@@ -68,6 +76,8 @@ struct gpu_rope {
     const float *cos, *sin; /* [positions][dims / 2] */
     int32_t dims;           /* rotated dims of a head */
     int32_t half;           /* pair i is (i, i + dims/2), else (2i, 2i+1) */
+    const float *q_gain = nullptr; /* [heads], [kv_heads]: one product after the rotation, in all dims of a head; NULL: none */
+    const float *k_gain = nullptr;
 };
 
 /* cos_table[i][j], sin_table[i][j] of fp32(first + i) * inv_freq[j], i < n, j < half; sines negated when
@@ -92,7 +102,7 @@ struct gpu_arrival {
     bool exact;    /* the step reads its own rows as computed; else as a reader of the stores gets them */
 };
 
-/* Rotates q and k of every row in place, row x by table row x, and puts k and v into row x of `slots` of the stores,
+/* Rotates q and k of every row in place, row x by table row x, multiplies them by their gains, and puts k and v into row x of `slots` of the stores,
  * [..][kv_heads * head_dim]. Where the stores round, the step's rows receive the rounded k (raw ones rotated after
  * rounding) and v, unless they are to stay exact. Stores without memory (p = NULL) receive nothing, slots are not
  * read then. */
@@ -100,8 +110,8 @@ kv_status gpu_rope_store(float *qkv, int32_t m, const gpu_qkv_shape &shape, cons
                          const gpu_arrival &how, const gpu_slots &slots, const gpu_values &k_store,
                          const gpu_values &v_store, cudaStream_t stream);
 
-/* out[i] = row i of `slots` of a store of un-rotated keys, rotated by table row i; rows are
- * [kv_heads * head_dim]. With rope.dims = 0 rows are only gathered and widened. */
+/* out[i] = row i of `slots` of a store of un-rotated keys, rotated by table row i, times its gain; rows are
+ * [kv_heads * head_dim]. With rope.dims = 0 and no gain rows are only gathered and widened. */
 kv_status gpu_rope_view(const gpu_values &k_store, const gpu_slots &slots, int32_t n, int32_t kv_heads,
                         int32_t head_dim, const gpu_rope &rope, float *out, cudaStream_t stream);
 
@@ -179,6 +189,76 @@ kv_status gpu_pool(const float *sums, int32_t heads, int64_t n, int64_t stride, 
 
 /* h[m][n] = (g / (1 + exp(-g))) * u with rows g | u of gate_up[m][2n]. */
 kv_status gpu_swiglu(const float *gate_up, int32_t m, int32_t n, float *h, cudaStream_t stream);
+
+/* h[m][n] = a * a, a = f where f >= 0, else slope * f; of f[m][n]. slope 0: relu. */
+kv_status gpu_squared_relu(const float *f, int32_t m, int32_t n, float slope, float *h, cudaStream_t stream);
+
+/* ---- golf.cu: what the golf family has beyond the Llama block (docs/golf.md) ---- */
+
+/* What a model remembers of earlier tokens: slots in the layout of common/state.h (kv_carry_layout), whose offsets are in
+ * floats here. A piece finds what the token before it left in `before`, and leaves the rows `from` .. m - 1 to slots of
+ * their own. A slot of zeros stands for no token. */
+struct gpu_carry_rows {
+    const float *before; /* slot of the token before the piece */
+    const float *newest; /* slot of the newest token whose rows are kept already; row `known` - 1 of the piece */
+    float *slots;        /* [n_slots][slot_floats]; row `from` goes to slot first_slot, the others follow, round */
+    int64_t slot_floats;
+    int32_t n_slots, first_slot, from, known;
+    int64_t norm, k, v, conv;
+};
+
+/* hashes[x] = (mul_cur * ids[x] xor mul_prev * the token before) mod (rows - 1); rows - 1 where there is none. */
+struct gpu_bigram {
+    int32_t rows, mul_cur, mul_prev;
+};
+kv_status gpu_bigram_hash(const int32_t *ids, int32_t m, const gpu_bigram &b, const gpu_carry_rows &carry, int32_t *hashes,
+                          cudaStream_t stream);
+
+/* Slots of the rows that are kept: number and id of the token; row 0 is token first. */
+kv_status gpu_carry_ids(const int32_t *ids, int32_t m, int64_t first, const gpu_carry_rows &carry, cudaStream_t stream);
+
+/* x[t] = (1 - g) * n[t] + g * n[t - 1] with g = 1 / (1 + exp(-gate)), rows of d; keeps rows of n. */
+kv_status gpu_smear(const float *n, const float *gate, int32_t m, int32_t d, const gpu_carry_rows &carry, float *x,
+                    cudaStream_t stream);
+
+/* The stream x[m][d] at the beginning of a layer: x = x + skip_weight * skip, then x = mix[0] * x + mix[1] * x0. What
+ * is NULL is left out. */
+struct gpu_mix {
+    const float *skip, *skip_weight; /* [m][d], [d] */
+    const float *mix, *x0;           /* [2][d], [m][d] */
+};
+kv_status gpu_mix_streams(float *x, int32_t m, int32_t d, const gpu_mix &mix, cudaStream_t stream);
+
+/* Between projection and RoPE: raw rows q | k | v become qkv, with k and v of KV head j shifted (x[t] + k_shift[j] *
+ * x[t - 1], of raw rows), then every head of q and k normalised without gains. Keeps raw rows of what is shifted. */
+struct gpu_heads {
+    const float *raw;                /* [m][(heads + 2 kv_heads) * head_dim] */
+    gpu_qkv_shape shape;
+    const float *k_shift, *v_shift;  /* [kv_heads]; NULL: none */
+    bool norm;
+    float eps;
+    int32_t layer;
+    float *qkv;                      /* as raw, but not the same memory */
+    float *own_v;                    /* v once more, [m][kv_heads * head_dim]; NULL: not wanted */
+};
+kv_status gpu_prepare_heads(const gpu_heads &h, int32_t m, const gpu_carry_rows &carry, cudaStream_t stream);
+
+/* Attention output y[m][heads * head_dim] and the tokens' own values v[m][kv_heads * head_dim]:
+ * y = y + mix[head] * v;  y = y - (y . u) u with u = v / max(|v|, 1e-12). */
+kv_status gpu_local_v(float *y, const float *v, const float *mix, int32_t m, const gpu_qkv_shape &shape,
+                      cudaStream_t stream);
+kv_status gpu_exclude_own(float *y, const float *v, int32_t m, const gpu_qkv_shape &shape, cudaStream_t stream);
+
+/* Sidecar, of rows gate | value[m][2 hidden]: out = silu(gate + site_gate) * c with c = (conv[0] * value[t - 2] +
+ * conv[1] * value[t - 1]) + conv[2] * value[t]; conv [hidden][3]. Keeps rows of value. */
+struct gpu_sidecar {
+    const float *rows, *site_gate, *conv;
+    int32_t hidden, site;
+};
+kv_status gpu_sidecar_gate(const gpu_sidecar &s, int32_t m, const gpu_carry_rows &carry, float *out, cudaStream_t stream);
+
+/* z = cap * tanh(z / cap), n values. */
+kv_status gpu_softcap(float *z, int64_t n, float cap, cudaStream_t stream);
 
 /* ---- nll.cu ---- */
 

@@ -77,6 +77,10 @@ public:
     /* Entries have scores, which belong to the state. */
     virtual bool has_scores() const { return false; }
 
+    /* Behind how many of the newest tokens a step may begin, what the model remembers of them being kept; 0: steps begin as if
+     * nothing came before. */
+    virtual int32_t memory() const { return 1; }
+
     /* Whether a step can be taken, `seen` tokens after the beginning. A refusal changes nothing. */
     virtual kv_status check(int64_t seen, const kv_step &step) const;
 

@@ -46,6 +46,14 @@ GPU_DEVICE void rotate(float *a, float *b, float c, float s)
     *b = kv_fma(y, c, kv_mul(x, s));
 }
 
+/* One product after the rotation, where a head has a gain. */
+GPU_DEVICE void amplify(float *a, float *b, const float *gains, int32_t head)
+{
+    if (!gains) return;
+    *a = kv_mul(*a, gains[head]);
+    *b = kv_mul(*b, gains[head]);
+}
+
 /* One thread per row and pair of a head; dims that are not rotated count as pairs of neighbours.
  * Which values thread `unit` of a head takes: */
 GPU_DEVICE bool unit_at(const gpu_rope &rope, int32_t unit, int32_t *a, int32_t *b)
@@ -91,6 +99,7 @@ __global__ void gpu_k_rope_store(float *qkv, gpu_qkv_shape shape, gpu_rope rope,
         const int64_t at = (int64_t)row * (rope.dims / 2) + e % half;
         rotate(&a, &b, rope.cos[at], rope.sin[at]);
     }
+    if (!is_value) amplify(&a, &b, is_query ? rope.q_gain : rope.k_gain, is_query ? head : kv_head);
     if (stores && !how.keep_raw) put_pair(store, to + ia, to + ib, how.exact, &a, &b);
     p[ia] = a;
     p[ib] = b;
@@ -130,6 +139,7 @@ __global__ void gpu_k_rope_view(gpu_values k_store, gpu_slots slots, int32_t kv_
         const int64_t at = (int64_t)row * (rope.dims / 2) + e % half;
         rotate(&a, &b, rope.cos[at], rope.sin[at]);
     }
+    amplify(&a, &b, rope.k_gain, e / half);
     to[ia] = a;
     to[ib] = b;
 }

@@ -15,6 +15,7 @@
 
 #include "common/backend.h"
 #include "common/state.h"
+#include "gpu/carry.cuh"
 #include "gpu/coded.cuh"
 #include "gpu/ops.cuh"
 #include "gpu/policy.cuh"
@@ -45,6 +46,7 @@ struct gpu_cache {
     int32_t storage = KV_STORE_F32;
     std::vector<gpu_store> layers; /* storages of numbers */
     std::vector<gpu_parts> coded;  /* per layer: storages in codes */
+    gpu_carry carry;               /* what the model itself remembers */
     int64_t seen = 0; /* tokens fed */
 };
 
@@ -52,11 +54,18 @@ struct gpu_cache {
 struct gpu_table {
     gpu_buffer<float> cos, sin; /* [n][rope_dims / 2] */
     int64_t first = 0, n = 0;
+    gpu_buffer<float> inv_freq; /* [rope_dims / 2] */
+    int64_t length = 0;         /* tokens that their base is for; 0: not made yet */
 };
 
 struct gpu_work {
     gpu_buffer<int32_t> ids, targets, rows;
     gpu_buffer<float> x, normed, qkv, attended, gate_up, activated, logits, nll;
+    gpu_buffer<int32_t> hashes;   /* golf: rows of the bigram table, */
+    gpu_buffer<float> bigram, x0; /* what they hold; the stream before layer 0 */
+    gpu_buffer<float> skips;      /* outputs of the first layers, [skips][m][d_model] */
+    gpu_buffer<float> raw, own_v; /* projections; v of the step's tokens */
+    gpu_buffer<float> sidecar, gated; /* gate | value; the input of its projection */
     gpu_buffer<float> view_keys;  /* stored keys of one layer, rotated, in view order */
     gpu_buffer<float> view_values; /* the same for values, where new rows are read as computed */
     gpu_buffer<int32_t> own_rows; /* then: where the new rows stand in qkv, [K, V][m] */
@@ -74,6 +83,7 @@ struct kv_session {
     std::unique_ptr<gpu_coded> coded; /* NULL: K and V are kept as numbers */
     gpu_cache cache;
     gpu_table table;
+    int64_t rope_length = 1; /* gpu_rope_length */
     gpu_work work;
     bool broken = false; /* a step has failed half-way */
     std::string error;
@@ -81,10 +91,11 @@ struct kv_session {
 
 /* ---- forward.cu ---- */
 
-/* A piece of a step: tokens first .. first + m - 1 of it. */
+/* A piece of a step: tokens first .. first + m - 1 of it, from the stream's token `token` on. */
 struct gpu_piece {
     const kv_step *step;
     int32_t first, m;
+    int64_t token;
 };
 
 /* Runs the model over a piece: fills stores, logits, nll and taps. */
@@ -111,7 +122,7 @@ kv_status gpu_state_export(kv_session *s, int32_t layer, uint32_t what, void *ds
                            size_t *need);
 kv_status gpu_state_import(kv_session *s, const void *src, size_t size);
 
-/* The head of a state of one layer or (layer = -1) of all, but for its size. */
+/* The head of a state of one layer or (layer = -1) of all; its size is that of head and carry. */
 kv_state_head gpu_state_head(const kv_session *s, int32_t layer, uint32_t what);
 
 /* Reports the size of a state; with dst, checks that it fits, clears it and writes the head. *wanted: go on. */
@@ -125,6 +136,10 @@ kv_status gpu_coded_import(kv_session *s, const kv_state_head &head, void *blob)
 
 /* ERR_NONFINITE when something of the piece could not be coded. */
 kv_status gpu_coded_check(kv_session *s, const gpu_span &span);
+
+/* The carry stands at the end of a state: writes it into a blob, checks or takes over that of a checked blob. */
+kv_status gpu_state_put_carry(const kv_session *s, const kv_state_head &h, void *blob);
+kv_status gpu_state_take_carry(kv_session *s, const kv_state_head &h, const void *blob);
 
 /* *to becomes a copy of the session's cache; or the session's cache a copy of from. */
 kv_status gpu_cache_save(kv_session *s, gpu_cache *to);

@@ -24,7 +24,6 @@ size_t row_bytes(const kv_session *s) { return (size_t)s->model.cfg.n_kv_heads *
 kv_state_head describe(const kv_session *s, int32_t layer, uint32_t what, const gpu_runs &runs)
 {
     kv_state_head h = gpu_state_head(s, layer, what);
-    h.total_bytes = sizeof h;
     for (const std::vector<gpu_entry> &run : runs)
         h.total_bytes += kv_state_run_bytes(&h, (int64_t)run.size(), 0);
     return h;
@@ -101,6 +100,7 @@ kv_status copy_cache(gpu_cache *to, const gpu_cache &from, size_t width, cudaStr
         KV_TRY(copy_rows(&to->layers[l], from.layers[l], (size_t)from.policy->rows(), width, stream));
     to->coded.resize(from.coded.size());
     for (size_t l = 0; l < from.coded.size(); l++) KV_TRY(copy_parts(&to->coded[l], from.coded[l], stream));
+    KV_TRY(to->carry.copy_from(from.carry, stream));
     KV_TRY(gpu_stream_finish(stream));
     to->policy = std::move(policy);
     to->storage = from.storage;
@@ -128,7 +128,15 @@ kv_status check_head(const kv_session *s, const kv_state_head &h)
     if (h.head_dim != ours.head_dim) return mismatch("head size", h.head_dim, ours.head_dim);
     if (h.storage != ours.storage) return mismatch("storage", h.storage, ours.storage);
     if (h.record_bytes != ours.record_bytes) return mismatch("record bytes", h.record_bytes, ours.record_bytes);
+    if (h.carry_bytes != ours.carry_bytes)
+        return mismatch("carry bytes", (long long)h.carry_bytes, (long long)ours.carry_bytes);
     return KV_OK;
+}
+
+/* Where the carry of a whole blob begins. */
+const char *carry_of(const kv_state_head &h, const void *blob)
+{
+    return static_cast<const char *>(blob) + (h.total_bytes - h.carry_bytes);
 }
 
 /* The entries of all runs of a checked blob. */
@@ -184,7 +192,19 @@ kv_state_head gpu_state_head(const kv_session *s, int32_t layer, uint32_t what)
     h.record_bytes = s->coded ? 0 : 2 * (int32_t)head_bytes(s);
     h.storage = s->cache.storage;
     h.seen = s->cache.seen;
+    h.carry_bytes = layer < 0 ? s->cache.carry.bytes() : 0;
+    h.total_bytes = sizeof h + h.carry_bytes;
     return h;
+}
+
+kv_status gpu_state_put_carry(const kv_session *s, const kv_state_head &h, void *blob)
+{
+    return h.carry_bytes ? s->cache.carry.read(const_cast<char *>(carry_of(h, blob)), s->stream.s) : KV_OK;
+}
+
+kv_status gpu_state_take_carry(kv_session *s, const kv_state_head &h, const void *blob)
+{
+    return h.carry_bytes ? s->cache.carry.write(carry_of(h, blob), h.seen, s->stream.s) : KV_OK;
 }
 
 kv_status gpu_state_begin(const kv_state_head &h, void *dst, size_t cap, size_t *need, bool *wanted)
@@ -213,6 +233,7 @@ kv_status gpu_cache_make_room(kv_session *s)
 kv_status gpu_cache_reset(gpu_cache *cache)
 {
     KV_TRY(cache->policy->reset());
+    cache->carry.reset();
     cache->seen = 0;
     return KV_OK;
 }
@@ -239,6 +260,7 @@ kv_status gpu_state_export(kv_session *s, int32_t layer, uint32_t what, void *ds
         v.run->n = (int32_t)entries.size();
         KV_TRY(write_run(s, entries, v));
     }
+    KV_TRY(gpu_state_put_carry(s, h, dst));
     return gpu_stream_finish(s->stream.s);
 }
 
@@ -249,6 +271,7 @@ kv_status gpu_state_import(kv_session *s, const void *src, size_t size)
     kv_state_head h;
     memcpy(&h, src, sizeof h);
     KV_TRY(check_head(s, h));
+    if (h.carry_bytes) KV_TRY(gpu_carry::check_blob(carry_of(h, src), h.seen, s->model.cfg.vocab_size));
     if (s->coded) return gpu_coded_import(s, h, blob);
     gpu_runs runs = read_runs(h, blob);
     KV_TRY(s->cache.policy->adopt(h.seen, &runs));
@@ -261,6 +284,7 @@ kv_status gpu_state_import(kv_session *s, const void *src, size_t size)
         KV_TRY(upload_rows(s, run));
         KV_TRY(copy_records(s, v.run->layer, v.run->head, v.run->n, nullptr, v.records));
     }
+    KV_TRY(gpu_state_take_carry(s, h, src));
     KV_TRY(gpu_stream_finish(s->stream.s));
     s->broken = false;
     return KV_OK;

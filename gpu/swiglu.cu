@@ -1,4 +1,4 @@
-/* swiglu.cu - the gate of the feed-forward block, one thread per value. */
+/* swiglu.cu - what the feed-forward block does to its inner values, one thread per value: a gate, or a square. */
 #include "gpu/ops.cuh"
 
 enum { THREADS = 128 };
@@ -20,4 +20,19 @@ kv_status gpu_swiglu(const float *gate_up, int32_t m, int32_t n, float *h, cudaS
                                  n, h + (int64_t)r * n));
     }
     return KV_OK;
+}
+
+__global__ void gpu_k_squared_relu(const float *f, int64_t n, float slope, float *h)
+{
+    const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (i >= n) return;
+    const float negative = slope == 0.0f ? 0.0f : kv_mul(slope, f[i]), a = f[i] < 0.0f ? negative : f[i];
+    h[i] = kv_mul(a, a);
+}
+
+kv_status gpu_squared_relu(const float *f, int32_t m, int32_t n, float slope, float *h, cudaStream_t stream)
+{
+    const int64_t count = (int64_t)m * n;
+    return GPU_LAUNCH_NOSYNC(gpu_k_squared_relu, dim3(gpu_blocks(count, THREADS)), dim3(THREADS), stream, f, count, slope,
+                             h);
 }

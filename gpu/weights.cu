@@ -3,14 +3,44 @@
 kv_status gpu_model_supported(const kv_model *model)
 {
     KV_TRY(kv_model_check(model));
-    const char *const beyond = kv_config_beyond_llama(&model->cfg);
+    const char *const beyond = kv_config_beyond_golf(&model->cfg);
     if (beyond)
-        return kv_fail(KV_ERR_UNSUPPORTED, "model '%s' uses %s; this side has the Llama family only",
+        return kv_fail(KV_ERR_UNSUPPORTED, "model '%s' uses %s; this side has the Llama and golf families only",
                        model->name, beyond);
     if (model->cfg.head_dim % 4 != 0)
         return kv_fail(KV_ERR_UNSUPPORTED, "model '%s' has heads of %d values; this side needs a multiple "
                        "of 4", model->name, model->cfg.head_dim);
     return KV_OK;
+}
+
+kv_status gpu_rope_length(const kv_model &model, const kv_policy &policy, int64_t *length)
+{
+    const kv_config &cfg = model.cfg;
+    const bool windows = policy.selection == KV_SEL_XWINDOW;
+    *length = 1;
+    if (cfg.rope_scaling != KV_ROPE_SCALING_NTK_BY_LENGTH) return KV_OK;
+    *length = windows && policy.xwindow.ver == KV_XW_PUBLISHED ? 0 : cfg.rope_base_len ? cfg.rope_base_len : policy.xwindow.window;
+    if (windows || cfg.rope_base_len) return KV_OK;
+    return kv_fail(KV_ERR_UNSUPPORTED, "model '%s' chooses the base of RoPE by the length of a call (rope_base_len 0), which only "
+                   "the policy xwindow has", model.name);
+}
+
+/* docs/numerics.md, section 3, with the base of docs/golf.md: in double, the power and its reciprocal rounded. */
+std::vector<float> gpu_inverse_frequencies(const kv_config &cfg, int64_t length)
+{
+    double base = cfg.rope_theta;
+    if (cfg.rope_scaling == KV_ROPE_SCALING_NTK_BY_LENGTH && length > cfg.rope_train_len) {
+        const double dims = (double)cfg.rope_dims, exponent = kv_ddiv(dims, kv_dsub(dims, 2.0));
+        const double stretch = kv_ddiv((double)length, (double)cfg.rope_train_len);
+        base = kv_dmul(base, kv_exp_core(kv_dmul(exponent, kv_log_core(stretch))));
+    }
+    std::vector<float> v;
+    const double log_base = kv_log_core(base);
+    for (int32_t i = 0; i < cfg.rope_dims / 2; i++) {
+        const double exponent = kv_ddiv((double)(2 * i), (double)cfg.rope_dims);
+        v.push_back(kv_div(1.0f, kv_d2f(kv_exp_core(kv_dmul(exponent, log_base)))));
+    }
+    return v;
 }
 
 float gpu_softmax_scale(const kv_config &cfg)
@@ -82,32 +112,71 @@ kv_status upload_rows(uploader *u, const kv_tensor *t, gpu_buffer<float> *dst)
     return upload_floats(u, u->host.data(), u->host.size(), dst);
 }
 
-kv_status upload_gains(uploader *u, const kv_model *model, kv_role role, int32_t layer,
-                       gpu_buffer<float> *dst)
+/* Rows of a tensor that the config may switch off. */
+kv_status upload_option(uploader *u, const kv_model *model, kv_role role, int32_t layer, gpu_buffer<float> *dst)
 {
-    return model->cfg.norm_weight ? upload_rows(u, kv_model_tensor(model, role, layer), dst) : KV_OK;
+    int64_t rows, cols;
+    kv_model_shape(&model->cfg, role, &rows, &cols);
+    return rows > 0 ? upload_rows(u, kv_model_tensor(model, role, layer), dst) : KV_OK;
+}
+
+bool layer_in(uint64_t mask, int32_t l) { return l < 64 && (mask >> l & 1); }
+
+/* Number of the layer's site: of the sites below it. */
+int32_t site_of(uint64_t mask, int32_t l)
+{
+    if (!layer_in(mask, l)) return -1;
+    int32_t site = 0;
+    for (int32_t below = 0; below < l; below++) site += layer_in(mask, below);
+    return site;
+}
+
+kv_status upload_layer_options(uploader *u, const kv_model *model, int32_t l, gpu_layer *layer)
+{
+    const struct {
+        kv_role role;
+        gpu_buffer<float> *to;
+    } options[] = {{KV_ROLE_ATTN_NORM, &layer->attn_norm}, {KV_ROLE_FFN_NORM, &layer->ffn_norm},
+                   {KV_ROLE_RESID_MIX, &layer->resid_mix}, {KV_ROLE_ATTN_SCALE, &layer->attn_scale},
+                   {KV_ROLE_FFN_SCALE, &layer->ffn_scale}, {KV_ROLE_Q_GAIN, &layer->q_gain},
+                   {KV_ROLE_K_GAIN, &layer->k_gain},       {KV_ROLE_K_SHIFT, &layer->k_shift},
+                   {KV_ROLE_V_SHIFT, &layer->v_shift},     {KV_ROLE_LOCAL_V, &layer->local_v}};
+    for (const auto &o : options) KV_TRY(upload_option(u, model, o.role, l, o.to));
+    const kv_config &cfg = model->cfg;
+    layer->norm_scale = cfg.ln_scale_inv_sqrt ? kv_d2f(kv_ddiv(1.0, kv_dsqrt((double)(l + 1)))) : 1.0f;
+    layer->excludes_own = layer_in(cfg.xsa_layer_mask, l);
+    layer->site = site_of(cfg.sidecar_layer_mask, l);
+    return KV_OK;
 }
 
 kv_status upload_layer(uploader *u, const kv_model *model, int32_t l, gpu_layer *layer)
 {
-    KV_TRY(upload_gains(u, model, KV_ROLE_ATTN_NORM, l, &layer->attn_norm));
-    KV_TRY(upload_gains(u, model, KV_ROLE_FFN_NORM, l, &layer->ffn_norm));
+    KV_TRY(upload_layer_options(u, model, l, layer));
     KV_TRY(upload_matrix(u, model, {KV_ROLE_ATTN_Q, KV_ROLE_ATTN_K, KV_ROLE_ATTN_V}, l, &layer->qkv));
     KV_TRY(upload_matrix(u, model, {KV_ROLE_ATTN_OUTPUT}, l, &layer->attn_output));
-    KV_TRY(upload_matrix(u, model, {KV_ROLE_FFN_GATE, KV_ROLE_FFN_UP}, l, &layer->gate_up));
+    KV_TRY(model->cfg.ffn_kind == KV_FFN_SWIGLU
+               ? upload_matrix(u, model, {KV_ROLE_FFN_GATE, KV_ROLE_FFN_UP}, l, &layer->gate_up)
+               : upload_matrix(u, model, {KV_ROLE_FFN_UP}, l, &layer->gate_up));
     return upload_matrix(u, model, {KV_ROLE_FFN_DOWN}, l, &layer->ffn_down);
 }
 
-/* docs/numerics.md, section 3: all in double, rounded once. */
-std::vector<float> inverse_frequencies(const kv_config &cfg)
+kv_status upload_bigram(uploader *u, const kv_model *model, gpu_model *out)
 {
-    std::vector<float> v;
-    const double log_theta = kv_log_core(cfg.rope_theta);
-    for (int32_t i = 0; i < cfg.rope_dims / 2; i++) {
-        const double exponent = kv_ddiv((double)(2 * i), (double)cfg.rope_dims);
-        v.push_back(kv_div(1.0f, kv_d2f(kv_exp_core(kv_dmul(exponent, log_theta)))));
-    }
-    return v;
+    float scale;
+    KV_TRY(upload_rows(u, kv_model_tensor(model, KV_ROLE_BIGRAM_EMBED, 0), &out->bigram_embed));
+    KV_TRY(upload_matrix(u, model, {KV_ROLE_BIGRAM_PROJ}, 0, &out->bigram_proj));
+    kv_tensor_rows_f32(kv_model_tensor(model, KV_ROLE_BIGRAM_SCALE, 0), 0, 1, &scale);
+    const std::vector<float> all((size_t)model->cfg.d_model, scale);
+    return upload_floats(u, all.data(), all.size(), &out->bigram_scale);
+}
+
+kv_status upload_sidecar(uploader *u, const kv_model *model, gpu_sidecar_weights *out)
+{
+    KV_TRY(upload_matrix(u, model, {KV_ROLE_SIDECAR_GATE, KV_ROLE_SIDECAR_VALUE}, 0, &out->gate_value));
+    KV_TRY(upload_matrix(u, model, {KV_ROLE_SIDECAR_PROJ}, 0, &out->proj));
+    KV_TRY(upload_rows(u, kv_model_tensor(model, KV_ROLE_SIDECAR_CONV, 0), &out->conv));
+    KV_TRY(upload_rows(u, kv_model_tensor(model, KV_ROLE_SIDECAR_SITE_GATE, 0), &out->site_gate));
+    return upload_rows(u, kv_model_tensor(model, KV_ROLE_SIDECAR_SCALE, 0), &out->scale);
 }
 } // namespace
 
@@ -120,9 +189,11 @@ kv_status gpu_model_upload(const kv_model *model, gpu_model *out, cudaStream_t s
     const kv_role head = cfg.tied_head ? KV_ROLE_TOKEN_EMBD : KV_ROLE_OUTPUT;
     KV_TRY(upload_matrix(&u, model, {head}, 0, &out->head));
     if (!cfg.tied_head) KV_TRY(upload_rows(&u, kv_model_tensor(model, KV_ROLE_TOKEN_EMBD, 0), &out->embedding));
-    KV_TRY(upload_gains(&u, model, KV_ROLE_OUTPUT_NORM, 0, &out->output_norm));
-    const std::vector<float> inv_freq = inverse_frequencies(cfg);
-    KV_TRY(upload_floats(&u, inv_freq.data(), inv_freq.size(), &out->inv_freq));
+    KV_TRY(upload_option(&u, model, KV_ROLE_OUTPUT_NORM, 0, &out->output_norm));
+    KV_TRY(upload_option(&u, model, KV_ROLE_SMEAR_GATE, 0, &out->smear_gate));
+    KV_TRY(upload_option(&u, model, KV_ROLE_SKIP_WEIGHTS, 0, &out->skip_weights));
+    if (cfg.bigram_rows) KV_TRY(upload_bigram(&u, model, out));
+    if (cfg.sidecar_layer_mask) KV_TRY(upload_sidecar(&u, model, &out->sidecar));
     out->layers = std::vector<gpu_layer>((size_t)cfg.n_layers);
     for (int32_t l = 0; l < cfg.n_layers; l++) KV_TRY(upload_layer(&u, model, l, &out->layers[(size_t)l]));
     return KV_OK;

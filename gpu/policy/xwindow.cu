@@ -16,6 +16,8 @@ public:
 
     bool raw_keys() const override { return fixed(); }
 
+    int32_t memory() const override { return params_.pred == KV_PRED_CARRY ? params_.window : 0; }
+
     kv_status check(int64_t seen, const kv_step &step) const override;
 
     kv_status begin(int64_t seen, int32_t m, gpu_view *view, kv_events *) override

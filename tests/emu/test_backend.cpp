@@ -287,17 +287,16 @@ void test_unusable_steps_are_refused_and_the_session_goes_on(void **)
     assert_same(feed(&s, 9, 4), feed(&untouched, 9, 4), "after refusals");
 }
 
-void test_models_beyond_llama_are_refused_by_name(void **)
+void test_models_beyond_both_families_are_refused_by_name(void **)
 {
     kv_model *m = nullptr;
     assert_ok(kv_model_open("tiny", nullptr, &m, nullptr));
     kv_model changed = *m;
-    changed.cfg.logit_softcap = 30.0f;
-    assert_refusal(try_open(&changed, "full", nullptr), KV_ERR_UNSUPPORTED, nullptr,
-                   "logit_softcap");
+    changed.cfg.embed_scale = 30.0f;
+    assert_refusal(try_open(&changed, "full", nullptr), KV_ERR_UNSUPPORTED, nullptr, "embed_scale");
     changed = *m;
-    changed.cfg.qk_norm = KV_QK_NORM_RMS;
-    assert_refusal(try_open(&changed, "full", nullptr), KV_ERR_UNSUPPORTED, nullptr, "qk_norm");
+    changed.cfg.attn_window = 16;
+    assert_refusal(try_open(&changed, "full", nullptr), KV_ERR_UNSUPPORTED, nullptr, "attn_window");
     assert_int_equal(try_open(m, "full", nullptr), KV_OK);
     kv_model_close(m);
 }
@@ -372,7 +371,7 @@ int main()
         cmocka_unit_test(test_bounded_policies_keep_their_memory),
         cmocka_unit_test(test_close_gives_all_device_memory_back),
         cmocka_unit_test(test_unusable_steps_are_refused_and_the_session_goes_on),
-        cmocka_unit_test(test_models_beyond_llama_are_refused_by_name),
+        cmocka_unit_test(test_models_beyond_both_families_are_refused_by_name),
         cmocka_unit_test(test_unknown_options_are_refused),
         cmocka_unit_test(test_states_of_other_sessions_are_refused),
         cmocka_unit_test(test_the_entry_speaks_one_abi),

@@ -35,7 +35,7 @@ void check_norm(int32_t m, int32_t n, bool gains)
     for (const uint64_t seed : SEEDS) {
         const stream on(seed);
         const floats dx(x, on), dw(w, on), dy(x.size());
-        assert_ok(gpu_rmsnorm(dx.p(), gains ? dw.p() : nullptr, m, n, 1e-5f, dy.p(), on.s));
+        assert_ok(gpu_rmsnorm(dx.p(), gains ? dw.p() : nullptr, m, n, 1e-5f, 1.0f, dy.p(), on.s));
         assert_bits(dy.get(on), wanted, "rmsnorm", seed);
     }
 }
@@ -53,7 +53,7 @@ void test_rmsnorm_may_work_in_place(void **)
     rmsnorm(x.data(), nullptr, 200, 1e-6f, wanted.data());
     const stream on;
     const floats dx(x, on);
-    assert_ok(gpu_rmsnorm(dx.p(), nullptr, 1, 200, 1e-6f, dx.p(), on.s));
+    assert_ok(gpu_rmsnorm(dx.p(), nullptr, 1, 200, 1e-6f, 1.0f, dx.p(), on.s));
     assert_bits(dx.get(on), wanted, "in place", 0);
 }
 
