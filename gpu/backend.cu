@@ -140,7 +140,7 @@ kv_status check_step(const kv_session *s, const kv_step &step)
     KV_TRY(check_tokens(s, step));
     KV_TRY(check_taps(s, step));
     KV_TRY(s->cache.policy->check(s->cache.seen, step));
-    return s->cache.carry.check(s->cache.seen, step.flags & KV_STEP_RECOMPUTE ? step.pos0 : s->cache.seen);
+    return s->cache.carry.check(step.flags & KV_STEP_RECOMPUTE ? step.pos0 : s->cache.seen);
 }
 
 /* ---- a step ---- */
@@ -252,7 +252,7 @@ kv_status fill_session(const kv_open_args &args, kv_session *s)
     KV_TRY(kv_policy_check(args.policy));
     KV_TRY(kv_policy_fit(args.policy, &args.model->cfg));
     KV_TRY(gpu_model_supported(args.model));
-    KV_TRY(gpu_rope_length(*args.model, *args.policy, &s->rope_length));
+    KV_TRY(gpu_rope_length(*args.model, *args.policy, &s->rope_length, &s->rope_by_call));
     KV_TRY(gpu_stream_open(&s->stream.s, o.seed, args.threads));
     s->coded = make_coded(*args.policy, args.model->cfg);
     KV_TRY(make_policy(*args.policy, args.model->cfg, s->coded.get(), s->stream.s, &s->cache.policy));
@@ -270,7 +270,7 @@ kv_status read_table(kv_session *s, kv_table which, int64_t first, int64_t n, fl
                        (long long)first, (long long)n);
     const size_t half = (size_t)s->model.cfg.rope_dims / 2;
     int64_t at;
-    KV_TRY(gpu_table_cover(s, first, n, &at));
+    KV_TRY(gpu_table_cover(s, first, n, s->rope_length, &at));
     const float *const src = which == KV_TABLE_ROPE_COS ? s->table.cos.p : s->table.sin.p;
     KV_TRY(gpu_copy_down(dst, src + (size_t)at * half, (size_t)n * half * sizeof(float), s->stream.s));
     return gpu_stream_finish(s->stream.s);

@@ -1,12 +1,13 @@
-/* carry.cu - slots of what a model remembers: which one a piece reads, and which ones it fills. */
+/* carry.cu - slots of what a model remembers: which one a piece reads, which ones it fills, which ones are exported. */
 #include "gpu/carry.cuh"
 
+#include <algorithm>
 #include <string.h>
 
-kv_status gpu_carry::open(const kv_config &cfg, int32_t depth, cudaStream_t stream)
+kv_status gpu_carry::open(const kv_config &cfg, const gpu_memory &memory, cudaStream_t stream)
 {
     layout_ = kv_carry_layout_of(&cfg);
-    depth_ = depth;
+    memory_ = memory;
     if (layout_.bytes == 0) return KV_OK;
     const size_t n = (size_t)(1 + ring()) * floats();
     KV_TRY(slots_.reserve(n));
@@ -14,31 +15,35 @@ kv_status gpu_carry::open(const kv_config &cfg, int32_t depth, cudaStream_t stre
     return gpu_stream_finish(stream);
 }
 
-const float *gpu_carry::slot(int64_t back) const
+const gpu_carry::place *gpu_carry::find(int64_t count) const
 {
-    if (back < 0 || back >= valid_) return slots_.p;
-    return slots_.p + (size_t)(1 + (written_ - 1 - back) % ring()) * floats();
+    for (const place &p : kept_)
+        if (p.count == count) return &p;
+    return nullptr;
 }
 
-kv_status gpu_carry::check(int64_t seen, int64_t first) const
+kv_status gpu_carry::check(int64_t first) const
 {
-    if (layout_.bytes == 0 || depth_ == 0 || first == 0 || (first <= seen && seen - first < valid_)) return KV_OK;
-    return kv_fail(KV_ERR_USAGE, "step: what the model remembers of token %lld is not there; after %lld tokens a step can begin "
-                   "behind the newest %d", (long long)(first - 1), (long long)seen, valid_);
+    if (layout_.bytes == 0 || memory_.window == 0 || first == 0 || find(first)) return KV_OK;
+    return kv_fail(KV_ERR_USAGE, "step: what the model remembers of token %lld is not there; a step can begin with token %lld",
+                   (long long)(first - 1), (long long)(kept_.empty() ? 0 : kept_.back().count));
 }
 
 gpu_carry_rows gpu_carry::rows(int64_t seen, int64_t first, int32_t m) const
 {
     gpu_carry_rows r = {};
     if (layout_.bytes == 0) return r;
-    r.known = first < seen ? (int32_t)(seen - first) : 0;
-    r.from = depth_ > 1 ? r.known : m - 1;
-    r.before = depth_ == 0 || first == 0 ? slots_.p : slot(seen - first);
-    r.newest = first > seen ? slots_.p : slot(0);
-    r.slots = slots_.p + floats();
+    const place *const before = memory_.window == 0 ? nullptr : find(first);
+    const place *const newest = memory_.window == 0 ? nullptr : find(seen);
+    const int32_t used = kept_.empty() ? 0 : kept_.back().slot;
+    r.before = slot(before ? before->slot : 0);
+    r.newest = slot(newest ? newest->slot : 0);
+    r.known = windows() ? (int32_t)(seen - first) : 0;
+    r.from = windows() ? r.known : m - 1;
+    r.slots = slot(1);
     r.slot_floats = (int64_t)floats();
     r.n_slots = ring();
-    r.first_slot = (int32_t)(written_ % ring());
+    r.first_slot = windows() ? (int32_t)((first + r.from) % ring()) : used == 1 ? 1 : 0;
     r.norm = (int64_t)(layout_.norm / sizeof(float));
     r.k = (int64_t)(layout_.k / sizeof(float));
     r.v = (int64_t)(layout_.v / sizeof(float));
@@ -46,44 +51,95 @@ gpu_carry_rows gpu_carry::rows(int64_t seen, int64_t first, int32_t m) const
     return r;
 }
 
-void gpu_carry::advance(const gpu_carry_rows &rows, int32_t m)
+/* Kept are the slots behind which a coming window begins, as far as they are there, and that of the newest token. */
+void gpu_carry::advance(int64_t seen, int64_t first, int32_t m, const gpu_carry_rows &rows)
 {
-    const int32_t most = depth_ > 1 ? ring() : 1;
-    written_ += m - rows.from;
-    valid_ = gpu_min(valid_ + m - rows.from, most);
+    if (layout_.bytes == 0) return;
+    std::vector<place> now;
+    const int64_t end = first + m;
+    for (int64_t start = first + memory_.stride; windows() && start < end; start += memory_.stride)
+        if (start > seen || find(start)) now.push_back({start, 1 + (int32_t)((start - 1) % ring())});
+    now.push_back({end, 1 + (windows() ? (int32_t)((end - 1) % ring()) : rows.first_slot)});
+    kept_.swap(now);
 }
 
 kv_status gpu_carry::read(void *to, cudaStream_t stream) const
 {
-    KV_TRY(gpu_copy_down(to, slot(0), layout_.bytes, stream));
+    static const place none = {0, 0};
+    char *at = static_cast<char *>(to);
+    for (size_t i = 0; i < std::max<size_t>(kept_.size(), 1); i++, at += layout_.bytes) {
+        const place &p = kept_.empty() ? none : kept_[i];
+        KV_TRY(gpu_copy_down(at, slot(p.slot), layout_.bytes, stream));
+    }
     return gpu_stream_finish(stream);
 }
 
-kv_status gpu_carry::check_blob(const void *from, int64_t seen, int32_t vocab)
+namespace
 {
-    int32_t head[2];
-    memcpy(head, from, sizeof head);
-    const int32_t count = seen < INT32_MAX ? (int32_t)seen : INT32_MAX;
-    if (head[0] == count && head[1] >= 0 && head[1] < vocab && (count > 0 || head[1] == 0)) return KV_OK;
-    return kv_fail(KV_ERR_MISMATCH, "the state's carry is that of token %d after %d tokens; the state holds %lld tokens of a "
-                   "vocabulary of %d", head[1], head[0], (long long)seen, vocab);
+/* How a carry begins. */
+struct carry_head {
+    int32_t count, id;
+};
+
+carry_head head_at(const void *carries, size_t bytes, size_t i)
+{
+    carry_head h;
+    memcpy(&h, static_cast<const char *>(carries) + i * bytes, sizeof h);
+    return h;
 }
 
-kv_status gpu_carry::write(const void *from, int64_t seen, cudaStream_t stream)
+bool all_zero(const char *p, size_t n) { return std::all_of(p, p + n, [](char c) { return c == 0; }); }
+
+kv_status refuse(const char *what, const carry_head &h, int64_t seen)
 {
-    reset();
-    if (seen == 0) return KV_OK;
-    KV_TRY(gpu_copy_up(slots_.p + floats(), from, layout_.bytes, stream));
-    written_ = valid_ = 1;
+    return kv_fail(KV_ERR_FORMAT, "the state's carry is that of token %d after %d tokens, the state that of %lld tokens: %s", h.id,
+                   h.count, (long long)seen, what);
+}
+} // namespace
+
+kv_status gpu_carry::check_blob(const void *from, size_t n, int64_t seen, int32_t vocab) const
+{
+    const size_t count = layout_.bytes ? n / layout_.bytes : 0;
+    const bool fits = layout_.bytes == 0 ? n == 0 : n == count * layout_.bytes && count >= 1 && (windows() || count == 1);
+    if (!fits)
+        return kv_fail(KV_ERR_MISMATCH, "the state has carry bytes %zu, this session %zu; export it from a session of the same model "
+                       "and policy", n, layout_.bytes);
+    if (count == 1 && all_zero(static_cast<const char *>(from), n)) return KV_OK; /* nothing is remembered */
+    for (size_t i = 0; i < count; i++) {
+        const carry_head h = head_at(from, layout_.bytes, i);
+        if (h.id < 0 || h.id >= vocab) return refuse("the vocabulary has no such token", h, seen);
+        if (i > 0 && h.count <= head_at(from, layout_.bytes, i - 1).count) return refuse("counts must ascend", h, seen);
+        if (i + 1 == count && h.count != (seen < INT32_MAX ? seen : INT32_MAX)) return refuse("they differ", h, seen);
+    }
     return KV_OK;
+}
+
+/* A carry that no window can begin behind any more is left out. */
+kv_status gpu_carry::write(const void *from, size_t n, int64_t seen, cudaStream_t stream)
+{
+    const char *at = static_cast<const char *>(from);
+    reset();
+    if (n == 0 || seen == 0) return KV_OK;
+    if (all_zero(at, n)) {
+        kept_.push_back({seen, 0});
+        return KV_OK;
+    }
+    const size_t count = n / layout_.bytes;
+    for (size_t i = 0; i < count; i++, at += layout_.bytes) {
+        const int64_t tokens = i + 1 == count ? seen : head_at(from, layout_.bytes, i).count;
+        if (tokens <= seen - ring()) continue;
+        const int32_t to = 1 + (windows() ? (int32_t)((tokens - 1) % ring()) : 0);
+        KV_TRY(gpu_copy_up(slot(to), at, layout_.bytes, stream));
+        kept_.push_back({tokens, to});
+    }
+    return gpu_stream_finish(stream);
 }
 
 kv_status gpu_carry::copy_from(const gpu_carry &other, cudaStream_t stream)
 {
     layout_ = other.layout_;
-    depth_ = other.depth_;
-    written_ = other.written_;
-    valid_ = other.valid_;
+    memory_ = other.memory_;
+    kept_ = other.kept_;
     KV_TRY(slots_.reserve(other.slots_.n));
     return gpu_copy_across(slots_.p, other.slots_.p, other.slots_.n * sizeof(float), stream);
 }

@@ -23,7 +23,7 @@ kv_status gpu_pass::run()
     KV_TRY(head());
     KV_TRY(gpu_stream_finish(stream_));
     if (s_->coded) KV_TRY(gpu_coded_check(s_, span()));
-    s_->cache.carry.advance(carry_, m_);
+    s_->cache.carry.advance(s_->cache.seen, piece_.token, m_, carry_);
     return KV_OK;
 }
 
@@ -47,12 +47,13 @@ kv_status gpu_pass::prepare()
     }
     if (view_.own_exact) KV_TRY(upload_own_rows());
     KV_TRY(s_->coded ? prepare_coded() : upload_rows());
+    const int64_t reach = view_.pos + (int64_t)m_, length = s_->rope_by_call ? reach : s_->rope_length;
     if (raw_) {
-        KV_TRY(gpu_table_cover(s_, 0, view_.pos + (int64_t)m_, &zero_row_));
+        KV_TRY(gpu_table_cover(s_, 0, reach, length, &zero_row_));
         new_row_ = zero_row_ + view_.pos;
         return KV_OK;
     }
-    return gpu_table_cover(s_, view_.pos, m_, &new_row_);
+    return gpu_table_cover(s_, view_.pos, m_, length, &new_row_);
 }
 
 /* Rows of the view; with row i = view entry i only those of the new tokens are needed. */
@@ -299,7 +300,7 @@ int32_t gpu_tap_width(const kv_config &c, int32_t point)
     }
 }
 
-/* The frequencies for the session's base; for another base the table is void. */
+/* The frequencies for the base of this length; a table of another one is void. */
 static kv_status set_base(kv_session *s, int64_t length)
 {
     gpu_table &t = s->table;
@@ -313,13 +314,13 @@ static kv_status set_base(kv_session *s, int64_t length)
 }
 
 /* Some positions more than asked for, so that single-token steps seldom make a table. */
-kv_status gpu_table_cover(kv_session *s, int64_t first, int64_t n, int64_t *at)
+kv_status gpu_table_cover(kv_session *s, int64_t first, int64_t n, int64_t length, int64_t *at)
 {
     gpu_table &t = s->table;
     if (first + n > MAX_POSITION)
         return kv_fail(KV_ERR_UNSUPPORTED, "position %lld: sine and cosine are defined below 2^28; use a "
                        "policy whose positions count inside the cache", (long long)(first + n - 1));
-    KV_TRY(set_base(s, s->rope_length ? s->rope_length : first + n));
+    KV_TRY(set_base(s, length));
     if (first < t.first || first + n > t.first + t.n) {
         const int32_t half = s->model.cfg.rope_dims / 2;
         int64_t count = n + n / 2 + 256;

@@ -64,6 +64,13 @@ struct gpu_site {
     cudaStream_t stream;
 };
 
+/* What a model remembers of earlier tokens (gpu/carry.cuh) under a policy: steps of at most `window` tokens, each `stride`
+ * behind the one before. Window 1: steps go on behind the newest token, whatever their length; 0: every step begins as if
+ * nothing came before. */
+struct gpu_memory {
+    int32_t window, stride;
+};
+
 class gpu_coded; /* gpu/coded.cuh */
 
 class gpu_policy
@@ -77,9 +84,7 @@ public:
     /* Entries have scores, which belong to the state. */
     virtual bool has_scores() const { return false; }
 
-    /* Behind how many of the newest tokens a step may begin, what the model remembers of them being kept; 0: steps begin as if
-     * nothing came before. */
-    virtual int32_t memory() const { return 1; }
+    virtual gpu_memory memory() const { return {1, 1}; }
 
     /* Whether a step can be taken, `seen` tokens after the beginning. A refusal changes nothing. */
     virtual kv_status check(int64_t seen, const kv_step &step) const;

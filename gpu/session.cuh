@@ -83,7 +83,8 @@ struct kv_session {
     std::unique_ptr<gpu_coded> coded; /* NULL: K and V are kept as numbers */
     gpu_cache cache;
     gpu_table table;
-    int64_t rope_length = 1; /* gpu_rope_length */
+    int64_t rope_length = 1; /* gpu_rope_length; */
+    bool rope_by_call = false; /* but each pass has its own */
     gpu_work work;
     bool broken = false; /* a step has failed half-way */
     std::string error;
@@ -101,8 +102,8 @@ struct gpu_piece {
 /* Runs the model over a piece: fills stores, logits, nll and taps. */
 kv_status gpu_forward(kv_session *s, const gpu_piece &piece, const gpu_view &view);
 
-/* Table rows for these positions; *at receives the row of position `first`. */
-kv_status gpu_table_cover(kv_session *s, int64_t first, int64_t n, int64_t *at);
+/* Table rows for these positions, by the base of a length; *at receives the row of position `first`. */
+kv_status gpu_table_cover(kv_session *s, int64_t first, int64_t n, int64_t length, int64_t *at);
 
 /* Floats in a row of a tap point; 0 for an unknown point. */
 int32_t gpu_tap_width(const kv_config &cfg, int32_t point);

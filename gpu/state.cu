@@ -128,8 +128,6 @@ kv_status check_head(const kv_session *s, const kv_state_head &h)
     if (h.head_dim != ours.head_dim) return mismatch("head size", h.head_dim, ours.head_dim);
     if (h.storage != ours.storage) return mismatch("storage", h.storage, ours.storage);
     if (h.record_bytes != ours.record_bytes) return mismatch("record bytes", h.record_bytes, ours.record_bytes);
-    if (h.carry_bytes != ours.carry_bytes)
-        return mismatch("carry bytes", (long long)h.carry_bytes, (long long)ours.carry_bytes);
     return KV_OK;
 }
 
@@ -204,7 +202,7 @@ kv_status gpu_state_put_carry(const kv_session *s, const kv_state_head &h, void 
 
 kv_status gpu_state_take_carry(kv_session *s, const kv_state_head &h, const void *blob)
 {
-    return h.carry_bytes ? s->cache.carry.write(carry_of(h, blob), h.seen, s->stream.s) : KV_OK;
+    return s->cache.carry.write(carry_of(h, blob), (size_t)h.carry_bytes, h.seen, s->stream.s);
 }
 
 kv_status gpu_state_begin(const kv_state_head &h, void *dst, size_t cap, size_t *need, bool *wanted)
@@ -271,7 +269,7 @@ kv_status gpu_state_import(kv_session *s, const void *src, size_t size)
     kv_state_head h;
     memcpy(&h, src, sizeof h);
     KV_TRY(check_head(s, h));
-    if (h.carry_bytes) KV_TRY(gpu_carry::check_blob(carry_of(h, src), h.seen, s->model.cfg.vocab_size));
+    KV_TRY(s->cache.carry.check_blob(carry_of(h, src), (size_t)h.carry_bytes, h.seen, s->model.cfg.vocab_size));
     if (s->coded) return gpu_coded_import(s, h, blob);
     gpu_runs runs = read_runs(h, blob);
     KV_TRY(s->cache.policy->adopt(h.seen, &runs));

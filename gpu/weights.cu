@@ -13,13 +13,15 @@ kv_status gpu_model_supported(const kv_model *model)
     return KV_OK;
 }
 
-kv_status gpu_rope_length(const kv_model &model, const kv_policy &policy, int64_t *length)
+kv_status gpu_rope_length(const kv_model &model, const kv_policy &policy, int64_t *length, bool *by_call)
 {
     const kv_config &cfg = model.cfg;
     const bool windows = policy.selection == KV_SEL_XWINDOW;
     *length = 1;
+    *by_call = false;
     if (cfg.rope_scaling != KV_ROPE_SCALING_NTK_BY_LENGTH) return KV_OK;
-    *length = windows && policy.xwindow.ver == KV_XW_PUBLISHED ? 0 : cfg.rope_base_len ? cfg.rope_base_len : policy.xwindow.window;
+    *length = cfg.rope_base_len ? cfg.rope_base_len : policy.xwindow.window;
+    *by_call = windows && policy.xwindow.ver == KV_XW_PUBLISHED;
     if (windows || cfg.rope_base_len) return KV_OK;
     return kv_fail(KV_ERR_UNSUPPORTED, "model '%s' chooses the base of RoPE by the length of a call (rope_base_len 0), which only "
                    "the policy xwindow has", model.name);

@@ -56,9 +56,9 @@ kv_status gpu_model_supported(const kv_model *model);
 
 kv_status gpu_model_upload(const kv_model *model, gpu_model *out, cudaStream_t stream);
 
-/* Tokens that the base of RoPE is chosen for (docs/golf.md): 0: those of each call, 1 where the base does not depend on it.
- * ERR_UNSUPPORTED when the policy does not say. */
-kv_status gpu_rope_length(const kv_model &model, const kv_policy &policy, int64_t *length);
+/* Tokens that the base of RoPE is chosen for (docs/golf.md), 1 where it does not depend on them; *by_call: those of each
+ * pass instead, and this length for tables that are shown. ERR_UNSUPPORTED when the policy does not say. */
+kv_status gpu_rope_length(const kv_model &model, const kv_policy &policy, int64_t *length, bool *by_call);
 
 /* [rope_dims / 2] */
 std::vector<float> gpu_inverse_frequencies(const kv_config &cfg, int64_t length);

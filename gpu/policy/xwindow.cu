@@ -16,7 +16,10 @@ public:
 
     bool raw_keys() const override { return fixed(); }
 
-    int32_t memory() const override { return params_.pred == KV_PRED_CARRY ? params_.window : 0; }
+    gpu_memory memory() const override
+    {
+        return {params_.pred == KV_PRED_CARRY ? params_.window : 0, params_.stride};
+    }
 
     kv_status check(int64_t seen, const kv_step &step) const override;
 
