@@ -123,7 +123,7 @@ dt_code_allowance dt_budget_codes(const kv_policy *p)
     case KV_STORE_KVARN:
         return (dt_code_allowance){0.3, p->kvarn.tie == KV_TIE_LITERAL ? 0.06 : 0.02};
     case KV_STORE_KIVI:
-        return (dt_code_allowance){0.01, 0.005};
+        return (dt_code_allowance){0.05, 0.005};
     default:
         return (dt_code_allowance){(double)NAN, (double)NAN};
     }
