@@ -19,13 +19,16 @@ static kv_status available(const char *options, char *why, size_t why_size)
 
 static kv_status refuse(const kv_open_args *a)
 {
-    const char *feature = kv_config_beyond_llama(&a->model->cfg);
+    const char *feature = kv_config_beyond_golf(&a->model->cfg);
     if (feature)
         return kv_fail(KV_ERR_UNSUPPORTED, "model '%s' needs %s, which the blas side does not have",
                        a->model->name, feature);
     if (a->threads < 1) return kv_fail(KV_ERR_USAGE, "threads=%d: at least 1", a->threads);
     KV_TRY(kv_policy_check(a->policy));
-    return kv_policy_fit(a->policy, &a->model->cfg);
+    KV_TRY(kv_policy_fit(a->policy, &a->model->cfg));
+    if (blas_rope_length(&a->model->cfg, a->policy) >= 0) return KV_OK;
+    return kv_fail(KV_ERR_UNSUPPORTED, "model '%s': rope_base_len=0 lets the base of RoPE follow each call, which only xwindow can do",
+                   a->model->name);
 }
 
 static void close_session(kv_session *handle)
@@ -44,6 +47,7 @@ static void close_session(kv_session *handle)
     kv_buffer_free(&s->logits);
     kv_buffer_free(&s->rope.memory);
     blas_index_free(&s->rehearsal);
+    blas_carry_free(&s->carry);
     blas_cache_free(&s->cache);
     blas_weights_release(s->weights);
     kv_pool_destroy(s->pool);
@@ -66,7 +70,8 @@ static kv_status fill_session(blas_session *s, const kv_open_args *a)
     if (!s->scratch || !s->odd || !s->views || !s->lists) return kv_fail(KV_ERR_NOMEM, "out of memory");
     s->scale = cfg->softmax_scale != 0 ? cfg->softmax_scale
                                        : (float)(1.0 / kv_dsqrt((double)cfg->head_dim));
-    blas_rope_init(&s->rope, cfg);
+    blas_rope_init(&s->rope, cfg, blas_rope_length(cfg, a->policy));
+    KV_TRY(blas_carry_init(&s->carry, cfg));
     KV_TRY(blas_index_init(&s->rehearsal, a->policy));
     KV_TRY(blas_cache_init(&s->cache, cfg, a->policy));
     return blas_weights_acquire(a->model, s->pool, &s->weights);
@@ -95,7 +100,7 @@ static kv_status reset(kv_session *handle)
 {
     blas_session *s = (blas_session *)handle;
     blas_cache_reset(&s->cache);
-    s->seen = s->window = 0;
+    s->seen = s->window = s->carry.n = 0;
     s->broken = 0;
     return KV_OK;
 }
@@ -194,6 +199,12 @@ static kv_status reserve_work(blas_session *s, int64_t m)
         {&w->att, m * qw},
         {&w->gate_up, 2 * m * cfg->ffn_dim},
         {&w->act, m * cfg->ffn_dim},
+        {&w->x0, cfg->resid_mix_x0 ? m * d : 0},
+        {&w->pairs, cfg->bigram_rows ? m * cfg->bigram_dim : 0},
+        {&w->skips, kv_config_skips(cfg) * m * d},
+        {&w->raw, cfg->k_shift || cfg->v_shift || cfg->qk_norm ? 2 * m * cfg->n_kv_heads * cfg->head_dim : 0},
+        {&w->side_gate, m * cfg->sidecar_hidden},
+        {&w->side_value, m * cfg->sidecar_hidden},
     };
     int64_t total = 0;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
@@ -209,6 +220,18 @@ static kv_status reserve_work(blas_session *s, int64_t m)
     return KV_OK;
 }
 
+/* Windows in the published form take the base of RoPE from the length of their call. */
+static void set_base(blas_session *s, int64_t m)
+{
+    const kv_config *cfg = &s->model->cfg;
+    const kv_policy *p = &s->cache.policy;
+    if (p->selection != KV_SEL_XWINDOW || p->xwindow.ver != KV_XW_PUBLISHED ||
+        cfg->rope_scaling != KV_ROPE_SCALING_NTK_BY_LENGTH)
+        return;
+    const int64_t offset = s->seen < p->xwindow.cache ? s->seen : p->xwindow.cache;
+    blas_rope_init(&s->rope, cfg, offset + m);
+}
+
 static kv_status run_pieces(blas_session *s, const kv_step *step)
 {
     const int64_t first = first_token(s, step);
@@ -216,7 +239,10 @@ static kv_status run_pieces(blas_session *s, const kv_step *step)
         m = piece(s, step, at);
         KV_TRY(reserve_work(s, m));
         const blas_piece_info p = {step, at, m, first + at};
+        set_base(s, m);
+        KV_TRY(blas_carry_begin(s, &p));
         KV_TRY(blas_forward(s, &p));
+        blas_carry_end(s);
     }
     s->seen = first + step->n;
     s->window = step->flags & KV_STEP_RECOMPUTE ? first : 0;

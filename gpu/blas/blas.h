@@ -23,8 +23,10 @@ typedef struct blas_layer_weights {
     const float *attn_norm, *ffn_norm; /* [d_model]; NULL: norms without gains */
     blas_matrix qkv;                   /* query, key and value rows, one below the other */
     blas_matrix o;
-    blas_matrix gate_up; /* gate rows, then up rows */
+    blas_matrix gate_up; /* gate rows, then up rows; without SwiGLU the up rows alone */
     blas_matrix down;
+    /* golf; NULL where the model has none */
+    const float *resid_mix, *attn_scale, *ffn_scale, *q_gain, *k_gain, *k_shift, *v_shift, *local_v;
 } blas_layer_weights;
 
 typedef struct blas_weights blas_weights;
@@ -36,6 +38,8 @@ struct blas_weights {
     size_t arena_bytes;
     const float *output_norm;
     blas_matrix head;
+    blas_matrix bigram_proj, side_gate, side_value, side_proj; /* golf, as the vectors below */
+    const float *bigram_scale, *smear, *skips, *conv, *site_gate, *side_scale;
     blas_layer_weights *layers; /* [n_layers] */
 };
 
@@ -256,7 +260,11 @@ typedef struct blas_rope {
     const float *cos, *sin;
 } blas_rope;
 
-void blas_rope_init(blas_rope *r, const kv_config *cfg);
+/* The frozen length that the base stands for; -1: only the length of a call says it, which a cache does not have. */
+int64_t blas_rope_length(const kv_config *cfg, const kv_policy *p);
+
+/* Frequencies by the base of `length` tokens. */
+void blas_rope_init(blas_rope *r, const kv_config *cfg, int64_t length);
 void blas_rope_at(const blas_rope *r, int64_t pos, float *cos, float *sin); /* [pairs] each */
 kv_status blas_rope_cover(blas_rope *r, int64_t first, int64_t n);
 
@@ -274,7 +282,27 @@ typedef struct blas_work {
     float *att;     /* [m][Hq * D] */
     float *gate_up; /* [m][2 * ffn_dim] */
     float *act;     /* [m][ffn_dim] */
+
+    /* golf; no memory where the config leaves them off */
+    float *x0;      /* [m][d_model] the stream before layer 0 */
+    float *pairs;   /* [m][bigram_dim] */
+    float *skips;   /* [skips][m][d_model] */
+    float *raw;     /* [m][2 * H * D] keys and values as projected */
+    float *side_gate, *side_value; /* [m][sidecar_hidden] */
 } blas_work;
+
+/* ---- carry.c: what the model remembers (docs/golf.md, "State") ---------------------------------- */
+
+typedef struct blas_carry {
+    kv_carry_layout layout;
+    int64_t conv_rows, conv; /* rows that a site remembers, floats of each */
+    uint8_t *v;     /* [n] blocks of common/state.h, ascending, the newest last */
+    int64_t *fed;   /* [n] tokens fed up to each */
+    int64_t n, cap;
+    uint8_t *before; /* the block that the piece under way begins with; zeros: nothing */
+    int64_t old;    /* blocks from before the piece; the others are being filled */
+    int64_t first, fresh; /* original index of the piece's first token; rows from `fresh` on are new */
+} blas_carry;
 
 /* What the current layer's attention reads of a set: n stored rows, then the piece's own. */
 typedef struct blas_view {
@@ -301,6 +329,7 @@ typedef struct blas_session {
     blas_view *views;        /* [n_sets] */
     blas_list *lists;        /* [n_layers][n_sets] */
     blas_index rehearsal;
+    blas_carry carry;
     int64_t seen;
     int64_t window; /* xwindow: where the last window began */
     int broken;     /* a step failed half-way */
@@ -313,6 +342,38 @@ typedef struct blas_piece_info {
     int64_t row0, m; /* tokens row0 .. row0 + m - 1 of the step */
     int64_t first;   /* original index of the first one */
 } blas_piece_info;
+
+kv_status blas_carry_init(blas_carry *c, const kv_config *cfg);
+void blas_carry_free(blas_carry *c);
+int blas_carry_missing(const blas_carry *c, const kv_policy *p, int64_t start); /* a window that cannot begin there */
+kv_status blas_carry_begin(blas_session *s, const blas_piece_info *p);
+void blas_carry_end(blas_session *s);
+/* Rows of the piece at part `part` of the blocks being filled, behind `at` rows of the same width; part 0: no such. */
+void blas_carry_keep(blas_carry *c, size_t part, int64_t at, int64_t width, const float *rows, int64_t stride);
+void blas_carry_keep_conv(blas_carry *c, int32_t site, const float *rows);
+/* A site's value row, `back` tokens before the block's moment. */
+static inline const float *blas_carry_conv(const blas_carry *c, const float *block, int32_t site, int64_t back)
+{
+    return block + c->layout.conv / sizeof(float) + ((site + 1) * c->conv_rows - back) * c->conv;
+}
+size_t blas_carry_bytes(const blas_carry *c);
+void blas_carry_write(const blas_carry *c, void *dst);
+kv_status blas_carry_read(blas_carry *c, const kv_policy *p, int32_t vocab, int64_t seen, const void *src, size_t bytes);
+
+/* golf.c: the stream before layer 0; a layer's beginning, projections before RoPE, output of attention, end. */
+void blas_golf_embed(blas_session *s, const blas_piece_info *p);
+void blas_golf_enter(blas_session *s, int32_t layer, const blas_piece_info *p);
+void blas_golf_projected(blas_session *s, int32_t layer, const blas_piece_info *p);
+void blas_golf_attended(blas_session *s, int32_t layer, const blas_piece_info *p);
+void blas_golf_activate(const blas_session *s, int64_t m);
+void blas_golf_leave(blas_session *s, int32_t layer, const blas_piece_info *p);
+
+/* A key of a KV head, or a query of a query head, at its position, its gain included; dst may be src. */
+void blas_turn_key(const blas_session *s, int32_t layer, int64_t head, int64_t pos, const float *src, float *dst);
+void blas_turn_query(const blas_session *s, int32_t layer, int64_t head, int64_t pos, float *q);
+
+/* forward.c: y[m][w->n] = x[m][w->k] times the transpose of w. */
+void blas_multiply(const blas_session *s, const float *x, int64_t m, const blas_matrix *w, float *y);
 
 /* forward.c: the pass over one piece, admissions and evictions included. */
 kv_status blas_forward(blas_session *s, const blas_piece_info *p);

@@ -53,8 +53,7 @@ static void product_task(void *arg, int64_t task, int worker)
                     (int)K, w, (int)K, 0, p->y + first, (int)p->w->n);
 }
 
-static void multiply(const blas_session *s, const float *x, int64_t m, const blas_matrix *w,
-                     float *y)
+void blas_multiply(const blas_session *s, const float *x, int64_t m, const blas_matrix *w, float *y)
 {
     const int64_t wide = blocks(w->n, TILE_COLS), tiles = wide > MIN_TILES ? wide : MIN_TILES;
     product p = {x, w, y, m, blocks(blocks(w->n, tiles), 8) * 8};
@@ -68,22 +67,29 @@ typedef struct row_job {
     const float *x, *gain;
     float *y;
     int64_t m, width;
+    float scale; /* of a norm's output */
 } row_job;
 
 static void norm_task(void *arg, int64_t task, int worker)
 {
     (void)worker;
     const row_job *j = arg;
-    for (int64_t r = task * LOOP_ROWS; r < least((task + 1) * LOOP_ROWS, j->m); r++)
-        j->s->vec->rmsnorm(j->x + r * j->width, j->gain, j->width, j->s->model->cfg.norm_eps,
-                           j->y + r * j->width);
+    for (int64_t r = task * LOOP_ROWS; r < least((task + 1) * LOOP_ROWS, j->m); r++) {
+        float *y = j->y + r * j->width;
+        j->s->vec->rmsnorm(j->x + r * j->width, j->gain, j->width, j->s->model->cfg.norm_eps, y);
+        for (int64_t i = 0; j->scale != 1.0f && i < j->width; i++)
+            y[i] *= j->scale;
+    }
 }
 
 static void add_task(void *arg, int64_t task, int worker)
 {
     (void)worker;
     const row_job *j = arg;
-    const int64_t r = task * LOOP_ROWS;
+    const int64_t r = task * LOOP_ROWS, end = least(r + LOOP_ROWS, j->m);
+    for (int64_t i = r * j->width; j->gain && i < end * j->width; i++)
+        j->y[i] += j->gain[i % j->width] * j->x[i];
+    if (j->gain) return;
     j->s->vec->add(j->y + r * j->width, j->x + r * j->width, least(LOOP_ROWS, j->m - r) * j->width);
 }
 
@@ -102,16 +108,22 @@ static void over_rows(const blas_session *s, kv_pool_fn *fn, row_job *j)
     kv_pool_run(s->pool, blocks(j->m, LOOP_ROWS), fn, j);
 }
 
-static void norm(const blas_session *s, const float *x, const float *gain, int64_t m, float *y)
+static void norm(const blas_session *s, const float *gain, float scale, int64_t m)
 {
-    row_job j = {s, x, gain, y, m, s->model->cfg.d_model};
+    row_job j = {s, s->work.x, gain, s->work.xn, m, s->model->cfg.d_model, scale};
     over_rows(s, norm_task, &j);
 }
 
-static void add_residual(const blas_session *s, const float *y, int64_t m, float *x)
+/* A block's output, in work.xn, comes to the stream; branch: scales of its channels, or NULL. */
+static void add_residual(const blas_session *s, const float *branch, int64_t m)
 {
-    row_job j = {s, y, NULL, x, m, s->model->cfg.d_model};
+    row_job j = {s, s->work.xn, branch, s->work.x, m, s->model->cfg.d_model, 1.0f};
     over_rows(s, add_task, &j);
+}
+
+static float norm_scale(const blas_session *s, int32_t layer)
+{
+    return s->model->cfg.ln_scale_inv_sqrt ? (float)(1.0 / sqrt(layer + 1.0)) : 1.0f;
 }
 
 /* ---- the block ------------------------------------------------------------------------------ */
@@ -131,7 +143,7 @@ static void tap_own(const blas_session *s, const kv_tap *t, int64_t x)
         if (!turned)
             memcpy(t->dst + h * D, read, (size_t)D * sizeof(float));
         else if (is_k)
-            blas_rotate(&s->rope, view->base + x, k + h * D, D, t->dst + h * D);
+            blas_turn_key(s, t->layer, h, view->base + x, k + h * D, t->dst + h * D);
         else
             memcpy(t->dst + h * D, v + h * D, (size_t)D * sizeof(float));
     }
@@ -185,15 +197,18 @@ static kv_status attention_block(blas_session *s, int32_t layer, const blas_piec
     const blas_work *w = &s->work;
     const int64_t d = s->model->cfg.d_model;
     KV_TRY(decide_before(s, layer, p));
-    norm(s, w->x, lw->attn_norm, p->m, w->xn);
+    blas_golf_enter(s, layer, p);
+    norm(s, lw->attn_norm, norm_scale(s, layer), p->m);
     blas_tap(p, KV_TAP_ATTN_NORM, layer, w->xn, d, d);
-    multiply(s, w->xn, p->m, &lw->qkv, w->qkv);
+    blas_multiply(s, w->xn, p->m, &lw->qkv, w->qkv);
+    blas_golf_projected(s, layer, p);
     KV_TRY(blas_place(s, layer, p));
     tap_projections(s, p, layer);
     KV_TRY(blas_attend(s, p->m));
+    blas_golf_attended(s, layer, p);
     blas_tap(p, KV_TAP_ATTN, layer, w->att, lw->o.k, lw->o.k);
-    multiply(s, w->att, p->m, &lw->o, w->xn);
-    add_residual(s, w->xn, p->m, w->x);
+    blas_multiply(s, w->att, p->m, &lw->o, w->xn);
+    add_residual(s, lw->attn_scale, p->m);
     blas_tap(p, KV_TAP_ATTN_RESID, layer, w->x, d, d);
     return decide_after(s, layer, p);
 }
@@ -203,14 +218,18 @@ static void ffn_block(blas_session *s, int32_t layer, const blas_piece_info *p)
     const blas_layer_weights *lw = &s->weights->layers[layer];
     const blas_work *w = &s->work;
     const int64_t d = s->model->cfg.d_model, ffn = s->model->cfg.ffn_dim;
-    norm(s, w->x, lw->ffn_norm, p->m, w->xn);
+    norm(s, lw->ffn_norm, norm_scale(s, layer), p->m);
     blas_tap(p, KV_TAP_FFN_NORM, layer, w->xn, d, d);
-    multiply(s, w->xn, p->m, &lw->gate_up, w->gate_up);
-    row_job j = {s, w->gate_up, NULL, w->act, p->m, ffn};
-    over_rows(s, swiglu_task, &j);
+    blas_multiply(s, w->xn, p->m, &lw->gate_up, w->gate_up);
+    row_job j = {s, w->gate_up, NULL, w->act, p->m, ffn, 1.0f};
+    if (s->model->cfg.ffn_kind == KV_FFN_SWIGLU)
+        over_rows(s, swiglu_task, &j);
+    else
+        blas_golf_activate(s, p->m);
     blas_tap(p, KV_TAP_FFN_ACT, layer, w->act, ffn, ffn);
-    multiply(s, w->act, p->m, &lw->down, w->xn);
-    add_residual(s, w->xn, p->m, w->x);
+    blas_multiply(s, w->act, p->m, &lw->down, w->xn);
+    add_residual(s, lw->ffn_scale, p->m);
+    blas_golf_leave(s, layer, p);
     blas_tap(p, KV_TAP_RESID, layer, w->x, d, d);
 }
 
@@ -247,7 +266,10 @@ static kv_status head_rows(blas_session *s, const kv_step *step, int64_t from, i
         KV_TRY(kv_buffer_reserve(&s->logits, (size_t)(n * V) * sizeof(float)));
         logits = s->logits.p;
     }
-    multiply(s, s->work.xn + from * s->model->cfg.d_model, n, &s->weights->head, logits);
+    blas_multiply(s, s->work.xn + from * s->model->cfg.d_model, n, &s->weights->head, logits);
+    const float cap = s->model->cfg.logit_softcap;
+    for (int64_t i = 0; cap != 0.0f && i < n * V; i++)
+        logits[i] = cap * tanhf(logits[i] / cap);
     if (step->nll) {
         nll_job j = {logits, step->targets + out, step->nll + out, V};
         kv_pool_run(s->pool, n, nll_task, &j);
@@ -259,7 +281,7 @@ static kv_status head(blas_session *s, const blas_piece_info *p)
 {
     const kv_step *step = p->step;
     const int64_t d = s->model->cfg.d_model;
-    norm(s, s->work.x, s->weights->output_norm, p->m, s->work.xn);
+    norm(s, s->weights->output_norm, 1.0f, p->m);
     blas_tap(p, KV_TAP_FINAL_NORM, -1, s->work.xn, d, d);
     if (step->rows == KV_ROWS_NONE || (!step->logits && !step->nll)) return KV_OK;
     if (step->rows == KV_ROWS_LAST)
@@ -275,6 +297,7 @@ kv_status blas_forward(blas_session *s, const blas_piece_info *p)
     const int64_t d = s->model->cfg.d_model;
     for (int64_t x = 0; x < p->m; x++)
         kv_tensor_rows_f32(embedding, p->step->tokens[p->row0 + x], 1, s->work.x + x * d);
+    blas_golf_embed(s, p);
     blas_tap(p, KV_TAP_EMBED, -1, s->work.x, d, d);
     for (int32_t l = 0; l < s->model->cfg.n_layers; l++) {
         KV_TRY(attention_block(s, l, p));

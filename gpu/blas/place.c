@@ -32,7 +32,7 @@ static void store_own(const place_job *j, int32_t head, int64_t x, const float *
     if (j->raw)
         memcpy(key, k, (size_t)D * sizeof *k);
     else
-        blas_rotate(&s->rope, view->base + x, k, D, key);
+        blas_turn_key(s, j->layer, head, view->base + x, k, key);
     if (c->policy.storage == KV_STORE_KVARN) {
         blas_hadamard(key, D);
         blas_hadamard(value, D);
@@ -52,7 +52,7 @@ static void own_task(void *arg, int64_t task, int worker)
         float *q = s->work.qkv + x * s->weights->layers[0].qkv.n;
         const float *k = q + Hq * D, *v = k + H * D;
         for (int32_t h = 0; h < Hq; h++)
-            blas_rotate(&s->rope, s->views[h / group / s->cache.set_heads].base + x, q + h * D, D, q + h * D);
+            blas_turn_query(s, j->layer, h, s->views[h / group / s->cache.set_heads].base + x, q + h * D);
         for (int32_t h = 0; h < H; h++)
             store_own(j, h, x, k + h * D, v + h * D);
     }
@@ -71,7 +71,7 @@ static void rotate_task(void *arg, int64_t task, int worker)
     float *to = (float *)(uintptr_t)view->keys + inner * view->key_stride;
     const int64_t begin = task % j->blocks * LOOP_ROWS, all = view->n + j->m;
     for (int64_t i = begin; i < begin + LOOP_ROWS && i < all; i++)
-        blas_rotate(&s->rope, i, from + i * D, D, to + i * D);
+        blas_turn_key(s, j->layer, head, i, from + i * D, to + i * D);
 }
 
 /* Fills the views, and says which positions are needed: *first .. *end - 1. *rows: of the longest view. */

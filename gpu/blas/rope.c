@@ -5,14 +5,26 @@
 
 #include "common/math.h"
 
-void blas_rope_init(blas_rope *r, const kv_config *cfg)
+int64_t blas_rope_length(const kv_config *cfg, const kv_policy *p)
 {
-    const double dims = (double)cfg->rope_dims, log_theta = kv_log_core(cfg->rope_theta);
+    if (cfg->rope_scaling != KV_ROPE_SCALING_NTK_BY_LENGTH) return 0;
+    if (cfg->rope_base_len > 0) return cfg->rope_base_len;
+    return p->selection == KV_SEL_XWINDOW ? p->xwindow.window : -1;
+}
+
+void blas_rope_init(blas_rope *r, const kv_config *cfg, int64_t length)
+{
+    const double dims = (double)cfg->rope_dims;
+    double base = cfg->rope_theta;
+    if (cfg->rope_scaling == KV_ROPE_SCALING_NTK_BY_LENGTH && length > cfg->rope_train_len)
+        base *= kv_exp_core(dims / (dims - 2.0) * kv_log_core((double)length / (double)cfg->rope_train_len));
+    const double log_base = kv_log_core(base);
+    r->n = 0;
     r->pairs = cfg->rope_dims / 2;
     r->half = cfg->rope_pairing == KV_ROPE_HALF;
     r->sign = (float)cfg->rope_sign;
     for (int64_t i = 0; i < r->pairs; i++)
-        r->inv_freq[i] = 1.0f / (float)kv_exp_core((double)(2 * i) / dims * log_theta);
+        r->inv_freq[i] = 1.0f / (float)kv_exp_core((double)(2 * i) / dims * log_base);
 }
 
 void blas_rope_at(const blas_rope *r, int64_t pos, float *cos, float *sin)
@@ -51,4 +63,24 @@ void blas_rotate(const blas_rope *r, int64_t pos, const float *src, int64_t head
     }
     for (int64_t d = 2 * r->pairs; d < head_dim; d++)
         dst[d] = src[d];
+}
+
+static void gain(const float *gains, int64_t head, float *row, int64_t D)
+{
+    for (int64_t d = 0; gains && d < D; d++)
+        row[d] *= gains[head];
+}
+
+void blas_turn_key(const blas_session *s, int32_t layer, int64_t head, int64_t pos, const float *src, float *dst)
+{
+    const int64_t D = s->cache.head_dim;
+    blas_rotate(&s->rope, pos, src, D, dst);
+    gain(s->weights->layers[layer].k_gain, head, dst, D);
+}
+
+void blas_turn_query(const blas_session *s, int32_t layer, int64_t head, int64_t pos, float *q)
+{
+    const int64_t D = s->cache.head_dim;
+    blas_rotate(&s->rope, pos, q, D, q);
+    gain(s->weights->layers[layer].q_gain, head, q, D);
 }

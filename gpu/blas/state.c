@@ -71,6 +71,8 @@ static kv_state_head make_head(const blas_session *s, int32_t layer, uint32_t wh
         h.total_bytes += (uint64_t)c->set_heads *
                          kv_state_run_bytes(&h, all_entries(c, n), record_total(c, &h, n));
     }
+    if (layer < 0) h.carry_bytes = blas_carry_bytes(&s->carry);
+    h.total_bytes += h.carry_bytes;
     return h;
 }
 
@@ -128,6 +130,7 @@ kv_status blas_export_state(kv_session *handle, int32_t layer, uint32_t what, vo
     for (int32_t l = 0; l < h.n_layers; l++)
         for (int32_t head = 0; head < h.n_kv_heads; head++)
             export_run(&s->cache, &h, h.layer0 + l, head, dst, &offset);
+    if (layer < 0) blas_carry_write(&s->carry, (uint8_t *)dst + offset);
     return KV_OK;
 }
 
@@ -266,6 +269,8 @@ static kv_status import_bytes(blas_session *s, void *src, size_t size)
     blas_cache_reset(&s->cache);
     s->broken = 1;
     KV_TRY(read_runs(s, &h, src, 1));
+    KV_TRY(blas_carry_read(&s->carry, &s->cache.policy, s->model->cfg.vocab_size, h.seen,
+                           (const uint8_t *)src + h.total_bytes - h.carry_bytes, h.carry_bytes));
     const blas_cache *c = &s->cache;
     s->seen = h.seen;
     /* only the last window of a stream is shorter */

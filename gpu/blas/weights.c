@@ -22,6 +22,7 @@ typedef struct plan {
 
 static const float *place(plan *p, const kv_tensor *t)
 {
+    if (!t->data) return NULL;
     if (p->placing) return p->arena + p->items[p->next++].offset;
     p->items[p->n_items++] = (item){t, p->floats, p->n_tasks};
     p->n_tasks += (t->rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK;
@@ -38,9 +39,9 @@ static blas_matrix stack(plan *p, const kv_model *m, int32_t layer, const kv_rol
         const kv_tensor *t =
             roles[i] == KV_ROLE_OUTPUT ? kv_model_head(m) : kv_model_tensor(m, roles[i], layer);
         const float *w = place(p, t);
-        if (i == 0) out.w = w;
+        if (!out.w) out.w = w;
         out.n += t->rows;
-        out.k = t->cols;
+        if (t->data) out.k = t->cols;
     }
     return out;
 }
@@ -48,6 +49,39 @@ static blas_matrix stack(plan *p, const kv_model *m, int32_t layer, const kv_rol
 static const float *gains(plan *p, const kv_model *m, kv_role role, int32_t layer)
 {
     return m->cfg.norm_weight ? place(p, kv_model_tensor(m, role, layer)) : NULL;
+}
+
+static const float *vector(plan *p, const kv_model *m, kv_role role, int32_t layer)
+{
+    return place(p, kv_model_tensor(m, role, layer));
+}
+
+static void lay_out_golf(plan *p, blas_weights *w)
+{
+    static const kv_role proj[] = {KV_ROLE_BIGRAM_PROJ}, gate[] = {KV_ROLE_SIDECAR_GATE}, value[] = {KV_ROLE_SIDECAR_VALUE},
+                         back[] = {KV_ROLE_SIDECAR_PROJ};
+    const kv_model *m = w->model;
+    w->bigram_proj = stack(p, m, 0, proj, 1);
+    w->side_gate = stack(p, m, 0, gate, 1);
+    w->side_value = stack(p, m, 0, value, 1);
+    w->side_proj = stack(p, m, 0, back, 1);
+    w->bigram_scale = vector(p, m, KV_ROLE_BIGRAM_SCALE, 0);
+    w->smear = vector(p, m, KV_ROLE_SMEAR_GATE, 0);
+    w->skips = vector(p, m, KV_ROLE_SKIP_WEIGHTS, 0);
+    w->conv = vector(p, m, KV_ROLE_SIDECAR_CONV, 0);
+    w->site_gate = vector(p, m, KV_ROLE_SIDECAR_SITE_GATE, 0);
+    w->side_scale = vector(p, m, KV_ROLE_SIDECAR_SCALE, 0);
+    for (int32_t l = 0; l < m->cfg.n_layers; l++) {
+        blas_layer_weights *lw = &w->layers[l];
+        lw->resid_mix = vector(p, m, KV_ROLE_RESID_MIX, l);
+        lw->attn_scale = vector(p, m, KV_ROLE_ATTN_SCALE, l);
+        lw->ffn_scale = vector(p, m, KV_ROLE_FFN_SCALE, l);
+        lw->q_gain = vector(p, m, KV_ROLE_Q_GAIN, l);
+        lw->k_gain = vector(p, m, KV_ROLE_K_GAIN, l);
+        lw->k_shift = vector(p, m, KV_ROLE_K_SHIFT, l);
+        lw->v_shift = vector(p, m, KV_ROLE_V_SHIFT, l);
+        lw->local_v = vector(p, m, KV_ROLE_LOCAL_V, l);
+    }
 }
 
 /* Runs twice: to lay out, then to set the pointers. */
@@ -86,13 +120,14 @@ static void widen(void *arg, int64_t task, int worker)
 static kv_status build(blas_weights *w, kv_pool *pool)
 {
     const kv_model *m = w->model;
-    plan p = {.items = calloc(2 + 9 * (size_t)m->cfg.n_layers, sizeof *p.items)};
+    plan p = {.items = calloc(12 + 17 * (size_t)m->cfg.n_layers, sizeof *p.items)};
     w->layers = calloc((size_t)m->cfg.n_layers, sizeof *w->layers);
     if (!p.items || !w->layers) {
         free(p.items);
         return kv_fail(KV_ERR_NOMEM, "model '%s': out of memory", m->name);
     }
     lay_out(&p, w);
+    lay_out_golf(&p, w);
     w->arena_bytes = (size_t)p.floats * sizeof(float);
     w->arena = p.arena = kv_big_alloc(w->arena_bytes);
     if (w->arena) {
@@ -100,6 +135,7 @@ static kv_status build(blas_weights *w, kv_pool *pool)
         p.placing = 1;
         p.floats = 0;
         lay_out(&p, w);
+        lay_out_golf(&p, w);
     }
     free(p.items);
     return w->arena

@@ -26,6 +26,9 @@ kv_status blas_window_check(const blas_session *s, const kv_step *step)
     if (!(step->flags & KV_STEP_RECOMPUTE))
         return kv_fail(KV_ERR_USAGE, "xwindow is fed in windows: the step needs KV_STEP_RECOMPUTE and pos0");
     const int64_t next = s->seen ? s->window + x->stride : 0;
+    if (blas_carry_missing(&s->carry, &s->cache.policy, step->pos0))
+        return kv_fail(KV_ERR_USAGE, "xwindow with pred=carry: no state of the model at token %lld, where the window begins",
+                       (long long)step->pos0);
     if (step->pos0 == next && step->n <= x->window && next + step->n > s->seen) return KV_OK;
     return kv_fail(KV_ERR_USAGE, "%d tokens from %lld on are not the next window: it begins at token %lld, has at most "
                                  "window=%d tokens and ends behind the %lld seen", step->n, (long long)step->pos0,
@@ -53,6 +56,7 @@ enum { LOOP_ROWS = 16 };
 
 typedef struct gather_job {
     blas_session *s;
+    int32_t layer;
     const blas_set *set;
     const blas_view *view;
     int64_t pos0, m;
@@ -72,7 +76,7 @@ static void gather_row(const gather_job *j, int64_t head, int64_t i)
         const float *k = blas_keys(c, j->set, head) + row * D;
         memcpy(value, blas_values(c, j->set, head) + row * D, (size_t)D * sizeof *value);
         if (j->raw)
-            blas_rotate(&s->rope, j->set->index.og[row] - (j->pos0 - view->base), k, D, key);
+            blas_turn_key(s, j->layer, head, j->set->index.og[row] - (j->pos0 - view->base), k, key);
         else
             memcpy(key, k, (size_t)D * sizeof *key);
         return;
@@ -80,7 +84,7 @@ static void gather_row(const gather_job *j, int64_t head, int64_t i)
     const int64_t x = i - view->n, stride = s->weights->layers[0].qkv.n;
     const float *k = s->work.qkv + x * stride + (s->model->cfg.n_heads + head) * D;
     memcpy(value, k + c->n_kv_heads * D, (size_t)D * sizeof *value);
-    blas_rotate(&s->rope, view->base + x, k, D, key);
+    blas_turn_key(s, j->layer, head, view->base + x, k, key);
 }
 
 static void gather_task(void *arg, int64_t task, int worker)
@@ -94,7 +98,7 @@ static void gather_task(void *arg, int64_t task, int worker)
             gather_row(j, h, i);
         float *q = s->work.qkv + (i - j->view->n) * s->weights->layers[0].qkv.n;
         for (int64_t h = 0; i >= j->view->n && h < s->model->cfg.n_heads; h++)
-            blas_rotate(&s->rope, j->view->base + i - j->view->n, q + h * D, D, q + h * D);
+            blas_turn_query(s, j->layer, h, j->view->base + i - j->view->n, q + h * D);
     }
 }
 
@@ -113,7 +117,7 @@ kv_status blas_window_place(blas_session *s, int32_t layer, const blas_piece_inf
     view->keys = s->keys.p;
     view->values = s->values.p;
     view->key_stride = view->value_stride = all * c->head_dim;
-    gather_job j = {s, set, view, p->first, p->m, c->policy.xwindow.ver == KV_XW_FIXED, s->keys.p, s->values.p};
+    gather_job j = {s, layer, set, view, p->first, p->m, c->policy.xwindow.ver == KV_XW_FIXED, s->keys.p, s->values.p};
     kv_pool_run(s->pool, (all + LOOP_ROWS - 1) / LOOP_ROWS, gather_task, &j);
     return KV_OK;
 }

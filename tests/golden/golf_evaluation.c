@@ -95,7 +95,7 @@ void golf_evaluation(const dt_side *side, const char *folder)
     for (const char *p = "ABU"; *p; p++) {
         const char key[2] = {*p};
         for (size_t i = 0; i < sizeof modes / sizeof *modes; i++)
-            check_mode(side, *p, json_object_get(j, key), &modes[i]);
+            if (!modes[i].policy || !(side->backend->caps & KV_CAP_NEEDS_FOLLOW)) check_mode(side, *p, json_object_get(j, key), &modes[i]);
     }
     json_decref(j);
 }
