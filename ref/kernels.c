@@ -277,17 +277,31 @@ INLINE real tree64(real lanes[REF_L])
     return lanes[0];
 }
 
+/* The same tree over four vectors. */
+INLINE real tree64_of(const v16 acc[4])
+{
+    real lanes[16];
+    v_store(lanes, v_add(v_add(acc[0], acc[2]), v_add(acc[1], acc[3])));
+    for (int s = 8; s; s >>= 1)
+        for (int j = 0; j < s; j++)
+            lanes[j] = lanes[j] + lanes[j + s];
+    return lanes[0];
+}
+
 static real dot(const real *a, const real *b, int64_t n)
 {
-    real lanes[REF_L];
     v16 acc[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
     int64_t i = 0;
     for (; i + REF_L <= n; i += REF_L)
         for (int j = 0; j < 4; j++)
             acc[j] = v_fma(v_load(a + i + 16 * j), v_load(b + i + 16 * j), acc[j]);
+    for (int j = 0; i + 16 <= n; i += 16, j++)
+        acc[j] = v_fma(v_load(a + i), v_load(b + i), acc[j]);
+    if (i == n) return tree64_of(acc);
+    real lanes[REF_L];
     for (int j = 0; j < 4; j++)
         v_store(lanes + 16 * j, acc[j]);
-    for (int j = 0; i < n; i++, j++)
+    for (int64_t j = i % REF_L; i < n; i++, j++)
         lanes[j] = r_fma(a[i], b[i], lanes[j]);
     return tree64(lanes);
 }
@@ -371,7 +385,7 @@ static void rotate_panel(const real *src, int64_t head_dim, int64_t rd, int half
 #include "ref/train/kernels_rows.h"
 #include "ref/train/kernels_attn_back.h"
 
-static const ref_train_kernels train_table = {squares, rms_back, channel_sums, loss_row, attn_back};
+static const ref_train_kernels train_table = {squares, rms_back, channel_sums, square_relu_back, loss_row, attn_back};
 
 const ref_kernels TABLE = {ISA_NAME, gemm,    attn,     rmsnorm,        dot,         swiglu, add, nll, rotate_panel,
                            columns,  balance, hadamard, hadamard_panel, &train_table};

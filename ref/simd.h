@@ -74,6 +74,8 @@ INLINE v16 v_exp(v16 x)
     const v16 s2 = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(k2, bias), 23));
     return v_mul(v_mul(p, s1), s2);
 }
+/* Lane by lane: a where x > 0, else b. */
+INLINE v16 v_above(v16 x, v16 a, v16 b) { return _mm512_mask_mov_ps(b, _mm512_cmp_ps_mask(x, v_zero(), _CMP_GT_OQ), a); }
 /* The lanes from `first` (1 .. 15, or 16 and more: none) on of b, the lower ones of a. */
 INLINE v16 v_from(v16 a, v16 b, int64_t first)
 {
@@ -167,6 +169,11 @@ INLINE __m256 v8_exp(__m256 x)
     return _mm256_mul_ps(_mm256_mul_ps(p, s1), s2);
 }
 INLINE v16 v_exp(v16 x) { return (v16){v8_exp(x.l), v8_exp(x.h)}; }
+INLINE __m256 v8_above(__m256 x, __m256 a, __m256 b)
+{
+    return _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ));
+}
+INLINE v16 v_above(v16 x, v16 a, v16 b) { return (v16){v8_above(x.l, a.l, b.l), v8_above(x.h, a.h, b.h)}; }
 INLINE __m256 v8_from(__m256 a, __m256 b, int32_t first)
 {
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
@@ -246,6 +253,7 @@ INLINE v16 v_div(v16 a, v16 b) { LANES(a.v[i] / b.v[i]); }
 INLINE v16 v_fma(v16 a, v16 b, v16 c) { LANES(r_fma(a.v[i], b.v[i], c.v[i])); }
 INLINE v16 v_max(v16 a, v16 b) { LANES(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
 INLINE v16 v_exp(v16 x) { LANES(r_exp(x.v[i])); }
+INLINE v16 v_above(v16 x, v16 a, v16 b) { LANES(x.v[i] > 0 ? a.v[i] : b.v[i]); }
 INLINE v16 v_from(v16 a, v16 b, int64_t first) { LANES(i >= first ? b.v[i] : a.v[i]); }
 INLINE v16 v_half(const uint8_t *p) { LANES((real)kv_f162f((uint16_t)(p[2 * i] | p[2 * i + 1] << 8))); }
 typedef struct v_reader {

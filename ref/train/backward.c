@@ -55,16 +55,13 @@ static void ffn_inputs_rows(const ref_graph *gr, int32_t layer, int64_t x, int64
     REF(scale)(L->n2 + x * d, ref_ln_scale(gr->cfg, layer), (end - x) * d, gr->work.h + x * d);
 }
 
+/* d * 2r times the slope of r = relu(f), which is 0 at and below 0, or the leaky slope. */
 static void activation_back_rows(const ref_graph *gr, int32_t layer, int64_t x, int64_t end)
 {
     const int64_t F = gr->cfg->ffn_dim;
-    const real *f = gr->layers[layer].f;
-    const int leaky = gr->cfg->ffn_kind == KV_FFN_LEAKY_RELU2;
-    const real slope = leaky ? (real)gr->cfg->leaky_slope : 0;
-    for (int64_t i = x * F; i < end * F; i++) {
-        const real a = f[i] < 0 ? slope * f[i] : f[i], d = gr->work.dact[i] * (2 * a);
-        gr->work.dact[i] = f[i] > 0 ? d : leaky ? d * slope : 0;
-    }
+    gr->kernels->train->square_relu_back(gr->layers[layer].f + x * F, (end - x) * F,
+                                         gr->cfg->ffn_kind == KV_FFN_LEAKY_RELU2 ? (real)gr->cfg->leaky_slope : 0,
+                                         gr->work.dact + x * F);
 }
 
 /* The branch's gradient, dh behind the norm and ln_scale, joins the stream's. */

@@ -46,6 +46,10 @@ typedef struct ref_train_kernels {
      * a[row][c], additions. lda, ldb: between rows. */
     void (*channel_sums)(const real *a, int64_t lda, const real *b, int64_t ldb, int64_t rows, int64_t width, real *out);
 
+    /* d = (d * (2 * r)) * s: r = f, s = 1 where f > 0; r = slope * f, s = slope elsewhere. Behind a relu (slope 0): +0
+     * there. */
+    void (*square_relu_back)(const real *f, int64_t n, real slope, real *d);
+
     /* nll of the target. Gradient: ((exp(l - max) / sum - onehot) * share) * (1 - t * t), t = tanh(z / cap), l = cap * t. */
     real (*loss_row)(const ref_loss_job *job);
 

@@ -22,6 +22,20 @@ static void rms_back(const real *dy, const real *y, real r, int64_t n, real *dx)
         dx[i] = r * (dy[i] - y[i] * c);
 }
 
+static void square_relu_back(const real *f, int64_t n, real slope, real *d)
+{
+    int64_t i = 0;
+    const v16 one = v_set1(1), vs = v_set1(slope), two = v_set1(2);
+    for (; i + 16 <= n; i += 16) {
+        const v16 x = v_load(f + i), s = v_above(x, one, vs), g = v_mul(v_load(d + i), v_mul(two, v_mul(s, x)));
+        v_store(d + i, slope == 0 ? v_above(x, g, v_zero()) : v_mul(g, s));
+    }
+    for (; i < n; i++) {
+        const real s = f[i] > 0 ? 1 : slope, g = d[i] * (2 * (s * f[i]));
+        d[i] = slope == 0 && !(f[i] > 0) ? 0 : g * s;
+    }
+}
+
 /* p = exp(x - max) / sum, then the rest of the gradient of a row without its target. */
 static void loss_back(const ref_loss_job *j, const real *logits, real max, real sum)
 {
