@@ -236,3 +236,31 @@ kv_status kv_model_golf(const char *name, kv_model **out, kv_tokenizer **tok)
     *out = m;
     return KV_OK;
 }
+
+/* ---- weights from elsewhere --------------------------------------------------------------------------------------- */
+
+kv_status kv_golf_model(const char *name, const kv_config *cfg, const float *w, kv_model **out)
+{
+    const int32_t n = kv_golf_order(cfg, NULL);
+    kv_golf_place *places = malloc((size_t)n * sizeof *places);
+    kv_model *m = NULL;
+    kv_status st = places ? kv_model_new(name, cfg, &m) : kv_fail(KV_ERR_NOMEM, "model '%s': out of memory", name);
+    if (st == KV_OK) st = kv_model_allocate(m);
+    if (st == KV_OK) {
+        kv_golf_order(cfg, places);
+        for (int32_t i = 0; i < n; i++) {
+            const kv_tensor *t = kv_model_tensor(m, places[i].role, places[i].layer);
+            memcpy((void *)(uintptr_t)t->data, w, t->n_bytes);
+            w += t->rows * t->cols;
+        }
+        kv_model_fingerprint(m);
+        st = kv_model_check(m);
+    }
+    free(places);
+    if (st != KV_OK) {
+        kv_model_close(m);
+        return st;
+    }
+    *out = m;
+    return KV_OK;
+}

@@ -37,6 +37,10 @@ int64_t kv_golf_parameters(const kv_config *cfg);
 /* The config of "nano-a", "nano-b", "nano-u", "golf-a" or "golf-b"; NULL for any other name. */
 const kv_config *kv_golf_preset(const char *name);
 
+/* A model of the family with the weights w, its tensors in fp32 one behind the other in the order above. ERR_NOMEM; what
+ * kv_model_check refuses. */
+kv_status kv_golf_model(const char *name, const kv_config *cfg, const float *w, kv_model **out);
+
 /* Element e (row-major) of the stream that a name and a seed start: a bell over [-2, 2] with standard deviation 0.577,
  * in steps of 1 / 65536, times 65536. */
 int32_t kv_golf_bell(const char *name, uint64_t seed, uint64_t e);

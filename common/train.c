@@ -7,7 +7,7 @@
 
 /* ---- keys ------------------------------------------------------------------------------------------------ */
 
-typedef enum kind { I32, I64, U64, U8, F32, F64, LAYERS, FFN, NAME } kind;
+typedef enum kind { I32, I64, U64, U8, F32, F64, LAYERS, WORD, NAME } kind;
 
 typedef struct key {
     const char *name;
@@ -31,7 +31,7 @@ static const key keys[] = {
     {"n_kv_heads", I32, MODEL(n_kv_heads), 1, 4096},
     {"head_dim", I32, MODEL(head_dim), 2, KV_MAX_HEAD_DIM},
     {"ffn_dim", I32, MODEL(ffn_dim), 1, 1 << 20},
-    {"ffn_kind", FFN, MODEL(ffn_kind), 0, 0},
+    {"ffn_kind", WORD, MODEL(ffn_kind), KV_FFN_RELU2, KV_FFN_LEAKY_RELU2},
     {"leaky_slope", F32, MODEL(leaky_slope), 0, 1},
     {"logit_softcap", F32, MODEL(logit_softcap), 0, 1e6},
     {"rope_dims", I32, MODEL(rope_dims), 2, KV_MAX_HEAD_DIM},
@@ -78,12 +78,15 @@ static const key keys[] = {
     {"ema", F64, AT(ema), 0, 0.9999999},
     {"qat_below", F64, AT(qat_below), 0, 1.1},
     {"ns5_bf16", I32, AT(ns5_bf16), 0, 1},
-    {"adamw_only", I32, AT(adamw_only), 0, 1},
+    {"optimizer", WORD, AT(optimizer), KV_TRAIN_GOLF, KV_TRAIN_SGD},
 };
 
 enum { KEYS = sizeof keys / sizeof *keys };
 
-static const char *const ffn_names[] = {"swiglu", "relu2", "leaky_relu2", "gelu"};
+/* Values of the keys that are words: numbers lo to hi of a list. */
+static const char *const ffn_words[] = {"swiglu", "relu2", "leaky_relu2", "gelu"};
+static const char *const optimizer_words[] = {"golf", "adamw", "sgd"};
+static const char *const *words_of(const key *k) { return k->at == AT(optimizer) ? optimizer_words : ffn_words; }
 
 /* ---- presets ---------------------------------------------------------------------------------------------- */
 
@@ -193,14 +196,19 @@ static kv_status set_layers(const key *k, const char *value, uint64_t *mask)
     return KV_OK;
 }
 
-static kv_status set_ffn(const key *k, const char *value, int32_t *at)
+static kv_status set_word(const key *k, const char *value, int32_t *at)
 {
-    for (int i = KV_FFN_RELU2; i <= KV_FFN_LEAKY_RELU2; i++)
-        if (strcmp(value, ffn_names[i]) == 0) {
+    const char *const *words = words_of(k);
+    char known[64] = "";
+    size_t n = 0;
+    for (int i = (int)k->lo; i <= (int)k->hi; i++) {
+        n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", n ? ", " : "", words[i]);
+        if (strcmp(value, words[i]) == 0) {
             *at = i;
             return KV_OK;
         }
-    return kv_fail(KV_ERR_USAGE, "training key '%s': '%.64s' is neither relu2 nor leaky_relu2", k->name, value);
+    }
+    return kv_fail(KV_ERR_USAGE, "training key '%s': '%.64s' is not one of: %s", k->name, value, known);
 }
 
 static kv_status set_name(const char *value, char *at, size_t size)
@@ -221,7 +229,7 @@ kv_status kv_train_set(kv_train_config *c, const char *name, const char *value)
         if (strcmp(name, k->name) != 0) continue;
         if (k->kind == NAME) return set_name(value, at, sizeof c->name);
         if (k->kind == LAYERS) return set_layers(k, value, at);
-        if (k->kind == FFN) return set_ffn(k, value, at);
+        if (k->kind == WORD) return set_word(k, value, at);
         if (k->kind == U64) return set_seed(k, value, at);
         return set_number(k, value, at);
     }
@@ -334,8 +342,8 @@ void kv_train_print(const kv_train_config *c, char text[KV_TRAIN_TEXT_MAX])
         case LAYERS:
             print_layers(*(const uint64_t *)at, value, sizeof value);
             break;
-        case FFN:
-            snprintf(value, sizeof value, "%s", ffn_names[*(const int32_t *)at]);
+        case WORD:
+            snprintf(value, sizeof value, "%s", words_of(k)[*(const int32_t *)at]);
             break;
         case NAME:
             snprintf(value, sizeof value, "%s", (const char *)at);

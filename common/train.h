@@ -9,6 +9,12 @@
 #include "common/config.h"
 #include "common/golf.h"
 
+typedef enum kv_train_optimizer {
+    KV_TRAIN_GOLF,  /* by group: Muon for matrices, AdamW for the rest */
+    KV_TRAIN_ADAMW, /* for every tensor */
+    KV_TRAIN_SGD    /* with momentum (momentum_from, momentum_to) */
+} kv_train_optimizer;
+
 enum { KV_TRAIN_GROUPS = KV_GOLF_HEAD + 1, KV_TRAIN_TEXT_MAX = 8192 };
 
 typedef struct kv_train_config {
@@ -21,13 +27,13 @@ typedef struct kv_train_config {
     int64_t warmdown;     /* last steps, in which the learning rate falls to 0 */
     double lr[KV_TRAIN_GROUPS], weight_decay[KV_TRAIN_GROUPS]; /* by kv_golf_group */
     double beta1, beta2, eps;                /* AdamW */
-    double momentum_from, momentum_to;       /* Muon */
+    double momentum_from, momentum_to;       /* Muon, SGD */
     int64_t momentum_steps;
     double clip;          /* largest norm of all gradients; 0 = no limit */
     double ema;           /* share of the old average that a step keeps; 0 = the average is the weights */
     double qat_below;     /* matrices are rounded to int6 in forward and backward while the multiplier is below; 0 = never */
     int32_t ns5_bf16;     /* round inside Newton-Schulz to bf16 */
-    int32_t adamw_only;   /* AdamW trains the matrices, too */
+    int32_t optimizer;    /* kv_train_optimizer */
 } kv_train_config;
 
 KV_EXTERN_C_BEGIN

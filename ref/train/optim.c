@@ -58,6 +58,19 @@ void REF(adamw)(const kv_train_config *c, kv_golf_group group, const ref_step_in
     adam_slice(&a, n, g, w, m, v);
 }
 
+/* ---- gradient descent with momentum ---------------------------------------------------------------------------- */
+
+static void descend(const kv_train_config *c, kv_golf_group group, const ref_step_info *s, int64_t n, const real *g, real *w,
+                    real *m)
+{
+    const double rate = c->lr[group] * s->multiplier;
+    const real mu = (real)s->momentum, lr = (real)rate, keep = 1 - (real)(rate * c->weight_decay[group]);
+    for (int64_t i = 0; i < n; i++) {
+        m[i] = mu * m[i] + g[i];
+        w[i] = w[i] * keep - lr * m[i];
+    }
+}
+
 /* ---- a step --------------------------------------------------------------------------------------------------- */
 
 typedef struct step_job {
@@ -76,7 +89,9 @@ static void update_task(void *arg, int64_t i, int worker)
     if (j->clip != 1)
         for (int64_t e = 0; e < p->n; e++)
             g[e] = g[e] * j->clip;
-    if (p->group == KV_GOLF_MUON && !j->c->adamw_only)
+    if (j->c->optimizer == KV_TRAIN_SGD)
+        descend(j->c, p->group, j->s, p->n, g, o->w + p->at, o->m + p->at);
+    else if (p->group == KV_GOLF_MUON && j->c->optimizer == KV_TRAIN_GOLF)
         REF(muon)(o->kernels, j->c, j->s, p, g, o->w + p->at, o->m + p->at, o->scratch[worker].p, NULL);
     else
         REF(adamw)(j->c, p->group, j->s, p->n, g, o->w + p->at, o->m + p->at, o->v + p->at);

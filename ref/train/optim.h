@@ -32,7 +32,7 @@ typedef struct ref_optim {
     const ref_kernels *kernels;
     kv_pool *pool;
     real *w, *g;  /* weights; gradients, overwritten by a step */
-    real *m, *v;  /* AdamW's moments; m is Muon's buffer */
+    real *m, *v;  /* AdamW's moments; m is the buffer of Muon and of SGD */
     real *ema;
     kv_buffer *scratch; /* [threads] of Muon */
 } ref_optim;

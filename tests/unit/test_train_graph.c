@@ -370,7 +370,7 @@ static void test_time_training_equals_the_golden_one(void **state)
         const double close = REF_BITS == 32 ? 2e-5 : 1e-12;
         trainer t;
         trainer_open(&t, presets[i][1], 32);
-        t.c.adamw_only = 1;
+        t.c.optimizer = KV_TRAIN_ADAMW;
         t.c.clip = 1;
         t.c.beta2 = 0.999;
         for (int g = 0; g < KV_TRAIN_GROUPS; g++) {

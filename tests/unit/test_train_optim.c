@@ -231,6 +231,26 @@ static void a_gradient_that_is_not_finite_is_named(void **state)
     rig_close(&r);
 }
 
+static void sgd_follows_its_formula(void **state)
+{
+    (void)state;
+    rig r;
+    rig_open(&r, NULL);
+    r.c.optimizer = KV_TRAIN_SGD;
+    r.c.clip = 0;
+    const ref_param *p = ref_param_of(&r.ps, KV_ROLE_ATTN_Q, 1);
+    const real g = r.o.g[p->at], lr = (real)(0.025 * 0.5), keep = 1 - (real)(0.025 * 0.5 * 0.04);
+    real w = r.o.w[p->at], m = 0;
+    for (int i = 0; i < 3; i++) {
+        ref_step_info s = {.step = i, .multiplier = 0.5, .momentum = 0.75};
+        assert_ok(REF(optim_step)(&r.o, &r.c, &s));
+        m = (real)0.75 * m + g;
+        w = w * keep - lr * m;
+        assert_true(r.o.w[p->at] == w && s.clip == 1);
+    }
+    rig_close(&r);
+}
+
 /* ---- first weights ------------------------------------------------------------------------------------------------ */
 
 static void rows_become_orthonormal(void **state)
@@ -315,6 +335,7 @@ int main(void)
         cmocka_unit_test(adamw_follows_its_formula),
         cmocka_unit_test(a_step_has_the_same_bits_on_any_number_of_threads),
         cmocka_unit_test(clipping_and_the_average_follow_their_formulas),
+        cmocka_unit_test(sgd_follows_its_formula),
         cmocka_unit_test(a_gradient_that_is_not_finite_is_named),
         cmocka_unit_test(rows_become_orthonormal),
         cmocka_unit_test(first_weights_have_their_shapes),
