@@ -363,12 +363,14 @@ $(BENCH_BIN): $(patsubst %.c,$(O)/%.o,$(wildcard tests/bench/*.c)) $(ALL_LIBS)
 	$(call say,LINK,$@)
 	$(LINK_TEST) -lopenblas $(LIBS)
 
-.PHONY: golden bits emu-matrix matrix results bench bench-long test-teeth
+.PHONY: golden bits emu-matrix matrix results bench bench-long test-teeth train-check
 golden: all $(GOLDEN_BIN) ## the reference against independent double-precision programs (needs KVDIFF_SHARED)
 	$(Q)tests/run -j 1 -t 1800 -v @$(BUILD) $(wildcard tests/golden/*.sh) $(filter %/test_tokenizer_golden,$(UNIT_BIN))
 golden: $(filter %/test_tokenizer_golden,$(UNIT_BIN))
 bits: ## one hash from 36 builds: compilers, optimisation levels, vector widths, threads
 	$(Q)tests/bits/matrix full
+train-check: ## training: one hash from gcc and clang, threads, vector widths, a run stopped and resumed
+	$(Q)tests/train/check
 emu-matrix: all ## emu against ref, 0 ulp: policies, steps, schedule seeds; resumes where it stopped
 	$(Q)tests/matrix/emu-matrix
 matrix: $(BUILD)/kvdiff $(BUILD)/sides/emu.so ## every selection with every storage, emu against ref, 0 ulp (half an hour); resumes where it stopped

@@ -21,7 +21,9 @@
     X(inspect, "what is in such a file, and how large it is")                                  \
     X(corpus, "describe the documents of a corpus, or write their tokens as shards")           \
     X(policy, "list cache policies, explain one, or trace what one keeps")                     \
-    X(tokenizer, "train a vocabulary, show one, turn text into tokens and back")
+    X(tokenizer, "train a vocabulary, show one, turn text into tokens and back")               \
+    X(train, "train a model of the golf family, the same bits every time")                     \
+    X(ttt, "adapt a model of the golf family to the text that it is judged on")
 
 typedef struct command {
     const char *name, *title, *about;
