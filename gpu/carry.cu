@@ -25,8 +25,8 @@ const gpu_carry::place *gpu_carry::find(int64_t count) const
 kv_status gpu_carry::check(int64_t first) const
 {
     if (layout_.bytes == 0 || memory_.window == 0 || first == 0 || find(first)) return KV_OK;
-    return kv_fail(KV_ERR_USAGE, "step: what the model remembers of token %lld is not there; a step can begin with token %lld",
-                   (long long)(first - 1), (long long)(kept_.empty() ? 0 : kept_.back().count));
+    return kv_fail(KV_ERR_USAGE, "step: what the model remembers of token %lld is not there; a step can begin with token "
+                   "%lld", (long long)(first - 1), (long long)(kept_.empty() ? 0 : kept_.back().count));
 }
 
 gpu_carry_rows gpu_carry::rows(int64_t seen, int64_t first, int32_t m) const
@@ -92,18 +92,19 @@ bool all_zero(const char *p, size_t n) { return std::all_of(p, p + n, [](char c)
 
 kv_status refuse(const char *what, const carry_head &h, int64_t seen)
 {
-    return kv_fail(KV_ERR_FORMAT, "the state's carry is that of token %d after %d tokens, the state that of %lld tokens: %s", h.id,
-                   h.count, (long long)seen, what);
+    return kv_fail(KV_ERR_FORMAT, "the state's carry is that of token %d after %d tokens, the state that of %lld tokens: %s",
+                   h.id, h.count, (long long)seen, what);
 }
 } // namespace
 
 kv_status gpu_carry::check_blob(const void *from, size_t n, int64_t seen, int32_t vocab) const
 {
     const size_t count = layout_.bytes ? n / layout_.bytes : 0;
-    const bool fits = layout_.bytes == 0 ? n == 0 : n == count * layout_.bytes && count >= 1 && (windows() || count == 1);
-    if (!fits)
-        return kv_fail(KV_ERR_MISMATCH, "the state has carry bytes %zu, this session %zu; export it from a session of the same model "
-                       "and policy", n, layout_.bytes);
+    const bool any = windows() ? count >= 1 : count == 1, fits = n == count * layout_.bytes;
+    if (layout_.bytes ? !any || !fits : n != 0)
+        return kv_fail(KV_ERR_MISMATCH, "the state has carry bytes %zu, this session %zu; export it from a session of the "
+                       "same model and policy", n, layout_.bytes);
+    if (layout_.bytes == 0) return KV_OK;
     if (count == 1 && all_zero(static_cast<const char *>(from), n)) return KV_OK; /* nothing is remembered */
     for (size_t i = 0; i < count; i++) {
         const carry_head h = head_at(from, layout_.bytes, i);

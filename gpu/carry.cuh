@@ -1,8 +1,9 @@
-/* carry.cuh - what a model of the golf family remembers of the newest tokens, in device memory (common/state.h: the carry).
+/* carry.cuh - what a model of the golf family remembers of the newest tokens, in device memory (common/state.h: the
+ * carry).
  *
  * One slot holds what follows one token. Slot 0 is zero for ever and stands for "no token"; the others are a ring. Most
- * policies need the newest token's slot only, and write the other one meanwhile. Windows that begin again behind an older
- * token (docs/golf.md, pred=carry) have a slot for every token of a window, at its index modulo their number. */
+ * policies need the newest token's slot only, and write the other one meanwhile. Windows that begin again behind an
+ * older token (docs/golf.md, pred=carry) have a slot for every token of a window, at its index modulo their number. */
 #ifndef GPU_CARRY_CUH
 #define GPU_CARRY_CUH
 

@@ -1,5 +1,5 @@
-/* forward.cuh - the forward pass of one piece of a step: everything that its stages share. forward.cu has the frame, attention
- * and head, forward_golf.cu what the golf family adds. */
+/* forward.cuh - the forward pass of one piece of a step: everything that its stages share. forward.cu has the frame,
+ * attention and head, forward_golf.cu what the golf family adds. */
 #ifndef GPU_FORWARD_CUH
 #define GPU_FORWARD_CUH
 
@@ -62,7 +62,10 @@ private:
     size_t values(int64_t width) const { return (size_t)m_ * (size_t)width; } /* of all rows */
 
     /* Whether heads are changed between projection and RoPE, and whether layer l needs the tokens' own values. */
-    bool changes_heads() const { return cfg_.qk_norm || cfg_.k_shift || cfg_.v_shift || cfg_.local_v || cfg_.xsa_layer_mask; }
+    bool changes_heads() const
+    {
+        return cfg_.qk_norm || cfg_.k_shift || cfg_.v_shift || cfg_.local_v || cfg_.xsa_layer_mask;
+    }
     bool needs_own(int32_t l) const { return cfg_.local_v || s_->model.layers[(size_t)l].excludes_own; }
     float *projected() const { return changes_heads() ? w_.raw.p : w_.qkv.p; }
 

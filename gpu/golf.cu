@@ -1,9 +1,10 @@
-/* golf.cu - operations that the golf family has beyond the Llama block (docs/golf.md), and what it remembers of earlier
- * tokens.
+/* golf.cu - operations that the golf family has beyond the Llama block (docs/golf.md), and what it remembers of
+ * earlier tokens.
  *
- * Elementwise operations take a thread per value. Those that look back one or two tokens read the rows before their own,
- * and for the first rows of a piece the slot of the token before; they do not work in place, so that no row is overwritten
- * while another one still needs it. Reductions over a head take a warp per head and row, as norm.cu does per row. */
+ * Elementwise operations take a thread per value. Those that look back one or two tokens read the rows before their
+ * own, and for the first rows of a piece the slot of the token before; they do not work in place, so that no row is
+ * overwritten while another one still needs it. Reductions over a head take a warp per head and row, as norm.cu does
+ * per row. */
 #include "gpu/ops.cuh"
 
 enum { THREADS = 128, WARPS = 4 };

@@ -23,8 +23,8 @@ kv_status gpu_rope_length(const kv_model &model, const kv_policy &policy, int64_
     *length = cfg.rope_base_len ? cfg.rope_base_len : policy.xwindow.window;
     *by_call = windows && policy.xwindow.ver == KV_XW_PUBLISHED;
     if (windows || cfg.rope_base_len) return KV_OK;
-    return kv_fail(KV_ERR_UNSUPPORTED, "model '%s' chooses the base of RoPE by the length of a call (rope_base_len 0), which only "
-                   "the policy xwindow has", model.name);
+    return kv_fail(KV_ERR_UNSUPPORTED, "model '%s' chooses the base of RoPE by the length of a call (rope_base_len 0), which "
+                   "only the policy xwindow has", model.name);
 }
 
 /* docs/numerics.md, section 3, with the base of docs/golf.md: in double, the power and its reciprocal rounded. */

@@ -14,8 +14,8 @@ struct stage {
     int32_t point;
     const char *name;
 };
-const stage STAGES[] = {{KV_TAP_ATTN_NORM, "h"}, {KV_TAP_Q, "qq"},   {KV_TAP_K, "kk"},          {KV_TAP_V, "vt"},
-                        {KV_TAP_ATTN, "yf"},     {KV_TAP_RESID, "xo"}, {KV_TAP_ATTN_RESID, "x1"}};
+const stage STAGES[] = {{KV_TAP_ATTN_NORM, "h"}, {KV_TAP_Q, "qq"}, {KV_TAP_K, "kk"}, {KV_TAP_V, "vt"},
+                        {KV_TAP_ATTN, "yf"}, {KV_TAP_ATTN_RESID, "x1"}, {KV_TAP_RESID, "xo"}};
 
 /* All rows of one point of the first n tokens. */
 struct watched {
@@ -47,8 +47,8 @@ void check_rows(const watched &w, const json_t *wanted, const char *model, int32
     const auto at = w.rows.begin() + 5 * w.width;
     const std::vector<double> r5 = golden::numbers(wanted, "r5"), last = golden::numbers(wanted, "last");
     assert_near(largest_difference({at, at + 4}, r5), LOGIT, "%s, layer %d, %s: row 5", model, layer, name);
-    assert_near(largest_difference({w.rows.end() - 2, w.rows.end()}, last), LOGIT, "%s, layer %d, %s: last row", model, layer,
-                name);
+    assert_near(largest_difference({w.rows.end() - 2, w.rows.end()}, last), LOGIT, "%s, layer %d, %s: last row", model,
+                layer, name);
 }
 
 void check_model(const golden &g, const golden_model &m)
@@ -141,7 +141,8 @@ void test_epsilon_of_the_norms(void **)
         const result r = golden_feed(&s, GOLDEN_TOKENS, taps);
         const json_t *const wanted = g.at(m.key, "eps_probe");
         check_rows(x0, golden::inside(wanted, "embed", "x0"), m.name, 0, "x0 with faint embeddings");
-        const std::vector<double> nll = golden::numbers(wanted, "nll_first8"), last = golden::numbers(wanted, "logits_94_first8");
+        const std::vector<double> nll = golden::numbers(wanted, "nll_first8");
+        const std::vector<double> last = golden::numbers(wanted, "logits_94_first8");
         assert_near(largest_difference({r.nll.begin(), r.nll.begin() + 8}, nll), NLL, "%s: faint, nll", m.name);
         const auto at = r.logits.begin() + 94 * (ptrdiff_t)s.vocab();
         assert_near(largest_difference({at, at + 8}, last), LOGIT, "%s: faint, logits", m.name);

@@ -179,7 +179,8 @@ void check_own_values(int32_t dim)
 {
     const gpu_qkv_shape shape = {4, 2, dim};
     const int32_t m = 3;
-    std::vector<float> y = noise((size_t)(m * 4 * dim), 8), v = noise((size_t)(m * 2 * dim), 9), mix = noise(4, 10), local, without;
+    const std::vector<float> y = noise((size_t)(m * 4 * dim), 8), mix = noise(4, 10);
+    std::vector<float> v = noise((size_t)(m * 2 * dim), 9), local, without;
     for (int32_t i = 0; i < dim; i++) v[(size_t)i] = 0.0f; /* no direction to take out */
     for (int32_t r = 0; r < m; r++)
         for (int32_t h = 0; h < 4; h++) {
@@ -335,7 +336,8 @@ void check_gains(bool raw)
         }
     for (const uint64_t seed : SEEDS) {
         const stream on(seed);
-        const floats dx(x, on), dc(c, on), ds(s, on), dg(gains, on), k((size_t)(m * dim)), v((size_t)(m * dim)), view((size_t)(m * dim));
+        const floats dx(x, on), dc(c, on), ds(s, on), dg(gains, on);
+        const floats k((size_t)(m * dim)), v((size_t)(m * dim)), view((size_t)(m * dim));
         const ints slots(std::vector<int32_t>{0, 1, 2}, on);
         const gpu_rope g = {dc.p(), ds.p(), dims, 1, dg.p(), dg.p() + 2};
         const gpu_values ks = {k.p(), KV_STORE_F32}, vs = {v.p(), KV_STORE_F32};

@@ -10,7 +10,7 @@ enum { WINDOW = 32, STRIDE = 8 };
 const golden_model &U = GOLDEN_MODELS[2];
 const double NLL = 3e-5, NORM = 2e-6; /* limits for an engine in fp32, from the README of the golden values */
 
-/* One window of the golden stream, token `changed` exchanged; with the norm of all rows before the head unless l2 is NULL. */
+/* One window of the golden stream, token `changed` exchanged; the norm of all rows before the head unless l2 is NULL. */
 kv_status window(session *s, int64_t ws, int32_t n, std::vector<float> *nll, double *l2 = nullptr, int64_t changed = -1)
 {
     const size_t d = (size_t)s->model->cfg.d_model;
