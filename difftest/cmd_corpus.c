@@ -51,10 +51,10 @@ static const struct argp_option options[] = {
 static const struct argp parser = {
     options,
     parse,
-    "SPEC\nshard --tokenizer=FILE --out=DIR SPEC...",
+    "SPEC\nshard --tokenizer=FILE --out=DIR SPEC...\nsplit --out=DIR SPEC...\nrecall --out=DIR SPEC...",
     "Lists the documents of a corpus with bytes, words and fingerprints; with "
-    "--model, their tokens and the bytes that have none. Or writes tokens as shards, which training "
-    "reads (`kvdiff corpus shard --help`).",
+    "--model, their tokens and the bytes that have none. Or writes files: shards of tokens, which training "
+    "reads; the ends of texts apart from their beginnings; texts to learn retrieval from (`kvdiff corpus shard --help` and so on).",
     NULL,
     NULL,
     NULL};
@@ -168,13 +168,19 @@ static kv_status open_tokenizer(const char *name, kv_model **m, kv_tokenizer **t
 
 int dt_cmd_corpus(int argc, char **argv)
 {
+    static char shard[] = "kvdiff corpus shard", split[] = "kvdiff corpus split", recall[] = "kvdiff corpus recall";
+    const struct {
+        const char *name;
+        char *title;
+        int (*run)(int argc, char **argv);
+    } writers[] = {{"shard", shard, dt_corpus_shard}, {"split", split, dt_corpus_split}, {"recall", recall, dt_corpus_recall}};
     request r = {0};
     int done;
-    if (argc > 1 && strcmp(argv[1], "shard") == 0) {
-        char title[] = "kvdiff corpus shard";
-        argv[1] = title;
-        return dt_corpus_shard(argc - 1, argv + 1);
-    }
+    for (size_t i = 0; argc > 1 && i < sizeof writers / sizeof *writers; i++)
+        if (strcmp(argv[1], writers[i].name) == 0) {
+            argv[1] = writers[i].title;
+            return writers[i].run(argc - 1, argv + 1);
+        }
     const int code = dt_argp(&parser, argc, argv, &r, &done);
     if (done) return code;
     corpus *c = NULL;

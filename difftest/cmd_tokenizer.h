@@ -9,8 +9,10 @@
 /* FILE.model, FILE.vocab, FILE.gguf, or "bytes". */
 kv_status dt_open_tokenizer(const char *name, kv_tokenizer **out);
 
-/* `kvdiff tokenizer train ...`, `kvdiff corpus shard ...`: parse their own options. */
+/* Commands below a command; they parse their own options. */
 int dt_tokenizer_train(int argc, char **argv);
-int dt_corpus_shard(int argc, char **argv);
+int dt_corpus_shard(int argc, char **argv);  /* `kvdiff corpus shard` */
+int dt_corpus_split(int argc, char **argv);  /* `kvdiff corpus split` */
+int dt_corpus_recall(int argc, char **argv); /* `kvdiff corpus recall` */
 
 #endif

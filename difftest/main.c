@@ -19,7 +19,7 @@
     X(model, "describe or check a model")                                                      \
     X(pack, "quantise a model of the golf family into one file")                               \
     X(inspect, "what is in such a file, and how large it is")                                  \
-    X(corpus, "describe the documents of a corpus, or write their tokens as shards")           \
+    X(corpus, "describe the documents of a corpus, or write shards and texts to train on")           \
     X(policy, "list cache policies, explain one, or trace what one keeps")                     \
     X(tokenizer, "train a vocabulary, show one, turn text into tokens and back")               \
     X(train, "train a model of the golf family, the same bits every time")                     \

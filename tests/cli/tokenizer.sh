@@ -64,5 +64,32 @@ refuse 'too few pieces' 2 'do not hold the characters' "$KVDIFF" tokenizer train
 refuse 'a folder that has shards' 2 'already has' "$KVDIFF" corpus shard --tokenizer="$own" --out="$dir/data" book
 refuse 'shards without a tokenizer' 2 '--tokenizer=FILE' "$KVDIFF" corpus shard --out="$dir/data" book
 refuse 'shards of nothing' 2 'shards of what?' "$KVDIFF" corpus shard --tokenizer=bytes --out="$dir/e"
+
+# ---- texts to train on
+corpus() { "$KVDIFF" corpus "$@"; }
+split() { corpus split --tail=10 --out="$dir/texts" book synth:bytes=9000; }
+check 'ends of texts' split
+whole() { # no byte is lost, no line is torn, the end is a tenth
+    cat "$dir/texts/train/weigher.txt" "$dir/texts/val/weigher.txt" | cmp - corpus/text/book.txt || return 1
+    [ "$(tail -c 1 "$dir/texts/train/weigher.txt" | od -An -c | tr -d ' ')" = '\n' ] || return 1
+    n=$(wc -c <"$dir/texts/val/weigher.txt")
+    [ "$n" -ge 4136 ] && [ "$n" -lt 4300 ]
+}
+check 'together they are the text' whole
+refuse 'a folder that has them' 2 'is there already' corpus split --tail=10 --out="$dir/texts" book
+printf 'x' >"$dir/one.txt"
+refuse 'a text too short to be split' 2 'too short' corpus split --out="$dir/t2" "$dir/one.txt"
+refuse 'a share of all' 2 'tail' corpus split --tail=100 --out="$dir/t2" book
+recall() { corpus recall --seed="$1" --out="$dir/recall$1" "$dir/texts/train/weigher.txt"; }
+check 'texts to learn retrieval from' recall 1
+check 'with another seed' recall 2
+asked() { # three in ten of both; every question is answered
+    n=$(wc -c <"$dir/recall1/weigher.txt") m=$(wc -c <"$dir/texts/train/weigher.txt")
+    [ $((n * 7)) -ge $((m * 3)) ] && [ $((n * 7)) -lt $((m * 3 + 7 * 2600)) ] || return 1
+    grep -q 'The pass key is [0-9]\{5\}$' "$dir/recall1/weigher.txt" && ! cmp -s "$dir/recall1/weigher.txt" "$dir/recall2/weigher.txt"
+}
+check 'as many as wanted, of that seed' asked
+refuse 'pieces that hold no task' 2 'bytes' corpus recall --bytes=100 --out="$dir/r3" book
+refuse 'texts of nothing' 2 'which texts?' corpus recall --out="$dir/r3"
 rm -rf "$dir"
 done_testing
