@@ -202,32 +202,9 @@ static kv_status store_dimensions(run *r)
     return KV_OK;
 }
 
-/* The command line as a shell would read it again. */
-static char *join(int argc, char **argv)
-{
-    size_t n = 1;
-    for (int i = 0; i < argc; i++)
-        n += 3 + 4 * strlen(argv[i]);
-    char *text = malloc(n), *p = text;
-    for (int i = 0; text && i < argc; i++) {
-        if (i) *p++ = ' ';
-        const int quote = i && argv[i][strcspn(argv[i], " \t\n'\"$`\\*?[]{}()<>|&;#~!")] != 0;
-        if (quote) *p++ = '\'';
-        for (const char *c = argv[i]; *c; c++) {
-            if (quote && *c == '\'')
-                p = stpcpy(p, "'\\''");
-            else
-                *p++ = *c;
-        }
-        if (quote) *p++ = '\'';
-    }
-    if (text) *p = 0;
-    return text;
-}
-
 static kv_status begin(run *r, int argc, char **argv)
 {
-    char *line = join(argc, argv), *json = dt_plan_options_json(&r->plan);
+    char *line = dt_command_line(argc, argv), *json = dt_plan_options_json(&r->plan);
     dt_run_start start = {.kind = "run", .argv = line, .seed = -1, .label = r->o->label, .options_json = json};
     memcpy(start.plan_fp, r->plan.fingerprint, sizeof start.plan_fp);
     const kv_status st = line && json ? dt_db_run_begin(r->db, &start, &r->run_id, &r->resumed)

@@ -9,7 +9,7 @@
 #include <string.h>
 
 enum { OPT_DATA = 256, OPT_MODE, OPT_SEQ, OPT_BATCH, OPT_EPOCHS, OPT_TOKENS, OPT_CHUNK, OPT_STRIDE, OPT_LR, OPT_THREADS, OPT_ISA,
-       OPT_TOKENIZER };
+       OPT_TOKENIZER, OPT_DB };
 
 static const struct argp_option options[] = {
     {"model", 'm', "NAME|FILE", 0, "a model of the golf family", 0},
@@ -24,6 +24,7 @@ static const struct argp_option options[] = {
     {"stride", OPT_STRIDE, "N", 0, "tokens that a window scores [seq]", 0},
     {"tokens", OPT_TOKENS, "N", 0, "of the text [all]", 0},
     {"tokenizer", OPT_TOKENIZER, "FILE", 0, "for bits per byte: bytes, FILE.model, FILE.vocab or FILE.gguf [the model's]", 0},
+    {"db", OPT_DB, "FILE", 0, "results database [$KVDIFF_DB, else results.db]", 0},
     {"threads", OPT_THREADS, "N", 0, "worker threads [all processors]", 0},
     {"isa", OPT_ISA, "NAME", 0, "scalar, avx2 or avx512 [best]", 0},
     {0},
@@ -82,6 +83,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_TOKENIZER:
         o->tokenizer = arg;
         return 0;
+    case OPT_DB:
+        o->db = arg;
+        return 0;
     case OPT_THREADS:
         return parse_threads(arg, &o->threads);
     case OPT_ISA:
@@ -101,7 +105,7 @@ int dt_cmd_ttt(int argc, char **argv)
         "Test-time training: adapts a model of the golf family to the text that it is judged on.\v"
         "--mode=full trains on the text before it is scored: its result is no measure of generalisation, and is labelled so.",
         NULL, NULL, NULL};
-    dt_ttt_options o = {.batch = 32, .chunk = 32768, .threads = kv_cpu_count()};
+    dt_ttt_options o = {.batch = 32, .chunk = 32768, .threads = kv_cpu_count(), .argc = argc, .argv = argv};
     int done;
     const int code = dt_argp(&argp, argc, argv, &o, &done);
     if (done) return code;

@@ -62,3 +62,27 @@ kv_status dt_list_add_devices(dt_list *l, const char *text)
     }
     return KV_OK;
 }
+
+/* ---- command lines ------------------------------------------------------------------------------------------- */
+
+char *dt_command_line(int argc, char **argv)
+{
+    size_t n = 1;
+    for (int i = 0; i < argc; i++)
+        n += 3 + 4 * strlen(argv[i]);
+    char *text = malloc(n), *p = text;
+    for (int i = 0; text && i < argc; i++) {
+        if (i) *p++ = ' ';
+        const int quote = i && argv[i][strcspn(argv[i], " \t\n'\"$`\\*?[]{}()<>|&;#~!")] != 0;
+        if (quote) *p++ = '\'';
+        for (const char *c = argv[i]; *c; c++) {
+            if (quote && *c == '\'')
+                p = stpcpy(p, "'\\''");
+            else
+                *p++ = *c;
+        }
+        if (quote) *p++ = '\'';
+    }
+    if (text) *p = 0;
+    return text;
+}

@@ -50,6 +50,9 @@ void dt_options_free(dt_options *o);
 kv_status dt_list_add(dt_list *l, const char *text, size_t n);
 void dt_list_free(dt_list *l);
 
+/* The command line as a shell would read it again; the caller frees it. NULL: out of memory. */
+char *dt_command_line(int argc, char **argv);
+
 /* "blas,emu:seed=3,slow=1,./my.so" -> blas | emu:seed=3,slow=1 | ./my.so: a key=value without a colon
  * before it belongs to the device in front of it. */
 kv_status dt_list_add_devices(dt_list *l, const char *text);

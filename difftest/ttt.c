@@ -3,11 +3,13 @@
 #include "difftest/cmd_tokenizer.h"
 
 #include "common/hash.h"
+#include "common/progress.h"
 #include "corpus/shard.h"
 #include "ref/train/trainer.h"
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 typedef struct ttt {
     dt_ttt_options o; /* with every default filled in */
@@ -24,7 +26,7 @@ typedef struct ttt {
 } ttt;
 
 typedef struct score {
-    double sum;
+    double sum, began;
     uint64_t bytes;
     int64_t tokens;
 } score;
@@ -72,6 +74,34 @@ static kv_status score_range(ttt *t, int64_t from, int64_t to, score *out)
     return ok;
 }
 
+/* SHA-256 of the tokens that windows read: those that are scored, and the one behind them. */
+static kv_status hash_text(ttt *t, uint8_t sha[32])
+{
+    const int64_t S = t->o.seq;
+    kv_sha256_ctx c;
+    kv_sha256_begin(&c);
+    for (int64_t at = 0; at < t->total; at += S) {
+        KV_TRY(corpus_shards_stream(t->text, at, S + 1, t->windows));
+        kv_sha256_add(&c, t->windows, (size_t)(at + S < t->total ? S : S + 1) * sizeof *t->windows);
+    }
+    kv_sha256_end(&c, sha);
+    return KV_OK;
+}
+
+/* Into results.db, under a mode of its own. */
+static kv_status record(ttt *t, const char *mode, const char *label, const score *s)
+{
+    const char *slash = strrchr(t->o.data, '/');
+    char options[256];
+    snprintf(options, sizeof options, "{\"seq\":%lld,\"batch\":%lld,\"epochs\":%lld,\"lr\":%g,\"chunk\":%lld,\"stride\":%lld}",
+             (long long)t->o.seq, (long long)t->o.batch, (long long)t->o.epochs, t->o.lr, (long long)t->o.chunk, (long long)t->o.stride);
+    dt_ttt_score out = {.model = t->model, .mode = mode, .label = label, .options = options, .q = (int32_t)t->o.seq,
+                        .text = slash && slash[1] ? slash + 1 : t->o.data, .tokens = s->tokens, .bytes = s->bytes, .sum = s->sum,
+                        .seconds = kv_now() - s->began};
+    KV_TRY(hash_text(t, out.text_sha));
+    return dt_ttt_record(t->o.db, &out, t->o.argc, t->o.argv);
+}
+
 static void show(const char *what, const score *s)
 {
     printf("%s  loss %.6f", what, s->sum / (double)s->tokens);
@@ -109,12 +139,13 @@ static kv_status epoch(ttt *t, int64_t from, int64_t to, double multiplier, doub
 
 static kv_status full(ttt *t)
 {
-    score before = {0}, after = {0};
+    score before = {.began = kv_now()}, after = {.began = before.began};
     double loss;
     printf("test-time training, full: ADAPTED ON THE EVALUATED DATA. The scores behind the training say how well this text was "
            "learned, not how well the model predicts text.\n");
     KV_TRY(score_range(t, 0, t->total, &before));
     show("before, not adapted           ", &before);
+    KV_TRY(record(t, DT_TTT_PLAIN_NAME, "not adapted", &before));
     for (int64_t e = 0; e < t->o.epochs; e++) {
         KV_TRY(epoch(t, 0, t->total, -1, &loss));
         printf("epoch %lld  training loss %.6f\n", (long long)e + 1, loss);
@@ -122,17 +153,18 @@ static kv_status full(ttt *t)
     }
     KV_TRY(score_range(t, 0, t->total, &after));
     show("ADAPTED ON THE EVALUATED DATA ", &after);
-    return KV_OK;
+    return record(t, DT_TTT_FULL_NAME, "ADAPTED ON THE EVALUATED DATA", &after);
 }
 
 static kv_status score_first(ttt *t)
 {
     const int64_t chunks = (t->total + t->o.chunk - 1) / t->o.chunk;
-    score plain = {0}, adapted = {0};
+    score plain = {.began = kv_now()}, adapted = {.began = plain.began};
     double loss;
     printf("test-time training, score-first: every token is scored before the weights have seen it.\n");
     KV_TRY(score_range(t, 0, t->total, &plain));
     show("not adapted       ", &plain);
+    KV_TRY(record(t, DT_TTT_PLAIN_NAME, "not adapted", &plain));
     for (int64_t c = 0; c < chunks; c++) {
         const int64_t from = c * t->o.chunk, to = from + t->o.chunk < t->total ? from + t->o.chunk : t->total;
         KV_TRY(score_range(t, from, to, &adapted));
@@ -144,7 +176,7 @@ static kv_status score_first(ttt *t)
         fflush(stdout);
     }
     show("scored first      ", &adapted);
-    return KV_OK;
+    return record(t, DT_TTT_FIRST_NAME, "scored before training on it", &adapted);
 }
 
 /* ---- setting up ------------------------------------------------------------------------------------------------------ */

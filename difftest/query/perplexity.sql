@@ -1,7 +1,7 @@
 -- perplexity of both sides per policy and device, KL and top-1 agreement
 -- alias: q5
 -- parameters: run (the last)
-SELECT p.name AS policy, k.device, count(*) AS docs, sum(k.n_tok) AS tokens,
+SELECT p.name AS policy, k.device, k.mode, count(*) AS docs, sum(k.n_tok) AS tokens,
        exp(sum(k.sum_nll_ref) / sum(k.n_tok)) AS ppl_ref,
        exp(sum(k.sum_nll_got) / sum(k.n_tok) FILTER (WHERE k.sum_nll_got IS NOT NULL)) AS ppl_got,
        exp(sum(k.sum_nll_ref) FILTER (WHERE k.n_words > 0) / sum(k.n_words)) AS word_ppl_ref,
@@ -16,5 +16,5 @@ SELECT p.name AS policy, k.device, count(*) AS docs, sum(k.n_tok) AS tokens,
   FROM kase k
   LEFT JOIN policy p USING(policy_id)
  WHERE k.run_id = coalesce(:run, (SELECT max(run_id) FROM run)) AND k.n_tok > 0
- GROUP BY p.name, k.device
- ORDER BY p.name, k.device;
+ GROUP BY p.name, k.device, k.mode
+ ORDER BY p.name, k.device, k.mode;

@@ -92,13 +92,21 @@ refuse "a folder without shards" 2 "train" "$KVDIFF" train --config=nano-b --dat
 refuse "a config file that is not there" 3 "nowhere.conf" "$KVDIFF" train --config=./nowhere.conf --data="$data" --out="$dir/none"
 
 # ---- test-time training
-ttt() { "$KVDIFF" ttt --model=nano-a --data="$data" --seq=32 --batch=4 --threads=1 "$@"; }
+ttt() { "$KVDIFF" ttt --model=nano-a --data="$data" --seq=32 --batch=4 --threads=1 --db="$dir/r.db" "$@"; }
 check "full" logged "$dir/full.log" ttt --epochs=2 --tokens=512
 check "its result is labelled" grep -q '^ADAPTED ON THE EVALUATED DATA *loss' "$dir/full.log"
 check "score-first" logged "$dir/first.log" ttt --mode=score-first --chunk=256 --tokens=700 --stride=16 --epochs=1
 check "every token is scored once" grep -q '^scored first .* tokens 672$' "$dir/first.log"
 refuse "a chunk that is no multiple" 2 "multiple of the sequence" ttt --mode=score-first --chunk=100
 refuse "a stride that does not divide" 2 "must divide" ttt --stride=5
-check "of an artifact" logged "$dir/kvm.log" "$KVDIFF" ttt --model="$dir/m.kvm" --data="$data" --seq=32 --batch=4 --threads=1 --epochs=1 --tokens=128
+check "of an artifact" logged "$dir/kvm.log" "$KVDIFF" ttt --model="$dir/m.kvm" --data="$data" --seq=32 --batch=4 --threads=1 --epochs=1 \
+    --tokens=128 --db="$dir/kvm.db"
+modes() { # each score is a run of its own, with a mode that no other score has
+    "$KVDIFF" query --db="$dir/r.db" --format=csv "SELECT kind, mode, count(*) AS n, count(DISTINCT run_id) AS runs FROM v_case GROUP BY 1, 2" | tee "$dir/modes"
+    printf '%s\n' kind,mode,n,runs ttt,ttt-full,1,1 ttt,ttt-score-first,1,1 ttt,windows,2,2 | cmp - "$dir/modes"
+}
+check "the database keeps them apart" modes
+same_tokens() { [ "$("$KVDIFF" query --db="$dir/r.db" --format=csv "SELECT sum(n_tok) FROM kase WHERE mode='ttt-full'" | tail -1)" = 512 ]; }
+check "with the tokens that were scored" same_tokens
 refuse "a Llama" 3 "golf family" ttt --model=nano
 done_testing

@@ -233,11 +233,11 @@ static void perplexity_is_per_policy_and_device_and_per_word_where_words_are_kno
     /* words: exp(8/2), exp(9/2) */
     expect(
         state, "q5", "run=3",
-        "policy|device|docs|tokens|ppl_ref|ppl_got|word_ppl_ref|word_ppl_got|bpb_ref|bpb_got|mean_kl|max_kl|top1\n"
-        "full|blas|1|4|7.38906|9.48774|54.5982|90.0171|1.4427|1.62303|0.125|0.25|0.75\n"
-        "full|emu|1|4|7.38906|7.38906|54.5982|54.5982|1.4427|1.4427|0|0|1\n"
-        "sliding:cap=512|blas|1|8|2.71828|2.71828|-|-|-|-|0.03125|0.125|1\n"
-        "sliding:cap=512|none|1|8|2.71828|-|-|-|-|-|-|-|-\n");
+        "policy|device|mode|docs|tokens|ppl_ref|ppl_got|word_ppl_ref|word_ppl_got|bpb_ref|bpb_got|mean_kl|max_kl|top1\n"
+        "full|blas|free|1|4|7.38906|9.48774|54.5982|90.0171|1.4427|1.62303|0.125|0.25|0.75\n"
+        "full|emu|free|1|4|7.38906|7.38906|54.5982|54.5982|1.4427|1.4427|0|0|1\n"
+        "sliding:cap=512|blas|free|1|8|2.71828|2.71828|-|-|-|-|0.03125|0.125|1\n"
+        "sliding:cap=512|none|free|1|8|2.71828|-|-|-|-|-|-|-|-\n");
 }
 
 static void deltas_and_changes_compare_with_the_active_baseline(void **state)
