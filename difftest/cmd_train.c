@@ -1,4 +1,4 @@
-/* cmd_train.c - `kvdiff train`: trains a model of the golf family with the reference. docs/training.md, docs/cli.md. */
+/* cmd_train.c - `kvdiff train`: trains a model of the golf family. docs/training.md, docs/cli.md. */
 #include "difftest/cli.h"
 #include "difftest/options.h"
 #include "difftest/train.h"
@@ -11,7 +11,7 @@
 #include <string.h>
 
 enum { OPT_CONFIG = 256, OPT_SET, OPT_DATA, OPT_OUT, OPT_STEPS, OPT_STOP_AT, OPT_BATCH, OPT_SEQ, OPT_SEED, OPT_THREADS, OPT_ISA,
-       OPT_RESUME, OPT_SAVE, OPT_VALIDATE, OPT_VAL_TOKENS, OPT_LOG, OPT_TOKENIZER, OPT_PRINT, OPT_WEIGHTS };
+       OPT_RESUME, OPT_SAVE, OPT_VALIDATE, OPT_VAL_TOKENS, OPT_LOG, OPT_TOKENIZER, OPT_PRINT, OPT_WEIGHTS, OPT_SIDE, OPT_COMPARE };
 
 static const struct argp_option options[] = {
     {"config", OPT_CONFIG, "FILE|PRESET", 0, "training config: mini, nano-a, nano-b, nano-u, golf-a, golf-b or a file of `key = value` lines [mini]", 0},
@@ -23,6 +23,8 @@ static const struct argp_option options[] = {
     {"batch-tokens", OPT_BATCH, "N", 0, "tokens of a step (key batch_tokens)", 0},
     {"seq", OPT_SEQ, "N", 0, "tokens of a sequence (key seq)", 0},
     {"seed", OPT_SEED, "N", 0, "of the first weights and of the order of the data (key seed)", 0},
+    {"side", OPT_SIDE, "SIDE", 0, "who trains: ref, ref64, emu, cuda:exact or a .so with a trainer [ref]", 0},
+    {"compare", OPT_COMPARE, "SIDE", 0, "train with this side, too, and compare everything after every step; nothing is written", 0},
     {"threads", OPT_THREADS, "N", 0, "worker threads [all processors]", 0},
     {"isa", OPT_ISA, "NAME", 0, "scalar, avx2 or avx512 [best]", 0},
     {"resume", OPT_RESUME, NULL, 0, "go on from the checkpoint in --out, if there is one", 0},
@@ -100,6 +102,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_ISA:
         r->o.isa = arg;
         return 0;
+    case OPT_SIDE:
+        r->o.side = arg;
+        return 0;
+    case OPT_COMPARE:
+        r->o.compare = arg;
+        return 0;
     case OPT_RESUME:
         r->o.resume = 1;
         return 0;
@@ -169,14 +177,16 @@ static int print_config(const request *r)
 static int execute(request *r)
 {
     const struct sigaction sa = {.sa_handler = on_signal};
+    int same = 1;
     kv_status st = read_config(r);
     if (st == KV_OK && r->print) return print_config(r);
-    if (st == KV_OK && (!r->o.data || !r->o.out)) st = kv_fail(KV_ERR_USAGE, "--data and --out are needed: where the shards are, where the model goes");
+    if (st == KV_OK && (!r->o.data || (!r->o.out && !r->o.compare))) st = kv_fail(KV_ERR_USAGE, "--data and --out are needed: where the shards are, where the model goes");
     if (st == KV_OK) st = kv_fpenv_check("at start");
     sigaction(SIGINT, &sa, NULL);
     sigaction(SIGTERM, &sa, NULL);
     r->o.stop = &stop;
-    if (st == KV_OK) st = dt_train_run(&r->o);
+    if (st == KV_OK) st = r->o.compare ? dt_train_compare(&r->o, &same) : dt_train_run(&r->o);
+    if (st == KV_OK && !same) return DT_EXIT_FAIL;
     return st == KV_OK ? DT_EXIT_PASS : dt_report_failure(st);
 }
 
@@ -184,12 +194,12 @@ int dt_cmd_train(int argc, char **argv)
 {
     static const struct argp argp = {
         options, parse, NULL,
-        "Trains a model of the golf family with the reference: the same config, data and seed give the same bits, "
+        "Trains a model of the golf family: the same config, data and seed give the same bits, "
         "with any number of threads, interrupted or not.\v"
-        "Exit codes: 0 done, 1 a loss or gradient was not finite (the last checkpoint is kept), 2 usage, 3 something is missing "
+        "Exit codes: 0 done, 1 a loss or gradient was not finite (the last checkpoint is kept) or --compare found a difference, 2 usage, 3 something is missing "
         "or damaged, 130 interrupted, with a checkpoint.",
         NULL, NULL, NULL};
-    request r = {.o = {.threads = kv_cpu_count(), .save_every = 100, .validate_every = 100, .val_tokens = 65536, .log_every = 10}};
+    request r = {.o = {.side = "ref", .threads = kv_cpu_count(), .save_every = 100, .validate_every = 100, .val_tokens = 65536, .log_every = 10}};
     int done;
     int code = dt_argp(&argp, argc, argv, &r, &done);
     if (!done) code = execute(&r);

@@ -9,7 +9,7 @@
 #include <string.h>
 
 enum { OPT_DATA = 256, OPT_MODE, OPT_SEQ, OPT_BATCH, OPT_EPOCHS, OPT_TOKENS, OPT_CHUNK, OPT_STRIDE, OPT_LR, OPT_THREADS, OPT_ISA,
-       OPT_TOKENIZER, OPT_DB };
+       OPT_TOKENIZER, OPT_DB, OPT_SIDE };
 
 static const struct argp_option options[] = {
     {"model", 'm', "NAME|FILE", 0, "a model of the golf family", 0},
@@ -25,6 +25,7 @@ static const struct argp_option options[] = {
     {"tokens", OPT_TOKENS, "N", 0, "of the text [all]", 0},
     {"tokenizer", OPT_TOKENIZER, "FILE", 0, "for bits per byte: bytes, FILE.model, FILE.vocab or FILE.gguf [the model's]", 0},
     {"db", OPT_DB, "FILE", 0, "results database [$KVDIFF_DB, else results.db]", 0},
+    {"side", OPT_SIDE, "SIDE", 0, "who trains: ref, ref64, emu, cuda:exact or a .so with a trainer [ref]", 0},
     {"threads", OPT_THREADS, "N", 0, "worker threads [all processors]", 0},
     {"isa", OPT_ISA, "NAME", 0, "scalar, avx2 or avx512 [best]", 0},
     {0},
@@ -91,6 +92,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_ISA:
         o->isa = arg;
         return 0;
+    case OPT_SIDE:
+        o->side = arg;
+        return 0;
     case ARGP_KEY_ARG:
         return dt_usage("'%s' is no option; name the text with --data", arg);
     default:
@@ -105,7 +109,7 @@ int dt_cmd_ttt(int argc, char **argv)
         "Test-time training: adapts a model of the golf family to the text that it is judged on.\v"
         "--mode=full trains on the text before it is scored: its result is no measure of generalisation, and is labelled so.",
         NULL, NULL, NULL};
-    dt_ttt_options o = {.batch = 32, .chunk = 32768, .threads = kv_cpu_count(), .argc = argc, .argv = argv};
+    dt_ttt_options o = {.side = "ref", .batch = 32, .chunk = 32768, .threads = kv_cpu_count(), .argc = argc, .argv = argv};
     int done;
     const int code = dt_argp(&argp, argc, argv, &o, &done);
     if (done) return code;

@@ -27,7 +27,7 @@ static void count(const uint16_t *windows, const float *nll, int64_t n, int64_t 
         }
 }
 
-kv_status dt_validate(const ref_trainer_api *api, ref_trainer *t, const corpus_shards *val, const kv_tokenizer *tok,
+kv_status dt_validate(const kv_trainer_api *api, kv_trainer *t, const corpus_shards *val, const kv_tokenizer *tok,
                       const kv_train_config *c, int64_t max_tokens, int averaged, dt_validation *out)
 {
     const int64_t S = c->seq, batch = c->batch_tokens / S, total = corpus_shards_usable(corpus_shards_total(val), S);
@@ -45,7 +45,7 @@ kv_status dt_validate(const ref_trainer_api *api, ref_trainer *t, const corpus_s
         n = windows - w < batch ? windows - w : batch;
         for (int64_t i = 0; st == KV_OK && i < n; i++)
             st = corpus_shards_stream(val, (w + i) * S, S + 1, tokens + i * (S + 1));
-        if (st == KV_OK) st = api->losses(t, tokens, n, averaged, nll);
+        if (st == KV_OK) st = dt_trainer_said(api, api->losses(t, tokens, n, averaged, nll));
         if (st == KV_OK) count(tokens, nll, n, S, tok, &sum, &bytes);
     }
     free(tokens);
@@ -60,8 +60,9 @@ kv_status dt_validate(const ref_trainer_api *api, ref_trainer *t, const corpus_s
 
 typedef struct run {
     const dt_train_options *o;
-    const ref_trainer_api *api;
-    ref_trainer *trainer;
+    dt_trainer_side side;
+    const kv_trainer_api *api;
+    kv_trainer *trainer;
     corpus_shards *train, *val; /* val: NULL where the data has none */
     corpus_loader *loader;
     kv_tokenizer *tok;
@@ -105,8 +106,8 @@ static kv_status save(run *r)
     uint8_t *state = malloc(n + 1);
     if (!state) return kv_fail(KV_ERR_NOMEM, "out of memory for a checkpoint");
     corpus_loader_save(r->loader, state);
-    const ref_checkpoint c = {.path = r->checkpoint, .extra = state, .extra_bytes = n};
-    const kv_status st = r->api->save(r->trainer, &c);
+    const kv_checkpoint c = {.path = r->checkpoint, .extra = state, .extra_bytes = n};
+    const kv_status st = dt_trainer_said(r->api, r->api->save(r->trainer, &c));
     free(state);
     if (st == KV_OK) r->saved = r->api->steps(r->trainer);
     return st;
@@ -114,11 +115,11 @@ static kv_status save(run *r)
 
 static kv_status restore(run *r)
 {
-    ref_checkpoint c = {.path = r->checkpoint};
+    kv_checkpoint c = {.path = r->checkpoint};
     if (access(r->checkpoint, F_OK) != 0) return KV_OK;
     if (!r->o->resume)
         return kv_fail(KV_ERR_USAGE, "'%s' is there already; --resume goes on from it, or name another folder with --out", r->checkpoint);
-    KV_TRY(r->api->load(r->trainer, &c));
+    KV_TRY(dt_trainer_said(r->api, r->api->load(r->trainer, &c)));
     const kv_status st = corpus_loader_restore(r->loader, c.extra, c.extra_bytes);
     free((void *)(uintptr_t)c.extra);
     if (st != KV_OK) kv_prefix_message("checkpoint '%s'", r->checkpoint);
@@ -149,20 +150,20 @@ static kv_status failed(const run *r, kv_status st)
     return kv_fail(st, "%s; training stops, there is no checkpoint yet", text);
 }
 
-static kv_status one_step(run *r, ref_train_step *s)
+static kv_status one_step(run *r, kv_train_step *s)
 {
     const double t0 = kv_now();
     s->multiplier = -1;
     s->n = r->o->config.batch_tokens / r->o->config.seq;
     KV_TRY(corpus_loader_next(r->loader, &s->windows));
-    const kv_status st = r->api->step(r->trainer, s);
+    const kv_status st = dt_trainer_said(r->api, r->api->step(r->trainer, s));
     r->seconds += kv_now() - t0;
     return st == KV_OK ? KV_OK : failed(r, st);
 }
 
 static int due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
 
-static kv_status after_step(run *r, const ref_train_step *s, int64_t last)
+static kv_status after_step(run *r, const kv_train_step *s, int64_t last)
 {
     const int64_t done = s->step + 1;
     if (due(done, r->o->log_every) || done == last) {
@@ -188,7 +189,7 @@ static kv_status steps(run *r, int64_t last)
     kv_status st = KV_OK;
     kv_progress_begin(&p, "tok", (last - r->first) * c->batch_tokens, !r->o->quiet);
     while (st == KV_OK && r->api->steps(r->trainer) < last) {
-        ref_train_step s = {0};
+        kv_train_step s = {0};
         char label[64];
         if (r->o->stop && *r->o->stop) {
             st = interrupted(r);
@@ -235,7 +236,7 @@ static kv_status write_model(const run *r)
     snprintf(notes, sizeof notes, "trained_steps=%lld\ntrained_tokens=%lld\ntrained_seed=%llu\ntrained_weights=%s\n",
              (long long)r->api->steps(r->trainer), (long long)(r->api->steps(r->trainer) * r->o->config.batch_tokens),
              (unsigned long long)r->o->config.seed, r->o->last ? "last" : "average");
-    KV_TRY(r->api->model(r->trainer, !r->o->last, &m));
+    KV_TRY(dt_trainer_said(r->api, r->api->model(r->trainer, !r->o->last, &m)));
     kv_status st = kv_safetensors_pack(m, notes, &bytes, &n);
     if (st == KV_OK) st = write_file(r, "safetensors", bytes, n);
     if (st == KV_OK) st = write_config(r);
@@ -246,26 +247,29 @@ static kv_status write_model(const run *r)
 
 /* ---- all of it ------------------------------------------------------------------------------------------------------- */
 
-static void show_end(const run *r)
+static kv_status show_end(const run *r)
 {
     uint8_t sha[32];
     char hex[65];
     const int64_t made = r->api->steps(r->trainer) - r->first;
-    r->api->hash(r->trainer, sha);
+    KV_TRY(dt_trainer_said(r->api, r->api->hash(r->trainer, sha)));
     kv_hex32(sha, hex);
     printf("weights %s after %lld steps\n", hex, (long long)r->api->steps(r->trainer));
     fflush(stdout);
     if (made > 0 && r->seconds > 0)
         fprintf(stderr, "%lld tokens in %.1f s: %.0f tokens/s\n", (long long)(made * r->o->config.batch_tokens), r->seconds,
                 (double)(made * r->o->config.batch_tokens) / r->seconds);
+    return KV_OK;
 }
 
 static kv_status train(run *r)
 {
     const dt_train_options *o = r->o;
-    const ref_trainer_args a = {.config = &o->config, .threads = o->threads, .isa = o->isa};
+    const kv_trainer_args a = {.config = &o->config, .threads = o->threads};
+    KV_TRY(dt_trainer_side_open(o->side, &r->side));
+    r->api = r->side.api;
     KV_TRY(open_data(r));
-    KV_TRY(r->api->open(&a, &r->trainer));
+    KV_TRY(dt_trainer_open(&r->side, &a, o->isa, &r->trainer));
     KV_TRY(make_folder(r));
     KV_TRY(restore(r));
     r->first = r->api->steps(r->trainer);
@@ -281,15 +285,14 @@ static kv_status train(run *r)
         KV_TRY(show_validation(r, 1));
         KV_TRY(write_model(r));
     }
-    show_end(r);
-    return KV_OK;
+    return show_end(r);
 }
 
 kv_status dt_train_run(const dt_train_options *o)
 {
-    run r = {.o = o, .api = ref_trainer_door(), .saved = -1};
+    run r = {.o = o, .saved = -1};
     const kv_status st = train(&r);
-    r.api->close(r.trainer);
+    if (r.api) r.api->close(r.trainer);
     corpus_loader_close(r.loader);
     corpus_shards_close(r.train);
     corpus_shards_close(r.val);

@@ -5,7 +5,7 @@
 
 #include "common/tokenizer.h"
 #include "corpus/loader.h"
-#include "ref/train/trainer.h"
+#include "difftest/trainer_side.h"
 
 #include <signal.h>
 
@@ -14,7 +14,9 @@ typedef struct dt_train_options {
     const char *data;      /* folder of shards, or one shard */
     const char *out;       /* folder of checkpoint and model */
     const char *tokenizer; /* for bits per byte; NULL: none */
-    const char *isa;
+    const char *side;      /* whose trainer: ref, ref64, emu, cuda:exact, a .so */
+    const char *compare;   /* another side: dt_train_compare */
+    const char *isa;       /* of the reference's kernels; NULL: the best */
     int32_t threads;
     int64_t stop_at;       /* steps after which this call ends; 0: at the last */
     int64_t save_every, validate_every, val_tokens, log_every; /* steps; tokens */
@@ -32,9 +34,13 @@ typedef struct dt_validation {
 /* Runs to the last step (or stop_at), writes the model. ERR_INTERRUPTED after a signal, with a checkpoint written. */
 kv_status dt_train_run(const dt_train_options *o);
 
+/* Trains with two sides at once and compares loss, gradients, norm, moments, weights and averages after every step, bit for
+ * bit; prints the first difference. *same: there was none. Nothing is written; out is not used. */
+kv_status dt_train_compare(const dt_train_options *o, int *same);
+
 /* The validation split of a folder, or the one shard, in windows of the config's seq: at most max_tokens of it. batch: windows
  * that the trainer takes at a time. tok may be NULL. */
-kv_status dt_validate(const ref_trainer_api *api, ref_trainer *t, const corpus_shards *val, const kv_tokenizer *tok,
+kv_status dt_validate(const kv_trainer_api *api, kv_trainer *t, const corpus_shards *val, const kv_tokenizer *tok,
                       const kv_train_config *c, int64_t max_tokens, int averaged, dt_validation *out);
 
 #endif

@@ -1,11 +1,11 @@
 #include "difftest/ttt.h"
 
 #include "difftest/cmd_tokenizer.h"
+#include "difftest/trainer_side.h"
 
 #include "common/hash.h"
 #include "common/progress.h"
 #include "corpus/shard.h"
-#include "ref/train/trainer.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,8 +14,8 @@
 typedef struct ttt {
     dt_ttt_options o; /* with every default filled in */
     kv_train_config config;
-    const ref_trainer_api *api;
-    ref_trainer *trainer;
+    dt_trainer_side side;
+    kv_trainer *trainer;
     kv_model *model;
     kv_tokenizer *tok; /* NULL: no bits per byte */
     corpus_shards *text;
@@ -43,7 +43,7 @@ static kv_status score_batch(ttt *t, const place *p, int64_t n, score *out)
     const int64_t S = t->o.seq;
     for (int64_t i = 0; i < n; i++)
         KV_TRY(corpus_shards_stream(t->text, p[i].at, S + 1, t->windows + i * (S + 1)));
-    KV_TRY(t->api->losses(t->trainer, t->windows, n, 0, t->nll));
+    KV_TRY(dt_trainer_said(t->side.api, t->side.api->losses(t->trainer, t->windows, n, 0, t->nll)));
     for (int64_t i = 0; i < n; i++)
         for (int64_t x = S - p[i].rows; x < S; x++) {
             const uint16_t *w = t->windows + i * (S + 1) + x;
@@ -127,9 +127,9 @@ static kv_status epoch(ttt *t, int64_t from, int64_t to, double multiplier, doub
         n = windows - w < t->o.batch ? windows - w : t->o.batch;
         for (int64_t i = 0; i < n; i++)
             KV_TRY(corpus_shards_stream(t->text, from + (w + i) * S, S + 1, t->windows + i * (S + 1)));
-        ref_train_step s = {.windows = t->windows, .n = n, .multiplier = multiplier};
-        if (multiplier < 0) s.multiplier = t->api->ttt_multiplier(t->step, per_epoch, per_epoch * t->o.epochs, 0.04);
-        KV_TRY(t->api->step(t->trainer, &s));
+        kv_train_step s = {.windows = t->windows, .n = n, .multiplier = multiplier};
+        if (multiplier < 0) s.multiplier = t->side.api->ttt_multiplier(t->step, per_epoch, per_epoch * t->o.epochs, 0.04);
+        KV_TRY(dt_trainer_said(t->side.api, t->side.api->step(t->trainer, &s)));
         sum = sum + s.loss * (double)n;
         t->step++;
     }
@@ -170,7 +170,7 @@ static kv_status score_first(ttt *t)
         KV_TRY(score_range(t, from, to, &adapted));
         if (c == chunks - 1) break; /* nothing is left to be scored */
         for (int64_t e = 0; e < t->o.epochs; e++)
-            KV_TRY(epoch(t, from, to, t->api->ttt_multiplier(c, 0, chunks, 0), &loss));
+            KV_TRY(epoch(t, from, to, t->side.api->ttt_multiplier(c, 0, chunks, 0), &loss));
         printf("chunk %lld of %lld  loss so far %.6f  training loss %.6f\n", (long long)c + 1, (long long)chunks,
                adapted.sum / (double)adapted.tokens, loss);
         fflush(stdout);
@@ -223,26 +223,31 @@ static kv_status open_all(ttt *t)
     t->total = corpus_shards_usable(corpus_shards_total(t->text), t->o.seq);
     if (t->o.tokens && t->o.tokens < t->total) t->total = t->o.tokens / t->o.seq * t->o.seq;
     KV_TRY(check(t));
-    const ref_trainer_args a = {.config = &t->config, .start = t->model, .threads = t->o.threads, .isa = t->o.isa};
-    KV_TRY(t->api->open(&a, &t->trainer));
+    const kv_trainer_args a = {.config = &t->config, .start = t->model, .threads = t->o.threads};
+    KV_TRY(dt_trainer_open(&t->side, &a, t->o.isa, &t->trainer));
     t->windows = malloc((size_t)(t->o.batch * (t->o.seq + 1)) * sizeof *t->windows);
     t->nll = malloc((size_t)(t->o.batch * t->o.seq) * sizeof *t->nll);
     return t->windows && t->nll ? KV_OK : kv_fail(KV_ERR_NOMEM, "out of memory");
 }
 
+static kv_status show_hash(const ttt *t)
+{
+    uint8_t sha[32];
+    char hex[65];
+    KV_TRY(dt_trainer_said(t->side.api, t->side.api->hash(t->trainer, sha)));
+    kv_hex32(sha, hex);
+    printf("weights %s after %lld steps\n", hex, (long long)t->side.api->steps(t->trainer));
+    return KV_OK;
+}
+
 kv_status dt_ttt_run(const dt_ttt_options *o)
 {
-    ttt t = {.o = *o, .api = ref_trainer_door()};
-    kv_status st = open_all(&t);
+    ttt t = {.o = *o};
+    kv_status st = dt_trainer_side_open(o->side, &t.side);
+    if (st == KV_OK) st = open_all(&t);
     if (st == KV_OK) st = o->mode == DT_TTT_FULL ? full(&t) : score_first(&t);
-    if (st == KV_OK) {
-        uint8_t sha[32];
-        char hex[65];
-        t.api->hash(t.trainer, sha);
-        kv_hex32(sha, hex);
-        printf("weights %s after %lld steps\n", hex, (long long)t.api->steps(t.trainer));
-    }
-    t.api->close(t.trainer);
+    if (st == KV_OK) st = show_hash(&t);
+    if (t.side.api) t.side.api->close(t.trainer);
     free(t.windows);
     free(t.nll);
     corpus_shards_close(t.text);

@@ -12,7 +12,8 @@
 typedef enum dt_ttt_mode { DT_TTT_FULL, DT_TTT_SCORE_FIRST } dt_ttt_mode;
 
 typedef struct dt_ttt_options {
-    const char *model, *data, *tokenizer, *isa;
+    const char *model, *data, *tokenizer;
+    const char *side, *isa; /* whose trainer; of the reference's kernels, may be NULL */
     int32_t mode; /* dt_ttt_mode */
     int32_t threads;
     int64_t seq;      /* 0: what the model was trained for */

@@ -2,6 +2,7 @@
  *
  * Compiled by nvcc it is the side `cuda`, through the host SIMT layer the side `emu`; the kernels and all
  * host code are the same text. */
+#include "gpu/machine.cuh"
 #include "gpu/session.cuh"
 
 #include "common/backend.h"
@@ -14,85 +15,6 @@
 
 namespace
 {
-/* ---- options ---- */
-
-struct options {
-    uint64_t seed = 0; /* emu: order of threads and blocks; 0 = ascending */
-};
-
-#ifdef GPU_SIMT
-const char SIDE[] = "emu";
-
-kv_status read_option(const char *word, options *out, bool *)
-{
-    char *end = nullptr;
-    if (strncmp(word, "seed=", 5) == 0 && word[5] >= '0' && word[5] <= '9')
-        out->seed = strtoull(word + 5, &end, 10);
-    if (!end || *end)
-        return kv_fail(KV_ERR_USAGE, "emu: unknown option '%.60s'; it knows seed=N", word);
-    return KV_OK;
-}
-
-kv_status check_machine()
-{
-#    if defined(__AVX2__) && defined(__FMA__)
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
-        return kv_fail(KV_ERR_DEVICE, "emu was built for processors with AVX2 and FMA; build it with "
-                       "EMU_ISA= on this one");
-#    endif
-    return KV_OK;
-}
-
-const bool NEEDS_MODE = false;
-#else
-const char SIDE[] = "cuda";
-
-kv_status read_option(const char *word, options *, bool *mode)
-{
-    if (strcmp(word, "exact") != 0)
-        return kv_fail(KV_ERR_USAGE, "cuda: unknown option '%.60s'; it knows the mode exact", word);
-    *mode = true;
-    return KV_OK;
-}
-
-/* A device, and code for it: a kernel's attributes can only be had where its code runs. */
-__global__ void gpu_k_probe() {}
-
-kv_status check_machine()
-{
-    int n = 0;
-    const cudaError_t e = cudaGetDeviceCount(&n);
-    if (e != cudaSuccess || n == 0) {
-        (void)cudaGetLastError();
-        return kv_fail(KV_ERR_DEVICE, "no CUDA device: %s",
-                       e == cudaSuccess ? "the driver lists none" : cudaGetErrorString(e));
-    }
-    cudaFuncAttributes attributes;
-    const cudaError_t code = cudaFuncGetAttributes(&attributes, gpu_k_probe);
-    if (code != cudaSuccess) {
-        (void)cudaGetLastError();
-        return kv_fail(KV_ERR_DEVICE, "the CUDA device cannot run this build: %s; build for it with "
-                       "CUDA_ARCH=sm_XY", cudaGetErrorString(code));
-    }
-    return KV_OK;
-}
-
-const bool NEEDS_MODE = true;
-#endif
-
-kv_status read_options(const char *text, options *out)
-{
-    const std::string all = text ? text : "";
-    bool mode = false;
-    for (size_t at = 0; at < all.size();) {
-        const size_t comma = std::min(all.find(',', at), all.size());
-        KV_TRY(read_option(all.substr(at, comma - at).c_str(), out, &mode));
-        at = comma + 1;
-    }
-    if (NEEDS_MODE && !mode) return kv_fail(KV_ERR_USAGE, "%s needs a mode: %s:exact", SIDE, SIDE);
-    return KV_OK;
-}
-
 /* ---- what a step may ask for ---- */
 
 kv_status check_tokens(const kv_session *s, const kv_step &step)
@@ -239,16 +161,16 @@ kv_status make_policy(const kv_policy &p, const kv_config &cfg, const gpu_coded 
         *out = gpu_policy_pyramid(p.snapkv, site);
         return KV_OK;
     default:
-        return kv_fail(KV_ERR_UNSUPPORTED, "%s does not have the policy %s", SIDE,
+        return kv_fail(KV_ERR_UNSUPPORTED, "%s does not have the policy %s", GPU_SIDE,
                        kv_selection_name(p.selection));
     }
 }
 
 kv_status fill_session(const kv_open_args &args, kv_session *s)
 {
-    options o;
-    KV_TRY(read_options(args.options, &o));
-    KV_TRY(check_machine());
+    gpu_options o;
+    KV_TRY(gpu_read_options(args.options, &o));
+    KV_TRY(gpu_check_machine());
     KV_TRY(kv_policy_check(args.policy));
     KV_TRY(kv_policy_fit(args.policy, &args.model->cfg));
     KV_TRY(gpu_model_supported(args.model));
@@ -286,7 +208,7 @@ template <class F> kv_status guarded(kv_session *s, F call)
         st = call();
         if (st != KV_OK && s) s->error = kv_message();
     } catch (const std::bad_alloc &) {
-        st = kv_fail(KV_ERR_NOMEM, "%s: out of memory", SIDE);
+        st = kv_fail(KV_ERR_NOMEM, "%s: out of memory", GPU_SIDE);
         if (s) s->broken = true;
     }
     return st;
@@ -295,9 +217,9 @@ template <class F> kv_status guarded(kv_session *s, F call)
 kv_status door_available(const char *text, char *why, size_t why_size)
 {
     const kv_status st = guarded(nullptr, [&] {
-        options o;
-        KV_TRY(read_options(text, &o));
-        return check_machine();
+        gpu_options o;
+        KV_TRY(gpu_read_options(text, &o));
+        return gpu_check_machine();
     });
     if (st != KV_OK && why_size > 0) snprintf(why, why_size, "%s", kv_message());
     return st;
@@ -382,7 +304,7 @@ kv_status door_table(kv_session *s, kv_table which, int64_t first, int64_t n, fl
 kv_status door_trace(const kv_trace *t)
 {
     return guarded(nullptr, [&] {
-        KV_TRY(check_machine());
+        KV_TRY(gpu_check_machine());
         return gpu_trace(*t);
     });
 }
@@ -392,7 +314,7 @@ const kv_backend backend = {
     KV_CAP_DETERMINISTIC | KV_CAP_FOLLOW | KV_CAP_TAPS,
     KV_CONTRACT_BITEXACT,
     0,
-    SIDE,
+    GPU_SIDE,
     door_available,
     door_open,
     door_close,

@@ -267,7 +267,7 @@ kv_status gpu_pass::head_rows(int32_t first, int32_t n, int32_t out_row)
     KV_TRY(w_.targets.reserve(rows));
     KV_TRY(w_.nll.reserve(rows));
     KV_TRY(gpu_copy_up(w_.targets.p, step.targets + out_row, rows * sizeof(int32_t), stream_));
-    KV_TRY(gpu_nll(w_.logits.p, w_.targets.p, n, cfg_.vocab_size, w_.nll.p, stream_));
+    KV_TRY(gpu_nll(w_.logits.p, w_.targets.p, n, cfg_.vocab_size, w_.nll.p, nullptr, stream_));
     return gpu_copy_down(step.nll + out_row, w_.nll.p, rows * sizeof(float), stream_);
 }
 

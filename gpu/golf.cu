@@ -102,16 +102,6 @@ kv_status gpu_mix_streams(float *x, int32_t m, int32_t d, const gpu_mix &mix, cu
 
 /* ---- heads ---- */
 
-/* R64 of a(i) * b(i), i < n, for all threads of a warp. */
-template <class A, class B> GPU_DEVICE float dot_of(int32_t n, const A &a, const B &b)
-{
-    const int32_t lane = (int32_t)threadIdx.x;
-    float low = 0.0f, high = 0.0f;
-    for (int32_t i = lane; i < n; i += GPU_L) low = kv_fma(a(i), b(i), low);
-    for (int32_t i = lane + 32; i < n; i += GPU_L) high = kv_fma(a(i), b(i), high);
-    return __shfl_sync(0xffffffffu, gpu_r64_tree(low, high), 0);
-}
-
 /* block (32, WARPS): a warp per row and head of q | k | v. */
 __global__ void gpu_k_prepare_heads(gpu_heads h, int32_t m, gpu_carry_rows carry)
 {
@@ -128,7 +118,7 @@ __global__ void gpu_k_prepare_heads(gpu_heads h, int32_t m, gpu_carry_rows carry
     const float *const previous = row > 0 ? raw - (int64_t)heads * dim : mix ? carry.before + in_slot : nullptr;
     const auto in = [&](int32_t i) { return mix ? kv_add(raw[i], kv_mul(mix[kv_head], previous[i])) : raw[i]; };
     const bool normalises = h.norm && !is_value;
-    const float r = normalises ? kv_rsqrt(kv_add(kv_div(dot_of(dim, in, in), (float)dim), h.eps)) : 1.0f;
+    const float r = normalises ? kv_rsqrt(kv_add(kv_div(gpu_r64_dot(dim, in, in), (float)dim), h.eps)) : 1.0f;
     for (int32_t i = lane; i < dim; i += 32) {
         const float v = in(i);
         h.qkv[warp * dim + i] = normalises ? kv_mul(v, r) : v;
@@ -169,9 +159,9 @@ __global__ void gpu_k_exclude_own(float *y, const float *v, int32_t m, gpu_qkv_s
     const float *const own = v + (warp / s.heads * s.kv_heads + head / (s.heads / s.kv_heads)) * dim;
     const auto y_at = [&](int32_t i) { return out[i]; };
     const auto v_at = [&](int32_t i) { return own[i]; };
-    const float length = kv_sqrt(dot_of(dim, v_at, v_at)), norm = length < 1e-12f ? 1e-12f : length;
+    const float length = kv_sqrt(gpu_r64_dot(dim, v_at, v_at)), norm = length < 1e-12f ? 1e-12f : length;
     const auto unit = [&](int32_t i) { return kv_div(own[i], norm); };
-    const float along = dot_of(dim, y_at, unit);
+    const float along = gpu_r64_dot(dim, y_at, unit);
     for (int32_t i = lane; i < dim; i += 32) out[i] = kv_sub(out[i], kv_mul(along, unit(i)));
 }
 

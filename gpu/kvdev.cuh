@@ -153,4 +153,14 @@ GPU_DEVICE float gpu_r64_tree(float lane_j, float lane_j32)
     return v;
 }
 
+/* R64 of a(i) * b(i), i < n, for all threads of a warp; threadIdx.x is the lane. */
+template <class A, class B> GPU_DEVICE float gpu_r64_dot(int32_t n, const A &a, const B &b)
+{
+    const int32_t lane = (int32_t)threadIdx.x;
+    float low = 0.0f, high = 0.0f;
+    for (int32_t i = lane; i < n; i += 64) low = kv_fma(a(i), b(i), low);
+    for (int32_t i = lane + 32; i < n; i += 64) high = kv_fma(a(i), b(i), high);
+    return __shfl_sync(0xffffffffu, gpu_r64_tree(low, high), 0);
+}
+
 #endif

@@ -21,7 +21,7 @@ GPU_DEVICE int32_t highest_key(const float *x, int32_t vocab, int32_t warp, int3
     return key;
 }
 
-__global__ void gpu_k_nll(const float *logits, const int32_t *target, int32_t vocab, float *nll)
+__global__ void gpu_k_nll(const float *logits, const int32_t *target, int32_t vocab, float *nll, float *stats)
 {
     GPU_SHARED(float, block_sum, MAX_BLOCKS);
     const int32_t lane = (int32_t)threadIdx.x, warp = (int32_t)threadIdx.y;
@@ -41,12 +41,16 @@ __global__ void gpu_k_nll(const float *logits, const int32_t *target, int32_t vo
     if (lane != 0 || warp != 0) return;
     float total = 0.0f;
     for (int32_t b = 0; b < n_blocks; b++) total = kv_add(total, block_sum[b]);
+    if (stats) {
+        stats[2 * (int64_t)blockIdx.x] = m;
+        stats[2 * (int64_t)blockIdx.x + 1] = total;
+    }
     nll[blockIdx.x] = kv_sub(kv_log(total), kv_sub(x[target[blockIdx.x]], m));
 }
 
 kv_status gpu_nll(const float *logits, const int32_t *target, int32_t m, int32_t vocab, float *nll,
-                  cudaStream_t stream)
+                  float *stats, cudaStream_t stream)
 {
     return GPU_LAUNCH(gpu_k_nll, dim3((unsigned)m), dim3(32, WARPS), 0, stream, logits, target, vocab,
-                      nll);
+                      nll, stats);
 }

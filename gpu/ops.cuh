@@ -262,9 +262,9 @@ kv_status gpu_softcap(float *z, int64_t n, float cap, cudaStream_t stream);
 
 /* ---- nll.cu ---- */
 
-/* nll[r] = canonical -log p(target[r]) under row r of logits[m][vocab]. */
+/* nll[r] = canonical -log p(target[r]) under row r of logits[m][vocab]; stats: NULL, or [m][2]: each row's maximum and sum. */
 kv_status gpu_nll(const float *logits, const int32_t *target, int32_t m, int32_t vocab, float *nll,
-                  cudaStream_t stream);
+                  float *stats, cudaStream_t stream);
 
 /* ---- records.cu ---- */
 

@@ -1,13 +1,30 @@
-#include "ref/train/trainer_private.h"
+/* trainer.c - the reference's trainer behind the door of common/trainer.h. */
+#include "ref/train/door.h"
+#include "ref/train/graph.h"
+#include "ref/train/optim.h"
 
 #include "common/hash.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+enum { ARRAYS = 5 }; /* weights, gradients, two moments, average */
+
+struct kv_trainer {
+    kv_train_config config;
+    ref_params params;
+    ref_graph graph;
+    ref_optim optim; /* owns its arrays, one behind the other */
+    kv_pool *pool;
+    size_t bytes;      /* of the arrays */
+    kv_buffer *scratch; /* [threads] of the optimiser */
+    int32_t *tokens;   /* [2][T] inputs, targets */
+    int64_t step;
+};
+
 /* ---- open, close ------------------------------------------------------------------------------------------------ */
 
-static void trainer_close(ref_trainer *t)
+static void trainer_close(kv_trainer *t)
 {
     if (!t) return;
     for (int i = 0; t->scratch && i < kv_pool_threads(t->pool); i++)
@@ -21,10 +38,10 @@ static void trainer_close(ref_trainer *t)
     free(t);
 }
 
-static kv_status allocate(ref_trainer *t)
+static kv_status allocate(kv_trainer *t)
 {
     const int64_t n = ref_round_up(t->params.total, 16);
-    t->bytes = (size_t)(n * REF_TRAIN_ARRAYS) * sizeof(real);
+    t->bytes = (size_t)(n * ARRAYS) * sizeof(real);
     real *p = kv_big_alloc(t->bytes);
     t->scratch = calloc((size_t)kv_pool_threads(t->pool), sizeof *t->scratch);
     t->tokens = malloc((size_t)t->config.batch_tokens * 2 * sizeof *t->tokens);
@@ -40,7 +57,7 @@ static kv_status allocate(ref_trainer *t)
     return KV_OK;
 }
 
-static kv_status first_weights(ref_trainer *t, const kv_model *start)
+static kv_status first_weights(kv_trainer *t, const kv_model *start)
 {
     if (start)
         KV_TRY(REF(params_read)(&t->params, start, t->optim.w));
@@ -50,10 +67,22 @@ static kv_status first_weights(ref_trainer *t, const kv_model *start)
     return KV_OK;
 }
 
-static kv_status open_parts(ref_trainer *t, const ref_trainer_args *a)
+/* Nothing, or isa=NAME. */
+static kv_status read_options(const char *options, const char **isa)
+{
+    *isa = NULL;
+    if (!options || !*options) return KV_OK;
+    if (strncmp(options, "isa=", 4) != 0) return kv_fail(KV_ERR_USAGE, "the reference's trainer: unknown option '%.60s'; it knows isa=NAME", options);
+    *isa = options + 4;
+    return KV_OK;
+}
+
+static kv_status open_parts(kv_trainer *t, const kv_trainer_args *a)
 {
     const kv_train_config *c = &t->config;
-    KV_TRY(REF(kernels_find)(a->isa, &t->optim.kernels));
+    const char *isa;
+    KV_TRY(read_options(a->options, &isa));
+    KV_TRY(REF(kernels_find)(isa, &t->optim.kernels));
     KV_TRY(kv_pool_create(a->threads, &t->pool));
     KV_TRY(REF(params_open)(&t->params, &c->model));
     KV_TRY(allocate(t));
@@ -61,9 +90,9 @@ static kv_status open_parts(ref_trainer *t, const ref_trainer_args *a)
     return REF(graph_open)(&t->graph, &t->params, t->optim.kernels, t->pool, c->seq, c->batch_tokens / c->seq, t->optim.w, t->optim.g);
 }
 
-static kv_status trainer_open(const ref_trainer_args *a, ref_trainer **out)
+static kv_status trainer_open(const kv_trainer_args *a, kv_trainer **out)
 {
-    ref_trainer *t = calloc(1, sizeof *t);
+    kv_trainer *t = calloc(1, sizeof *t);
     *out = NULL;
     if (!t) return kv_fail(KV_ERR_NOMEM, "training: out of memory");
     t->config = *a->config;
@@ -76,12 +105,12 @@ static kv_status trainer_open(const ref_trainer_args *a, ref_trainer **out)
     return KV_OK;
 }
 
-static int64_t trainer_steps(const ref_trainer *t) { return t->step; }
+static int64_t trainer_steps(const kv_trainer *t) { return t->step; }
 
 /* ---- batches ------------------------------------------------------------------------------------------------------ */
 
 /* Inputs and targets of n windows become the graph's batch. ERR_FORMAT for a token that the model does not have. */
-static kv_status take_batch(ref_trainer *t, const uint16_t *windows, int64_t n)
+static kv_status take_batch(kv_trainer *t, const uint16_t *windows, int64_t n)
 {
     const int64_t S = t->config.seq, T = n * S;
     if (n < 1 || T > t->config.batch_tokens)
@@ -99,24 +128,31 @@ static kv_status take_batch(ref_trainer *t, const uint16_t *windows, int64_t n)
     return KV_OK;
 }
 
-static kv_status update(ref_trainer *t, ref_train_step *s)
+/* Loss and gradients; s->used becomes the multiplier. */
+static kv_status find_gradients(kv_trainer *t, kv_train_step *s)
 {
     const kv_train_config *c = &t->config;
-    ref_step_info info = {.step = t->step, .multiplier = s->multiplier,
+    s->step = t->step;
+    s->used = s->multiplier < 0 ? REF(lr_multiplier)(t->step, c->iterations, c->warmdown) : s->multiplier;
+    t->graph.round_matrices = s->used < c->qat_below;
+    return REF(graph_gradients)(&t->graph, t->tokens, t->tokens + t->graph.T, &s->loss);
+}
+
+static kv_status update(kv_trainer *t, kv_train_step *s)
+{
+    const kv_train_config *c = &t->config;
+    KV_TRY(find_gradients(t, s));
+    ref_step_info info = {.step = t->step, .multiplier = s->used,
                           .momentum = REF(muon_momentum)(t->step, c->momentum_from, c->momentum_to, c->momentum_steps)};
-    if (info.multiplier < 0) info.multiplier = REF(lr_multiplier)(t->step, c->iterations, c->warmdown);
-    t->graph.round_matrices = info.multiplier < c->qat_below;
-    KV_TRY(REF(graph_gradients)(&t->graph, t->tokens, t->tokens + t->graph.T, &s->loss));
     KV_TRY(REF(optim_step)(&t->optim, c, &info));
-    s->step = t->step++;
-    s->used = info.multiplier;
+    t->step++;
     s->momentum = info.momentum;
     s->norm = info.norm;
     s->clip = info.clip;
     return KV_OK;
 }
 
-static kv_status trainer_step(ref_trainer *t, ref_train_step *s)
+static kv_status trainer_step(kv_trainer *t, kv_train_step *s)
 {
     KV_TRY(take_batch(t, s->windows, s->n));
     const kv_status st = update(t, s);
@@ -124,7 +160,16 @@ static kv_status trainer_step(ref_trainer *t, ref_train_step *s)
     return st;
 }
 
-static kv_status trainer_losses(ref_trainer *t, const uint16_t *windows, int64_t n, int averaged, float *nll)
+static kv_status trainer_gradients(kv_trainer *t, kv_train_step *s, float *dst)
+{
+    KV_TRY(take_batch(t, s->windows, s->n));
+    KV_TRY(find_gradients(t, s));
+    for (int64_t i = 0; i < t->params.total; i++)
+        dst[i] = (float)t->optim.g[i];
+    return KV_OK;
+}
+
+static kv_status trainer_losses(kv_trainer *t, const uint16_t *windows, int64_t n, int averaged, float *nll)
 {
     double mean;
     KV_TRY(take_batch(t, windows, n));
@@ -139,7 +184,7 @@ static kv_status trainer_losses(ref_trainer *t, const uint16_t *windows, int64_t
 
 /* ---- results ---------------------------------------------------------------------------------------------------------- */
 
-static void trainer_hash(const ref_trainer *t, uint8_t sha[32])
+static kv_status trainer_hash(const kv_trainer *t, uint8_t sha[32])
 {
     const size_t n = (size_t)t->params.total * sizeof(real);
     kv_sha256_ctx c;
@@ -147,9 +192,10 @@ static void trainer_hash(const ref_trainer *t, uint8_t sha[32])
     kv_sha256_add(&c, t->optim.w, n);
     kv_sha256_add(&c, t->optim.ema, n);
     kv_sha256_end(&c, sha);
+    return KV_OK;
 }
 
-static kv_status trainer_model(const ref_trainer *t, int averaged, kv_model **out)
+static kv_status trainer_model(const kv_trainer *t, int averaged, kv_model **out)
 {
     const real *from = averaged ? t->optim.ema : t->optim.w;
     float *w = malloc((size_t)t->params.total * sizeof *w);
@@ -161,12 +207,41 @@ static kv_status trainer_model(const ref_trainer *t, int averaged, kv_model **ou
     return st;
 }
 
-const ref_trainer_api *REF(trainer_door)(void)
+static kv_status trainer_read(const kv_trainer *t, kv_trainer_part part, float *dst)
 {
-    static const ref_trainer_api api = {
-        .name = REF_BITS == 32 ? "fp32" : "double", .open = trainer_open, .close = trainer_close, .steps = trainer_steps,
-        .step = trainer_step, .losses = trainer_losses, .ttt_multiplier = REF(ttt_multiplier), .hash = trainer_hash, .model = trainer_model,
-        .save = REF(checkpoint_save), .load = REF(checkpoint_load),
+    const real *const from[KV_TRAINER_PARTS] = {t->optim.m, t->optim.v, t->optim.w, t->optim.ema};
+    for (int64_t i = 0; i < t->params.total; i++)
+        dst[i] = (float)from[part][i];
+    return KV_OK;
+}
+
+static kv_checkpoint_run run_of(const kv_trainer *t)
+{
+    return (kv_checkpoint_run){.config = &t->config, .step = t->step, .parameters = t->params.total, .real_bytes = sizeof(real),
+                               .arrays = {t->optim.w, t->optim.m, t->optim.v, t->optim.ema}};
+}
+
+static kv_status trainer_save(const kv_trainer *t, const kv_checkpoint *c)
+{
+    const kv_checkpoint_run run = run_of(t);
+    return kv_checkpoint_write(c, &run);
+}
+
+static kv_status trainer_load(kv_trainer *t, kv_checkpoint *c)
+{
+    kv_checkpoint_run run = run_of(t);
+    KV_TRY(kv_checkpoint_read(c, &run));
+    t->step = run.step;
+    return KV_OK;
+}
+
+const kv_trainer_api *REF(trainer_door)(void)
+{
+    static const kv_trainer_api api = {
+        .abi = KV_TRAINER_ABI, .name = REF_BITS == 32 ? "fp32" : "double", .open = trainer_open, .close = trainer_close,
+        .last_error = kv_message, .steps = trainer_steps, .step = trainer_step, .gradients = trainer_gradients, .losses = trainer_losses,
+        .ttt_multiplier = REF(ttt_multiplier), .hash = trainer_hash, .read = trainer_read, .model = trainer_model,
+        .save = trainer_save, .load = trainer_load,
     };
     return &api;
 }

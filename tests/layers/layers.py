@@ -18,7 +18,7 @@ MAY_USE = {
     "difftest": {"common", "corpus", "difftest"},
 }
 DOORS = {
-    "difftest": ({"ref/backend.h", "ref/train/trainer.h"}, {"ref_backend", "ref64_backend", "ref_trainer_door", "ref64_trainer_door"}),
+    "difftest": ({"ref/backend.h", "ref/train/door.h"}, {"ref_backend", "ref64_backend", "ref_trainer_door", "ref64_trainer_door"}),
 }
 
 

@@ -1,6 +1,4 @@
-/* checkpoint.c - a run between two steps as one file (docs/training.md, "Checkpoints"): head, config as text, the caller's
- * bytes, weights, moments, averages, and a SHA-256 of all that. */
-#include "ref/train/trainer_private.h"
+#include "common/checkpoint.h"
 
 #include "common/file.h"
 #include "common/hash.h"
@@ -18,15 +16,6 @@ typedef struct head {
 
 enum { VERSION = 1, MAX_EXTRA = 1 << 28 };
 
-/* What a file keeps of the optimiser: everything but the gradients. */
-static void kept_arrays(const ref_trainer *t, real *arrays[4])
-{
-    arrays[0] = t->optim.w;
-    arrays[1] = t->optim.m;
-    arrays[2] = t->optim.v;
-    arrays[3] = t->optim.ema;
-}
-
 /* ---- writing ------------------------------------------------------------------------------------------------------- */
 
 static uint8_t *put(uint8_t *to, const void *p, size_t n)
@@ -35,22 +24,21 @@ static uint8_t *put(uint8_t *to, const void *p, size_t n)
     return to + n;
 }
 
-kv_status REF(checkpoint_save)(const ref_trainer *t, const ref_checkpoint *c)
+kv_status kv_checkpoint_write(const kv_checkpoint *c, const kv_checkpoint_run *run)
 {
     char text[KV_TRAIN_TEXT_MAX];
-    real *arrays[4];
-    kv_train_print(&t->config, text);
-    const head h = {.magic = MAGIC, .version = VERSION, .real_bytes = sizeof(real), .step = (uint64_t)t->step,
-                    .parameters = (uint64_t)t->params.total, .config_bytes = strlen(text), .extra_bytes = c->extra_bytes};
-    const size_t array = (size_t)t->params.total * sizeof(real), n = sizeof h + h.config_bytes + h.extra_bytes + 4 * array + 32;
+    kv_train_print(run->config, text);
+    const head h = {.magic = MAGIC, .version = VERSION, .real_bytes = (uint32_t)run->real_bytes, .step = (uint64_t)run->step,
+                    .parameters = (uint64_t)run->parameters, .config_bytes = strlen(text), .extra_bytes = c->extra_bytes};
+    const size_t array = (size_t)run->parameters * run->real_bytes;
+    const size_t n = sizeof h + h.config_bytes + h.extra_bytes + KV_CHECKPOINT_ARRAYS * array + 32;
     uint8_t *bytes = malloc(n), *p = bytes;
     if (!bytes) return kv_fail(KV_ERR_NOMEM, "out of memory for a checkpoint of %zu bytes", n);
-    kept_arrays(t, arrays);
     p = put(p, &h, sizeof h);
     p = put(p, text, h.config_bytes);
     p = put(p, c->extra, h.extra_bytes);
-    for (int i = 0; i < 4; i++)
-        p = put(p, arrays[i], array);
+    for (int i = 0; i < KV_CHECKPOINT_ARRAYS; i++)
+        p = put(p, run->arrays[i], array);
     kv_sha256(bytes, n - 32, p);
     const int ok = kv_file_replace(c->path, bytes, n);
     free(bytes);
@@ -75,57 +63,56 @@ static kv_status damaged(const char *path, const char *what)
     return kv_fail(KV_ERR_FORMAT, "checkpoint '%s' is damaged: %s; delete it to start anew", path, what);
 }
 
-static kv_status check_head(const char *path, const head *h, size_t n)
+static kv_status check_head(const char *path, const head *h, size_t n, size_t real_bytes)
 {
     if (n < sizeof *h + 32 || memcmp(h->magic, MAGIC, 8) != 0) return damaged(path, "not a checkpoint");
-    if (h->version != VERSION || h->real_bytes != sizeof(real))
+    if (h->version != VERSION || h->real_bytes != real_bytes)
         return kv_fail(KV_ERR_UNSUPPORTED, "checkpoint '%s' has version %u with numbers of %u bytes; this program writes %d with %zu",
-                       path, h->version, h->real_bytes, VERSION, sizeof(real));
+                       path, h->version, h->real_bytes, VERSION, real_bytes);
     if (h->config_bytes >= KV_TRAIN_TEXT_MAX || h->extra_bytes > MAX_EXTRA || h->parameters > INT64_MAX / 64 || h->step > INT64_MAX)
         return damaged(path, "impossible sizes");
-    if (n != sizeof *h + h->config_bytes + h->extra_bytes + 4 * h->parameters * sizeof(real) + 32) return damaged(path, "wrong length");
+    if (n != sizeof *h + h->config_bytes + h->extra_bytes + KV_CHECKPOINT_ARRAYS * h->parameters * real_bytes + 32) return damaged(path, "wrong length");
     return KV_OK;
 }
 
-static kv_status check_config(const ref_trainer *t, const char *path, const head *h, const uint8_t *text)
+static kv_status check_config(const kv_checkpoint_run *run, const char *path, const head *h, const uint8_t *text)
 {
     char have[KV_TRAIN_TEXT_MAX] = "", want[KV_TRAIN_TEXT_MAX];
     memcpy(have, text, h->config_bytes);
-    kv_train_print(&t->config, want);
+    kv_train_print(run->config, want);
     if (strcmp(have, want) != 0) return other_config(path, have, want);
-    return h->parameters == (uint64_t)t->params.total ? KV_OK : damaged(path, "wrong number of parameters");
+    return h->parameters == (uint64_t)run->parameters ? KV_OK : damaged(path, "wrong number of parameters");
 }
 
-static kv_status parse(ref_trainer *t, ref_checkpoint *c, const uint8_t *bytes, size_t n)
+static kv_status parse(kv_checkpoint *c, kv_checkpoint_run *run, const uint8_t *bytes, size_t n)
 {
     head h = {0};
     uint8_t sum[32];
     if (n >= sizeof h) memcpy(&h, bytes, sizeof h);
-    KV_TRY(check_head(c->path, &h, n));
+    KV_TRY(check_head(c->path, &h, n, run->real_bytes));
     kv_sha256(bytes, n - 32, sum);
     if (memcmp(sum, bytes + n - 32, 32) != 0) return damaged(c->path, "its checksum does not fit");
     const uint8_t *p = bytes + sizeof h;
-    KV_TRY(check_config(t, c->path, &h, p));
+    KV_TRY(check_config(run, c->path, &h, p));
     uint8_t *extra = malloc(h.extra_bytes + 1);
     if (!extra) return kv_fail(KV_ERR_NOMEM, "out of memory for a checkpoint");
     memcpy(extra, p + h.config_bytes, h.extra_bytes);
     p += h.config_bytes + h.extra_bytes;
-    real *arrays[4];
-    kept_arrays(t, arrays);
-    for (int i = 0; i < 4; i++, p += h.parameters * sizeof(real))
-        memcpy(arrays[i], p, h.parameters * sizeof(real));
-    t->step = (int64_t)h.step;
+    const size_t array = (size_t)run->parameters * run->real_bytes;
+    for (int i = 0; i < KV_CHECKPOINT_ARRAYS; i++, p += array)
+        memcpy(run->arrays[i], p, array);
+    run->step = (int64_t)h.step;
     c->extra = extra;
     c->extra_bytes = h.extra_bytes;
     return KV_OK;
 }
 
-kv_status REF(checkpoint_load)(ref_trainer *t, ref_checkpoint *c)
+kv_status kv_checkpoint_read(kv_checkpoint *c, kv_checkpoint_run *run)
 {
     char *bytes;
     size_t n;
     KV_TRY(kv_file_read(c->path, SIZE_MAX / 2, &bytes, &n));
-    const kv_status st = parse(t, c, (const uint8_t *)bytes, n);
+    const kv_status st = parse(c, run, (const uint8_t *)bytes, n);
     free(bytes);
     return st;
 }
