@@ -92,9 +92,9 @@ static kv_status hash_text(ttt *t, uint8_t sha[32])
 static kv_status record(ttt *t, const char *mode, const char *label, const score *s)
 {
     const char *slash = strrchr(t->o.data, '/');
-    char options[256];
-    snprintf(options, sizeof options, "{\"seq\":%lld,\"batch\":%lld,\"epochs\":%lld,\"lr\":%g,\"chunk\":%lld,\"stride\":%lld}",
-             (long long)t->o.seq, (long long)t->o.batch, (long long)t->o.epochs, t->o.lr, (long long)t->o.chunk, (long long)t->o.stride);
+    char options[320];
+    snprintf(options, sizeof options, "{\"trainer\":\"%.40s\",\"seq\":%lld,\"batch\":%lld,\"epochs\":%lld,\"lr\":%g,\"chunk\":%lld,\"stride\":%lld}",
+             t->side.api->name, (long long)t->o.seq, (long long)t->o.batch, (long long)t->o.epochs, t->o.lr, (long long)t->o.chunk, (long long)t->o.stride);
     dt_ttt_score out = {.model = t->model, .mode = mode, .label = label, .options = options, .q = (int32_t)t->o.seq,
                         .text = slash && slash[1] ? slash + 1 : t->o.data, .tokens = s->tokens, .bytes = s->bytes, .sum = s->sum,
                         .seconds = kv_now() - s->began};
