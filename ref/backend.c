@@ -144,12 +144,13 @@ static kv_status check_window(const ref_session *s, const kv_step *step)
                        kv_selection_name(p->selection));
     }
     if (!recompute) return kv_fail(KV_ERR_USAGE, "policy xwindow is fed windows: steps with KV_STEP_RECOMPUTE");
-    const int64_t want = s->seen == 0 ? 0 : s->cache.window + p->xwindow.stride;
-    if (step->pos0 != want || step->n > p->xwindow.window || want + step->n <= s->seen)
-        return kv_fail(KV_ERR_USAGE, "policy xwindow: a window of %d tokens from %lld; the next one starts at %lld, has at most "
+    const int known = s->seen == 0 || s->cache.window >= 0; /* after an import any start will do */
+    const int64_t first = s->seen == 0 ? 0 : known ? s->cache.window + p->xwindow.stride : 0, last = known ? first : s->seen;
+    if (step->pos0 < first || step->pos0 > last || step->n > p->xwindow.window || step->pos0 + step->n <= s->seen)
+        return kv_fail(KV_ERR_USAGE, "policy xwindow: a window of %d tokens from %lld; the next one starts at %s%lld, has at most "
                                      "window=%d tokens and ends behind token %lld", step->n, (long long)step->pos0,
-                       (long long)want, p->xwindow.window, (long long)s->seen - 1);
-    if (REF(carry_missing)(&s->carries, p, step->pos0))
+                       known ? "" : "most at ", (long long)last, p->xwindow.window, (long long)s->seen - 1);
+    if (REF(carry_missing)(&s->carries, p, s->seen, step->pos0))
         return kv_fail(KV_ERR_USAGE, "policy xwindow with pred=carry: what the model remembers at token %lld was not imported",
                        (long long)step->pos0);
     return KV_OK;

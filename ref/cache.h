@@ -133,7 +133,7 @@ struct ref_cache {
     kv_kivi_layout block; /* kivi */
     int64_t coded_tokens[2], coded_bytes[2]; /* of a record of ref_coded; 0: no such kind */
     ref_layer *layers;
-    int64_t window; /* xwindow: first token of the window under way, or of the last one */
+    int64_t window; /* xwindow: first token of the window under way, or of the last one; -1: an import, nobody knows */
     int record_events;
     kv_status event_status; /* first failure to record an event or a move */
     ref_moves *moves;       /* [H] of the piece under way */

@@ -63,8 +63,9 @@ static int64_t find(const ref_carries *c, int64_t fed)
     return -1;
 }
 
-int REF(carry_missing)(const ref_carries *c, const kv_policy *p, int64_t start)
+int REF(carry_missing)(const ref_carries *c, const kv_policy *p, int64_t seen, int64_t start)
 {
+    if (c->n == 0 && start == seen) return 0; /* all is forgotten */
     return keeps_starts(p) && c->layout.bytes && start > 0 && find(c, start) < 0;
 }
 

@@ -40,8 +40,9 @@ typedef struct ref_carry_piece {
     int64_t start, m, seen;
 } ref_carry_piece;
 
-/* Whether xwindow needs the carry at the start of a window that is not kept (after an import without it). */
-int REF(carry_missing)(const ref_carries *c, const kv_policy *p, int64_t start);
+/* Whether xwindow needs the carry at the start of a window that is not kept (after an import without it). A window behind
+ * all that was seen goes on from a carry of zeros when that is what was imported. */
+int REF(carry_missing)(const ref_carries *c, const kv_policy *p, int64_t seen, int64_t start);
 
 /* Around a piece: begin finds the predecessors and opens the carries that it will leave behind, end drops the others. */
 kv_status REF(carry_begin)(ref_carries *c, const ref_carry_piece *p);

@@ -331,7 +331,7 @@ typedef struct blas_session {
     blas_index rehearsal;
     blas_carry carry;
     int64_t seen;
-    int64_t window; /* xwindow: where the last window began */
+    int64_t window; /* xwindow: where the last window began; -1: not known, after an import */
     int broken;     /* a step failed half-way */
     char error[KV_MESSAGE_MAX];
 } blas_session;
@@ -345,7 +345,8 @@ typedef struct blas_piece_info {
 
 kv_status blas_carry_init(blas_carry *c, const kv_config *cfg);
 void blas_carry_free(blas_carry *c);
-int blas_carry_missing(const blas_carry *c, const kv_policy *p, int64_t start); /* a window that cannot begin there */
+/* Whether a window cannot begin at `start`, for want of what the model remembered there. */
+int blas_carry_missing(const blas_carry *c, const kv_policy *p, int64_t seen, int64_t start);
 kv_status blas_carry_begin(blas_session *s, const blas_piece_info *p);
 void blas_carry_end(blas_session *s);
 /* Rows of the piece at part `part` of the blocks being filled, behind `at` rows of the same width; part 0: no such. */

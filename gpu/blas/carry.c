@@ -52,8 +52,9 @@ static int64_t find(const blas_carry *c, int64_t fed)
     return i;
 }
 
-int blas_carry_missing(const blas_carry *c, const kv_policy *p, int64_t start)
+int blas_carry_missing(const blas_carry *c, const kv_policy *p, int64_t seen, int64_t start)
 {
+    if (c->n == 0 && start == seen) return 0; /* all is forgotten */
     return c->layout.bytes && keeps_starts(p) && start > 0 && find(c, start) < 0;
 }
 

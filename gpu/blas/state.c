@@ -271,12 +271,8 @@ static kv_status import_bytes(blas_session *s, void *src, size_t size)
     KV_TRY(read_runs(s, &h, src, 1));
     KV_TRY(blas_carry_read(&s->carry, &s->cache.policy, s->model->cfg.vocab_size, h.seen,
                            (const uint8_t *)src + h.total_bytes - h.carry_bytes, h.carry_bytes));
-    const blas_cache *c = &s->cache;
     s->seen = h.seen;
-    /* only the last window of a stream is shorter */
-    s->window = c->policy.selection == KV_SEL_XWINDOW && h.seen > c->policy.xwindow.window
-                    ? h.seen - c->policy.xwindow.window
-                    : 0;
+    s->window = -1;
     s->broken = 0;
     return KV_OK;
 }

@@ -25,14 +25,15 @@ kv_status blas_window_check(const blas_session *s, const kv_step *step)
     }
     if (!(step->flags & KV_STEP_RECOMPUTE))
         return kv_fail(KV_ERR_USAGE, "xwindow is fed in windows: the step needs KV_STEP_RECOMPUTE and pos0");
-    const int64_t next = s->seen ? s->window + x->stride : 0;
-    if (blas_carry_missing(&s->carry, &s->cache.policy, step->pos0))
+    const int64_t next = s->seen == 0 ? 0 : s->window < 0 ? -1 : s->window + x->stride;
+    const int follows = next < 0 ? step->pos0 >= 0 && step->pos0 <= s->seen : step->pos0 == next;
+    if (blas_carry_missing(&s->carry, &s->cache.policy, s->seen, step->pos0))
         return kv_fail(KV_ERR_USAGE, "xwindow with pred=carry: no state of the model at token %lld, where the window begins",
                        (long long)step->pos0);
-    if (step->pos0 == next && step->n <= x->window && next + step->n > s->seen) return KV_OK;
-    return kv_fail(KV_ERR_USAGE, "%d tokens from %lld on are not the next window: it begins at token %lld, has at most "
+    if (follows && step->n <= x->window && step->pos0 + step->n > s->seen) return KV_OK;
+    return kv_fail(KV_ERR_USAGE, "%d tokens from %lld on are not the next window: it begins at token %lld%s, has at most "
                                  "window=%d tokens and ends behind the %lld seen", step->n, (long long)step->pos0,
-                   (long long)next, x->window, (long long)s->seen);
+                   (long long)(next < 0 ? s->seen : next), next < 0 ? " or before" : "", x->window, (long long)s->seen);
 }
 
 /* Which recorded rows a layer's window reads, and where the window stands. */

@@ -31,13 +31,15 @@ static int64_t piece(const kv_policy *p, int64_t seen, int64_t left)
     return left;
 }
 
-/* fixed: the window's first token stands behind the rows in view, in layers without a cache too. published: behind as
- * many positions as a cache would hold. */
+/* fixed: the window's first token stands behind the rows in view, those of the last layer, in layers without a cache too.
+ * published: behind as many positions as a cache would hold. */
 static int64_t begin(ref_cache *c, int32_t layer, int64_t m)
 {
     (void)m;
     const int64_t cache = c->policy.xwindow.cache;
-    return ref_min(published(&c->policy) ? c->layers[layer].seen : c->window, cache);
+    const ref_layer *l = &c->layers[c->n_layers - 1];
+    if (published(&c->policy)) return ref_min(c->layers[layer].seen, cache);
+    return ref_min(ref_max(0, c->window - (l->seen - l->n)), cache);
 }
 
 static int64_t view(const ref_cache *c, const ref_layer *l, ref_range *out)
@@ -46,7 +48,7 @@ static int64_t view(const ref_cache *c, const ref_layer *l, ref_range *out)
     if (l->n == 0) return 0;
     if (!published(&c->policy)) {
         const int64_t oldest = l->seen - l->n;
-        first = ref_max(0, c->window - c->policy.xwindow.cache) - oldest;
+        first = ref_max(0, c->window - c->policy.xwindow.cache - oldest);
         last = c->window - oldest;
     }
     const int64_t slots = ring_slots(&c->policy), slot0 = slot_of(c, l, first);
@@ -123,7 +125,7 @@ static kv_status adopt(ref_cache *c, ref_layer *l, int64_t head, const ref_adopt
     l->n = a->n;
     l->seen = a->seen;
     l->head = 0;
-    c->window = ref_max(0, a->seen - p->window); /* only the last window of a stream is shorter */
+    c->window = -1;
     for (int64_t i = 0; i < a->n; i++) {
         KV_TRY(check_row(c, a, i));
         ref_layer_og(l, head)[i] = a->og[i];

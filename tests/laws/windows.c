@@ -137,6 +137,114 @@ static void the_published_rule_shows_tokens_twice(void **state)
     law_close(&r);
 }
 
+/* One window; rows may be NULL. */
+static kv_status read_window(const refkit *k, const int32_t *tokens, int32_t ws, int32_t n, float *rows)
+{
+    const kv_step s = {.tokens = tokens + (ws < 0 ? 0 : ws), .n = n, .rows = rows ? KV_ROWS_ALL : KV_ROWS_NONE,
+                       .flags = KV_STEP_RECOMPUTE, .pos0 = ws, .logits = rows};
+    return law_side->step(k->s, &s);
+}
+
+static void hand_over(const refkit *from, const refkit *to)
+{
+    refkit_blob b = refkit_export_all(from);
+    assert_side(to, law_side->import_state(to->s, b.p, b.size));
+    free(b.p);
+}
+
+/* Windows shorter than they might be: their states do not show where the next one begins. */
+static void windows_go_on_behind_an_import(void **state)
+{
+    (void)state;
+    need_xwindow();
+    static const char *const any[] = {"xwindow:cache=20,stride=8,window=24", "xwindow:cache=20,layers=1,pred=carry,stride=8,window=24",
+                                      "xwindow:cache=20,stride=8,ver=published,window=24"};
+    for (size_t i = 0; i < sizeof any / sizeof *any; i++) {
+        refkit a = refkit_open(law_side, law_model, any[i]), b = refkit_open(law_side, law_model, any[i]);
+        int32_t *tokens = refkit_tokens(LAW_TOKENS, law_model);
+        float *x = refkit_rows(&a, 24), *y = refkit_rows(&b, 24);
+        for (int32_t ws = 0; ws < 24; ws += 8)
+            assert_side(&a, read_window(&a, tokens, ws, 16, NULL));
+        hand_over(&a, &b);
+        for (int32_t ws = 24; ws < 64; ws += 8) {
+            assert_side(&a, read_window(&a, tokens, ws, 24, x));
+            assert_side(&b, read_window(&b, tokens, ws, 24, y));
+            refkit_same_rows(&a, x, y, 24, any[i]);
+            refkit_same_state(&a, &b, any[i]);
+        }
+        free(x);
+        free(y);
+        free(tokens);
+        refkit_close(&a);
+        refkit_close(&b);
+    }
+}
+
+/* A start that does not fit the stride leaves a gap behind the oldest row: as if the cache were that much smaller. */
+static void windows_begin_anywhere_behind_an_import(void **state)
+{
+    (void)state;
+    need_xwindow();
+    refkit a = refkit_open(law_side, law_model, "xwindow:cache=32,stride=16,window=16");
+    refkit large = refkit_open(law_side, law_model, "xwindow:cache=32,stride=16,window=16");
+    refkit small = refkit_open(law_side, law_model, "xwindow:cache=28,stride=16,window=16");
+    int32_t *tokens = refkit_tokens(LAW_TOKENS, law_model);
+    float *x = refkit_rows(&a, 16), *y = refkit_rows(&a, 16);
+    for (int32_t ws = 0; ws < 64; ws += 16)
+        assert_side(&a, read_window(&a, tokens, ws, 16, NULL)); /* rows 32 .. 63 stay */
+    hand_over(&a, &large);
+    hand_over(&a, &small);
+    assert_int_equal(read_window(&large, tokens, 65, 16, x), KV_ERR_USAGE);
+    assert_int_equal(read_window(&large, tokens, -1, 16, x), KV_ERR_USAGE);
+    assert_int_equal(read_window(&large, tokens, 48, 16, x), KV_ERR_USAGE); /* nothing new */
+    assert_side(&large, read_window(&large, tokens, 60, 16, x));
+    assert_side(&small, read_window(&small, tokens, 60, 16, y));
+    refkit_same_rows(&a, x, y, 16, "a window from token 60 on");
+    assert_int_equal(read_window(&large, tokens, 64, 16, x), KV_ERR_USAGE); /* the stride counts again */
+    assert_side(&large, read_window(&large, tokens, 76, 16, x));
+    free(x);
+    free(y);
+    free(tokens);
+    refkit_close(&a);
+    refkit_close(&large);
+    refkit_close(&small);
+}
+
+/* A carry of zeros: the window behind everything seen has no predecessor, as under pred=reset; no other can begin. */
+static void what_was_forgotten_is_no_predecessor(void **state)
+{
+    (void)state;
+    need_xwindow();
+    refkit a = refkit_open(law_side, law_model, "xwindow:cache=20,pred=carry,stride=8,window=24");
+    refkit carry = refkit_open(law_side, law_model, "xwindow:cache=20,pred=carry,stride=8,window=24");
+    refkit fresh = refkit_open(law_side, law_model, "xwindow:cache=20,stride=8,window=24");
+    const size_t one = kv_carry_layout_of(&law_model->cfg).bytes;
+    int32_t *tokens = refkit_tokens(LAW_TOKENS, law_model);
+    float *x = refkit_rows(&a, 24), *y = refkit_rows(&a, 24);
+    for (int32_t ws = 0; ws < 16; ws += 8)
+        assert_side(&a, read_window(&a, tokens, ws, 24, NULL));
+    refkit_blob b = refkit_export_all(&a);
+    kv_state_head h;
+    memcpy(&h, b.p, sizeof h);
+    memset(b.p + h.total_bytes - h.carry_bytes, 0, h.carry_bytes);
+    h.total_bytes -= h.carry_bytes - one;
+    h.carry_bytes = one;
+    memcpy(b.p, &h, sizeof h);
+    assert_side(&carry, law_side->import_state(carry.s, b.p, h.total_bytes));
+    assert_side(&fresh, law_side->import_state(fresh.s, b.p, h.total_bytes));
+    if (one) assert_int_equal(read_window(&carry, tokens, 16, 24, x), KV_ERR_USAGE);
+    assert_side(&carry, read_window(&carry, tokens, 32, 24, x));
+    assert_side(&fresh, read_window(&fresh, tokens, 32, 24, y));
+    refkit_same_rows(&a, x, y, 24, "a window behind what was forgotten");
+    free(b.p);
+    free(x);
+    free(y);
+    free(tokens);
+    refkit_close(&a);
+    refkit_close(&carry);
+    refkit_close(&fresh);
+}
+
 /* Offsets and lengths of docs/policy/xwindow.md: the position of a window's first token, seen in the export. */
 static void steps_that_are_no_windows_are_refused(void **state)
 {
@@ -169,6 +277,9 @@ int laws_of_windows(void)
         cmocka_unit_test(no_row_depends_on_a_later_token),
         cmocka_unit_test(the_published_rule_breaks_that_law),
         cmocka_unit_test(the_published_rule_shows_tokens_twice),
+        cmocka_unit_test(windows_go_on_behind_an_import),
+        cmocka_unit_test(windows_begin_anywhere_behind_an_import),
+        cmocka_unit_test(what_was_forgotten_is_no_predecessor),
         cmocka_unit_test(steps_that_are_no_windows_are_refused),
     };
     return cmocka_run_group_tests_name("windows", tests, NULL, NULL);

@@ -137,12 +137,40 @@ static void a_state_of_this_side_goes_on(void **state)
     kv_model_close(m);
 }
 
+static void window_pair(pair *p, int32_t ws, int32_t n)
+{
+    step_pair(p, &(dt_turn){.at = ws, .n = n, .flags = KV_STEP_RECOMPUTE, .pos0 = ws});
+}
+
+/* Windows shorter than they might be, and one that does not fit the stride; both sides have imported the state. */
+static void windows_begin_anywhere_behind_an_import(void **state)
+{
+    (void)state;
+    kv_model *m;
+    assert_ok(kv_model_open("nano-u", NULL, &m, NULL));
+    pair p = open_pair(m, "xwindow:window=24,stride=8,cache=16");
+    for (int32_t ws = 0; ws < 24; ws += 8)
+        window_pair(&p, ws, 16);
+    hand_over(ref_backend(), p.ref, bk_blas, p.blas);
+    window_pair(&p, 24, 24);
+    hand_over(ref_backend(), p.ref, bk_blas, p.blas);
+    hand_over(ref_backend(), p.ref, ref_backend(), p.ref);
+    window_pair(&p, 43, 20);
+    if (!(p.worst <= 1e-4)) fail_msg("logits are off by %g", p.worst);
+    const kv_step gap = {.tokens = p.tokens, .n = 3, .flags = KV_STEP_RECOMPUTE, .pos0 = 64};
+    hand_over(ref_backend(), p.ref, bk_blas, p.blas);
+    assert_int_equal(bk_blas->step(p.blas, &gap), KV_ERR_USAGE);
+    close_pair(&p);
+    kv_model_close(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_selection_stays_within_rounding),
         cmocka_unit_test(a_state_of_the_reference_goes_on),
         cmocka_unit_test(a_state_of_this_side_goes_on),
+        cmocka_unit_test(windows_begin_anywhere_behind_an_import),
     };
     return cmocka_run_group_tests(tests, bk_set_up, bk_tear_down);
 }
