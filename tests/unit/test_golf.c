@@ -45,6 +45,15 @@ static void rope_bases_follow_the_length_of_the_call(void **state)
     assert_true(ref_rope_base(&cfg, 4096) == 10000);
 }
 
+static void filters_end_with_the_newest_row(void **state)
+{
+    (void)state;
+    static const float w[] = {1, 10, 100, 0.5f, -2, 4}, before2[] = {1, 8}, before1[] = {2, 3}, now[] = {3, -1};
+    float c[2];
+    REF(conv3)(w, before2, before1, now, 2, c);
+    assert_true(c[0] == 321 && c[1] == -6);
+}
+
 /* A cache outlives the call that its keys were rotated in. */
 static void a_base_that_follows_the_call_is_for_windows_only(void **state)
 {
@@ -301,6 +310,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pairs_of_tokens_have_the_rows_of_the_published_hash),
         cmocka_unit_test(rope_bases_follow_the_length_of_the_call),
+        cmocka_unit_test(filters_end_with_the_newest_row),
         cmocka_unit_test(a_base_that_follows_the_call_is_for_windows_only),
         cmocka_unit_test(steps_of_any_size_give_the_same_bits),
         cmocka_unit_test(a_state_carries_what_the_model_remembers),
