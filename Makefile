@@ -345,8 +345,11 @@ BITS_BIN   := $(BUILD)/tests/bits/bits
 BENCH_BIN  := $(BUILD)/tests/bench/bench
 LONG_BIN   := $(BUILD)/tests/bench/long/long
 
+# Unit tests that read golden values: `make golden` alone takes every one of them.
+GOLDEN_UNIT := $(patsubst %,$(BUILD)/tests/unit/test_%,golf loader quant shard tokenizer_golden train_graph \
+               train_graph64 train_optim train_optim64)
 GOLDEN_AID := $(patsubst %,$(O)/tests/golden/%.o,golden duels first_tile text)
-$(BUILD)/tests/golden/golf: $(O)/tests/golden/golf_evaluation.o
+$(BUILD)/tests/golden/golf: $(O)/tests/golden/golf_evaluation.o $(O)/tests/golden/golf_weights.o
 $(GOLDEN_BIN): $(BUILD)/tests/golden/%: $(O)/tests/golden/%.o $(GOLDEN_AID) $(ALL_LIBS)
 	$(call say,LINK,$@)
 	$(LINK_TEST) $(LIBS)
@@ -365,8 +368,8 @@ $(BENCH_BIN): $(patsubst %.c,$(O)/%.o,$(wildcard tests/bench/*.c)) $(ALL_LIBS)
 
 .PHONY: golden bits emu-matrix matrix results bench bench-long test-teeth train-check
 golden: all $(GOLDEN_BIN) ## the reference against independent double-precision programs (needs KVDIFF_SHARED)
-	$(Q)tests/run -j 1 -t 1800 -v @$(BUILD) $(wildcard tests/golden/*.sh) $(filter %/test_tokenizer_golden,$(UNIT_BIN))
-golden: $(filter %/test_tokenizer_golden,$(UNIT_BIN))
+	$(Q)tests/run -j 1 -t 1800 -v @$(BUILD) $(wildcard tests/golden/*.sh) $(GOLDEN_UNIT)
+golden: $(GOLDEN_UNIT)
 bits: ## one hash from 36 builds: compilers, optimisation levels, vector widths, threads
 	$(Q)tests/bits/matrix full
 train-check: ## training: one hash from gcc and clang, threads, vector widths, a run stopped and resumed

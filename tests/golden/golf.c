@@ -1,5 +1,5 @@
 /* golf.c - the golf family's forward pass on the presets A, B and U against an independent program in double:
- * logits, NLL, every tapped stage, a probe that sees a wrong eps.
+ * logits, NLL, every tapped stage, a probe that sees a wrong eps; the models themselves; evaluation.
  *
  *     golf SIDE */
 #define REF_BITS 32
@@ -234,6 +234,7 @@ int main(int argc, char **argv)
         return golden_done();
     }
     snprintf(folder, sizeof folder, "%s/golf", golden_shared());
+    if (strcmp(side.name, "ref") == 0) golf_weights(folder);
     json_t *j = golden_load(folder, "2_forward.json");
     for (const char *p = "ABU"; *p; p++) {
         const char key[2] = {*p};

@@ -44,6 +44,9 @@ typedef struct golf_step {
 } golf_step;
 void golf_feed(golden_stream *s, const golf_step *step);
 
+/* golf_weights.c: the generated models. */
+void golf_weights(const char *folder);
+
 /* golf_evaluation.c: sliding windows, windows with a cache, steps with a ring. */
 void golf_evaluation(const dt_side *side, const char *folder);
 

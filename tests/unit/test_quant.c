@@ -46,6 +46,9 @@ static void the_examples_of_the_page_come_out(void **state)
     assert_true(kv_f162f(scale16(0)) == 0.0157470703125f);
     assert_codes((const int[]){32, -64, 127, 1}, 4);
     assert_true(back[2] == 127 * 0.0157470703125f);
+    assert_ok(encode(kv_quant_default(), KV_QUANT_INT8, 1, 4, small));
+    assert_true(kv_f162f(scale16(0)) == 0.00787353515625f);
+    assert_codes((const int[]){1, -3, 4, 2}, 4);
     float sorted[] = {0.5f, 1.0f, 2.0f, 0.016f};
     assert_int_equal(kv_f2bits(kv_quantile(0.9999984f, sorted, 4)), kv_f2bits(1.999995231628418f));
 }
