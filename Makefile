@@ -380,8 +380,8 @@ matrix: $(BUILD)/kvdiff $(BUILD)/sides/emu.so ## every selection with every stor
 	$(Q)BUILD=$(BUILD) JOBS=$(JOBS) tests/matrix/matrix $(T)
 results: all ## what every policy costs on SmolLM2, into docs/results.md (hours); resumes where it stopped
 	$(Q)BUILD=$(BUILD) tools/results
-bench: all $(BENCH_BIN) ## speed as ratios against OpenBLAS and the machine's own limits
-	$(Q)$(BENCH_BIN)
+bench: all $(BENCH_BIN) ## speed as ratios against OpenBLAS and the machine's own limits; T='gemm golf' takes parts
+	$(Q)$(BENCH_BIN) $(T)
 bench-long: $(LONG_BIN) ## a million tokens through bounded caches: flat memory, constant time; resumes where it stopped
 	$(Q)$(LONG_BIN) $(T)
 

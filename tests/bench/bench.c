@@ -1,6 +1,6 @@
 /* bench.c - `make bench`: how fast the reference and the tester are, as ratios within one run.
  *
- *     bench [gemm] [codes] [model] [tester]     default: all four. Exit status 1 when a goal is missed. */
+ *     bench [gemm] [codes] [model] [golf] [tester]     default: all of them. Exit status 1 when a goal is missed. */
 #include "tests/bench/bench.h"
 
 #include "common/rng.h"
@@ -68,6 +68,7 @@ int main(int argc, char **argv)
     if (asked(argc, argv, "gemm")) bench_gemm();
     if (asked(argc, argv, "codes")) bench_codes();
     if (asked(argc, argv, "model")) bench_model("smollm2");
+    if (asked(argc, argv, "golf")) bench_golf("golf-b");
     if (asked(argc, argv, "tester")) bench_tester(program, "smollm2");
     printf("\n%d goals, %d missed\n", n_goals, n_missed);
     return n_missed != 0;

@@ -18,6 +18,7 @@ void bench_goal(const char *what, double ratio, double goal);
 void bench_gemm(void);                       /* matrix products against OpenBLAS, one core */
 void bench_codes(void);                      /* attention on kvarn's codes against attention on fp32 rows */
 void bench_model(const char *model);         /* prefill, decode, threads, memory, share by operation */
+void bench_golf(const char *model);          /* a window of a full-size model, all threads */
 void bench_tester(const char *program, const char *model); /* overhead of the run, rows into the database */
 
 /* Seconds of one sgemm of m x n x k on `threads` threads of OpenBLAS; buffers are the caller's. */

@@ -6,6 +6,7 @@
 #include "common/golf.h"
 #include "ref/golf.h"
 #include "ref/rope.h"
+#include "tests/bench/golf_flop.h"
 
 #include <math.h>
 
@@ -43,6 +44,18 @@ static void rope_bases_follow_the_length_of_the_call(void **state)
     assert_true(ref_rope_base(&cfg, 1024) == 10000 && ref_rope_base(&cfg, 1) == 10000);
     cfg.rope_scaling = KV_ROPE_SCALING_NONE;
     assert_true(ref_rope_base(&cfg, 4096) == 10000);
+}
+
+static void full_size_models_have_the_published_sizes_and_costs(void **state)
+{
+    (void)state;
+    const kv_config *a = kv_golf_preset("golf-a"), *b = kv_golf_preset("golf-b");
+    assert_int_equal(kv_golf_parameters(a), 26829913);
+    assert_int_equal(kv_golf_parameters(b), 26823765);
+    assert_int_equal(golf_products(a), 26542080);
+    assert_int_equal(golf_products(b), 26525696 + 221616); /* the sidecar's three runs */
+    assert_int_equal(2 * golf_key_products(a), 22528);
+    assert_true(fabs(golf_window_flop(a, 2048) / 1e9 - (108.7 + 47.3)) < 0.1);
 }
 
 static void filters_end_with_the_newest_row(void **state)
@@ -310,6 +323,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pairs_of_tokens_have_the_rows_of_the_published_hash),
         cmocka_unit_test(rope_bases_follow_the_length_of_the_call),
+        cmocka_unit_test(full_size_models_have_the_published_sizes_and_costs),
         cmocka_unit_test(filters_end_with_the_newest_row),
         cmocka_unit_test(a_base_that_follows_the_call_is_for_windows_only),
         cmocka_unit_test(steps_of_any_size_give_the_same_bits),
