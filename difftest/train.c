@@ -56,6 +56,17 @@ kv_status dt_validate(const kv_trainer_api *api, kv_trainer *t, const corpus_sha
     return KV_OK;
 }
 
+kv_status dt_train_tokenizer(const char *name, const kv_config *model, kv_tokenizer **out)
+{
+    KV_TRY(dt_open_tokenizer(name, out));
+    const int32_t n = kv_tokenizer_vocab(*out);
+    if (n == model->vocab_size) return KV_OK;
+    kv_tokenizer_free(*out);
+    *out = NULL;
+    return kv_fail(KV_ERR_MISMATCH, "%s: the tokenizer has %d tokens, the model %d; use the one that the shards were made with", name, n,
+                   model->vocab_size);
+}
+
 /* ---- a run ------------------------------------------------------------------------------------------------------- */
 
 typedef struct run {
@@ -77,7 +88,7 @@ static kv_status open_data(run *r)
     const kv_train_config *c = &r->o->config;
     struct stat s;
     corpus_loader_args a = corpus_loader_defaults();
-    if (r->o->tokenizer) KV_TRY(dt_open_tokenizer(r->o->tokenizer, &r->tok));
+    if (r->o->tokenizer) KV_TRY(dt_train_tokenizer(r->o->tokenizer, &c->model, &r->tok));
     KV_TRY(corpus_shards_open(r->o->data, "train", c->model.vocab_size, &r->train));
     if (stat(r->o->data, &s) == 0 && S_ISDIR(s.st_mode) && corpus_shards_open(r->o->data, "val", c->model.vocab_size, &r->val) != KV_OK)
         fprintf(stderr, "kvdiff: no validation: %s\n", kv_message());

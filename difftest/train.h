@@ -24,6 +24,9 @@ typedef struct dt_train_options {
     const volatile sig_atomic_t *stop; /* non-zero: end after the step under way */
 } dt_train_options;
 
+/* A tokenizer for a model, for bits per byte; ERR_MISMATCH when their vocabularies differ. */
+kv_status dt_train_tokenizer(const char *name, const kv_config *model, kv_tokenizer **out);
+
 /* Mean loss over the first windows of the validation split. */
 typedef struct dt_validation {
     int64_t tokens;

@@ -1,6 +1,6 @@
 #include "difftest/ttt.h"
 
-#include "difftest/cmd_tokenizer.h"
+#include "difftest/train.h"
 #include "difftest/trainer_side.h"
 
 #include "common/hash.h"
@@ -217,7 +217,7 @@ static kv_status open_all(ttt *t)
 {
     const char *name = t->o.tokenizer;
     KV_TRY(kv_model_open(t->o.model, NULL, &t->model, name ? NULL : &t->tok));
-    if (name) KV_TRY(dt_open_tokenizer(name, &t->tok));
+    if (name) KV_TRY(dt_train_tokenizer(name, &t->model->cfg, &t->tok));
     set_defaults(t);
     KV_TRY(corpus_shards_open(t->o.data, "val", t->model->cfg.vocab_size, &t->text));
     t->total = corpus_shards_usable(corpus_shards_total(t->text), t->o.seq);

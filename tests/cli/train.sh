@@ -84,6 +84,7 @@ check "SIGTERM: the same" interrupts TERM
 
 touch "$dir/file"
 refuse "a folder that is a file, before any step" 3 "Not a directory" train file
+refuse "another vocabulary" 3 "tokens, the model 260; use the one" train x --tokenizer=tests/golden/spm/own.model
 refuse "no data" 2 "--data and --out are needed" "$KVDIFF" train --config=nano-b
 refuse "an unknown preset" 2 "'nano-q' is unknown" train x --config=nano-q
 refuse "an unknown key" 2 "training key 'lr' is unknown" train x --set lr=3
