@@ -84,7 +84,7 @@ static kv_status check_config(const kv_checkpoint_run *run, const char *path, co
     return h->parameters == (uint64_t)run->parameters ? KV_OK : damaged(path, "wrong number of parameters");
 }
 
-static kv_status parse(kv_checkpoint *c, kv_checkpoint_run *run, const uint8_t *bytes, size_t n)
+kv_status kv_checkpoint_parse(kv_checkpoint *c, kv_checkpoint_run *run, const uint8_t *bytes, size_t n)
 {
     head h = {0};
     uint8_t sum[32];
@@ -112,7 +112,7 @@ kv_status kv_checkpoint_read(kv_checkpoint *c, kv_checkpoint_run *run)
     char *bytes;
     size_t n;
     KV_TRY(kv_file_read(c->path, SIZE_MAX / 2, &bytes, &n));
-    const kv_status st = parse(c, run, (const uint8_t *)bytes, n);
+    const kv_status st = kv_checkpoint_parse(c, run, (const uint8_t *)bytes, n);
     free(bytes);
     return st;
 }

@@ -33,6 +33,9 @@ kv_status kv_checkpoint_write(const kv_checkpoint *c, const kv_checkpoint_run *r
  * other numbers, ERR_MISMATCH, with the first line that differs, for another config; nothing is changed then. */
 kv_status kv_checkpoint_read(kv_checkpoint *c, kv_checkpoint_run *run);
 
+/* The same for the n bytes of a file; c->path stands in messages. */
+kv_status kv_checkpoint_parse(kv_checkpoint *c, kv_checkpoint_run *run, const uint8_t *bytes, size_t n);
+
 KV_EXTERN_C_END
 
 #endif
