@@ -71,7 +71,8 @@ static kv_status check_head(const char *path, const head *h, size_t n, size_t re
                        path, h->version, h->real_bytes, VERSION, real_bytes);
     if (h->config_bytes >= KV_TRAIN_TEXT_MAX || h->extra_bytes > MAX_EXTRA || h->parameters > INT64_MAX / 64 || h->step > INT64_MAX)
         return damaged(path, "impossible sizes");
-    if (n != sizeof *h + h->config_bytes + h->extra_bytes + KV_CHECKPOINT_ARRAYS * h->parameters * real_bytes + 32) return damaged(path, "wrong length");
+    const uint64_t arrays = KV_CHECKPOINT_ARRAYS * h->parameters * real_bytes;
+    if (n != sizeof *h + h->config_bytes + h->extra_bytes + arrays + 32) return damaged(path, "wrong length");
     return KV_OK;
 }
 

@@ -144,7 +144,8 @@ static kv_status both(comparison *c, int update)
 {
     for (int s = 0; s < SIDES; s++) {
         party *p = &c->p[s];
-        KV_TRY(dt_trainer_said(p->side.api, update ? p->side.api->step(p->trainer, &p->made) : p->side.api->gradients(p->trainer, &p->made, p->values)));
+        const kv_trainer_api *api = p->side.api;
+        KV_TRY(dt_trainer_said(api, update ? api->step(p->trainer, &p->made) : api->gradients(p->trainer, &p->made, p->values)));
     }
     return KV_OK;
 }
@@ -172,7 +173,8 @@ static kv_status compare(comparison *c, int *same)
     c->p[0].made.step = -1;
     KV_TRY(check_part(c, KV_TRAINER_WEIGHTS, same));
     for (int64_t step = 0; *same && step < last; step++) {
-        if (o->stop && *o->stop) return kv_fail(KV_ERR_INTERRUPTED, "interrupted behind step %lld; there was no difference", (long long)step);
+        if (o->stop && *o->stop)
+            return kv_fail(KV_ERR_INTERRUPTED, "interrupted behind step %lld; there was no difference", (long long)step);
         KV_TRY(one_step(c, same));
         if (*same && o->log_every > 0 && ((step + 1) % o->log_every == 0 || step + 1 == last))
             printf("step %lld  loss %.6f  the same bits\n", (long long)step + 1, c->p[0].made.loss);

@@ -11,13 +11,13 @@ static kv_status find_entry(const char *spec, dt_trainer_side *out)
     kv_trainer_entry_fn *entry;
     void *symbol = out->side.handle ? dlsym(out->side.handle, KV_TRAINER_ENTRY) : NULL;
     if (!symbol)
-        return kv_fail(KV_ERR_UNSUPPORTED, "side '%s' has no trainer: it exports no %s (common/trainer.h); ref, ref64, emu and cuda:exact have one",
-                       spec, KV_TRAINER_ENTRY);
+        return kv_fail(KV_ERR_UNSUPPORTED, "side '%s' has no trainer: it exports no %s (common/trainer.h); ref, ref64, emu and "
+                       "cuda:exact have one", spec, KV_TRAINER_ENTRY);
     memcpy(&entry, &symbol, sizeof entry);
     out->api = entry(KV_TRAINER_ABI);
     if (out->api && out->api->abi == KV_TRAINER_ABI) return KV_OK;
-    return kv_fail(KV_ERR_MISMATCH, "side '%s': its trainer does not speak ABI %u of common/trainer.h; build it against this version", spec,
-                   KV_TRAINER_ABI);
+    return kv_fail(KV_ERR_MISMATCH, "side '%s': its trainer does not speak ABI %u of common/trainer.h; build it against this "
+                   "version", spec, KV_TRAINER_ABI);
 }
 
 kv_status dt_trainer_side_open(const char *spec, dt_trainer_side *out)
@@ -35,7 +35,8 @@ kv_status dt_trainer_open(const dt_trainer_side *s, const kv_trainer_args *args,
     char options[320];
     kv_trainer_args a = *args;
     a.options = s->side.options;
-    if (isa && s->side.handle) return kv_fail(KV_ERR_USAGE, "--isa=%s chooses kernels of the reference; side '%s' has none of them", isa, s->side.name);
+    if (isa && s->side.handle)
+        return kv_fail(KV_ERR_USAGE, "--isa=%s chooses kernels of the reference; side '%s' has none of them", isa, s->side.name);
     if (isa) {
         snprintf(options, sizeof options, "isa=%.300s", isa);
         a.options = options;

@@ -82,7 +82,8 @@ kv_status gpu_graph::sidecar_back(const float *w, float *g, int32_t l)
     KV_TRY(gpu_sidecar_back(rows, wide_g_.p, side_z_g_.p, side_c_g_.p, side_v_g_.p, stream_));
     KV_TRY(channel_sums(side_z_g_.p, nullptr, hidden, params_.in(g, KV_ROLE_SIDECAR_SITE_GATE) + (int64_t)s * hidden));
     for (int32_t tap = 0; tap < 3; tap++) {
-        const gpu_token_sum sum = {side_c_g_.p, t.side_rows.p + hidden, hidden, 2 * (int64_t)hidden, tokens_, hidden, seq_, 2 - tap, false};
+        const float *const values_of = t.side_rows.p + hidden;
+        const gpu_token_sum sum = {side_c_g_.p, values_of, hidden, 2 * (int64_t)hidden, tokens_, hidden, seq_, 2 - tap, false};
         KV_TRY(gpu_token_sums(sum, {params_.in(g, KV_ROLE_SIDECAR_CONV) + tap, 3, add}, partials_.p, stream_));
     }
     KV_TRY(weights(side_v_g_.p, t.side_normed.p, hidden, d(), KV_ROLE_SIDECAR_VALUE));
@@ -128,8 +129,8 @@ kv_status gpu_graph::own_values_back(const float *w, float *g, int32_t l)
 kv_status gpu_graph::attend_back(int32_t l)
 {
     gpu_tape &t = at(l);
-    const gpu_attention_grad a = {t.qkv.p, qkv_width(), t.k.p, t.v.p, y_g_.p, t.stats.p, shape(), seq_, sequences(), gpu_softmax_scale(cfg_),
-                                  q_g_.p, k_g_.p, v_g_.p};
+    const gpu_attention_grad a = {t.qkv.p, qkv_width(), t.k.p, t.v.p, y_g_.p, t.stats.p, shape(), seq_, sequences(),
+                                  gpu_softmax_scale(cfg_), q_g_.p, k_g_.p, v_g_.p};
     KV_TRY(attention_.reserve(gpu_attention_grad_workspace(a)));
     return gpu_attention_back(a, attention_.p, stream_);
 }
@@ -168,7 +169,8 @@ kv_status gpu_graph::values_back(const float *w, float *g, int32_t l)
     if (changes_own(l)) KV_TRY(gpu_add_to(v_g_.p, own_g_.p, values(kv_width()), stream_)); /* of two shares the order is free */
     if (!shift) return gpu_copy_across(draw_v_.p, v_g_.p, (size_t)values(kv_width()) * sizeof(float), stream_);
     const float *const raw = t.raw.p + q_width() + kv_width();
-    KV_TRY(gpu_shift_back({v_g_.p, raw, qkv_width(), tokens_, cfg_.n_kv_heads, cfg_.head_dim, seq_, shift, dots_.p}, draw_v_.p, stream_));
+    const gpu_shift_rows s = {v_g_.p, raw, qkv_width(), tokens_, cfg_.n_kv_heads, cfg_.head_dim, seq_, shift, dots_.p};
+    KV_TRY(gpu_shift_back(s, draw_v_.p, stream_));
     return head_sums(dots_.p, cfg_.n_kv_heads, params_.in(g, KV_ROLE_V_SHIFT, l));
 }
 
@@ -179,7 +181,9 @@ kv_status gpu_graph::projections_back(const float *w, float *g, int32_t l)
         kv_role role;
         const float *dy;
         int32_t n_out;
-    } order[] = {{KV_ROLE_ATTN_V, draw_v_.p, kv_width()}, {KV_ROLE_ATTN_K, draw_k_.p, kv_width()}, {KV_ROLE_ATTN_Q, draw_q_.p, q_width()}};
+    } order[] = {{KV_ROLE_ATTN_V, draw_v_.p, kv_width()},
+                 {KV_ROLE_ATTN_K, draw_k_.p, kv_width()},
+                 {KV_ROLE_ATTN_Q, draw_q_.p, q_width()}};
     KV_TRY(gpu_rmsnorm(mixed(l), nullptr, tokens_, d(), cfg_.norm_eps, norm_scale(l), normed_.p, stream_));
     for (const auto &p : order) {
         const bool first = p.role == KV_ROLE_ATTN_V;

@@ -188,8 +188,11 @@ kv_status gpu_graph::project(const float *w, int32_t l)
     h.eps = cfg_.norm_eps;
     h.layer = l;
     KV_TRY(gpu_rmsnorm(mixed(l), nullptr, tokens_, d(), cfg_.norm_eps, norm_scale(l), normed_.p, stream_));
-    KV_TRY(products_.outputs(normed_.p, tokens_, {{params_.in(w, KV_ROLE_ATTN_Q, l), q_width()}, {params_.in(w, KV_ROLE_ATTN_K, l), kv_width()},
-                                                  {params_.in(w, KV_ROLE_ATTN_V, l), kv_width()}}, d(), t.raw.p));
+    KV_TRY(products_.outputs(normed_.p, tokens_,
+                             {{params_.in(w, KV_ROLE_ATTN_Q, l), q_width()},
+                              {params_.in(w, KV_ROLE_ATTN_K, l), kv_width()},
+                              {params_.in(w, KV_ROLE_ATTN_V, l), kv_width()}},
+                             d(), t.raw.p));
     for (int64_t row = 0; row < tokens_; row += seq_) {
         float *const qkv = t.qkv.p + row * qkv_width();
         h.raw = t.raw.p + row * qkv_width();
@@ -243,11 +246,12 @@ kv_status gpu_graph::sidecar(const float *w, int32_t l)
     if (s < 0) return KV_OK;
     gpu_tape &t = at(l);
     KV_TRY(gpu_rmsnorm(t.after.p, nullptr, tokens_, d(), cfg_.norm_eps, 1.0f, t.side_normed.p, stream_));
-    KV_TRY(products_.outputs(t.side_normed.p, tokens_, {{params_.in(w, KV_ROLE_SIDECAR_GATE), hidden}, {params_.in(w, KV_ROLE_SIDECAR_VALUE), hidden}},
+    KV_TRY(products_.outputs(t.side_normed.p, tokens_,
+                             {{params_.in(w, KV_ROLE_SIDECAR_GATE), hidden}, {params_.in(w, KV_ROLE_SIDECAR_VALUE), hidden}},
                              d(), t.side_rows.p));
     for (int64_t row = 0; row < tokens_; row += seq_) {
-        const gpu_sidecar rows = {t.side_rows.p + row * 2 * hidden, params_.in(w, KV_ROLE_SIDECAR_SITE_GATE), params_.in(w, KV_ROLE_SIDECAR_CONV),
-                                  hidden, s};
+        const gpu_sidecar rows = {t.side_rows.p + row * 2 * hidden, params_.in(w, KV_ROLE_SIDECAR_SITE_GATE),
+                                  params_.in(w, KV_ROLE_SIDECAR_CONV), hidden, s};
         KV_TRY(gpu_sidecar_gate(rows, seq_, no_carry(), t.side_gated.p + row * hidden, stream_));
     }
     KV_TRY(products_.outputs(t.side_gated.p, tokens_, {{params_.in(w, KV_ROLE_SIDECAR_PROJ), d()}}, hidden, t.side_branch.p));
@@ -287,6 +291,7 @@ kv_status gpu_graph::forward(const float *w)
     KV_TRY(gpu_copy_down(host_nll_.data(), nll_.p, host_nll_.size() * sizeof(float), stream_));
     KV_TRY(gpu_stream_finish(stream_));
     for (int32_t t = 0; t < tokens_; t++)
-        if (!kv_is_finite(host_nll_[(size_t)t])) return kv_fail(KV_ERR_NONFINITE, "the loss of token %d of the batch is not finite", t);
+        if (!kv_is_finite(host_nll_[(size_t)t]))
+            return kv_fail(KV_ERR_NONFINITE, "the loss of token %d of the batch is not finite", t);
     return KV_OK;
 }

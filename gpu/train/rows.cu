@@ -93,7 +93,8 @@ struct sidecar_gate_back {
     __device__ void operator()(int64_t e) const
     {
         const int32_t i = (int32_t)(e % s.hidden), position = (int32_t)(e / s.hidden % s.seq);
-        const float *const gate = s.rows + e / s.hidden * 2 * s.hidden + i, *const value = gate + s.hidden, *const w = s.conv + (int64_t)i * 3;
+        const float *const gate = s.rows + e / s.hidden * 2 * s.hidden + i, *const value = gate + s.hidden;
+        const float *const w = s.conv + (int64_t)i * 3;
         const int64_t back = 2 * (int64_t)s.hidden;
         const float one = position > 0 ? value[-back] : 0.0f, two = position > 1 ? value[-2 * back] : 0.0f;
         const float c = kv_add(kv_add(kv_mul(w[0], two), kv_mul(w[1], one)), kv_mul(w[2], value[0]));

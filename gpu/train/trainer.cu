@@ -53,7 +53,8 @@ kv_status fill(const kv_trainer_args &a, kv_trainer *t)
     KV_TRY(gpu_read_options(a.options, &o));
     KV_TRY(gpu_check_machine());
     if (t->config.model.head_dim % 4 != 0)
-        return kv_fail(KV_ERR_UNSUPPORTED, "the model has heads of %d values; this side needs a multiple of 4", t->config.model.head_dim);
+        return kv_fail(KV_ERR_UNSUPPORTED, "the model has heads of %d values; this side needs a multiple of 4",
+                       t->config.model.head_dim);
     KV_TRY(gpu_stream_open(&t->stream.s, o.seed, a.threads));
     t->params.open(t->config.model);
     for (gpu_buffer<float> *b : {&t->w, &t->g, &t->m, &t->v, &t->ema}) KV_TRY(clear(*t, b));
@@ -198,7 +199,8 @@ kv_status door_model(const kv_trainer *t, int averaged, kv_model **out)
 
 /* Weights, moments and averages on the host, in the order of a checkpoint. */
 struct host_arrays {
-    explicit host_arrays(const kv_trainer *t) : from{t->w.p, t->m.p, t->v.p, t->ema.p}, n((size_t)t->params.total()), all(n * KV_CHECKPOINT_ARRAYS)
+    explicit host_arrays(const kv_trainer *t)
+        : from{t->w.p, t->m.p, t->v.p, t->ema.p}, n((size_t)t->params.total()), all(n * KV_CHECKPOINT_ARRAYS)
     {
         run.config = &t->config;
         run.step = t->step;

@@ -72,7 +72,8 @@ static kv_status read_options(const char *options, const char **isa)
 {
     *isa = NULL;
     if (!options || !*options) return KV_OK;
-    if (strncmp(options, "isa=", 4) != 0) return kv_fail(KV_ERR_USAGE, "the reference's trainer: unknown option '%.60s'; it knows isa=NAME", options);
+    if (strncmp(options, "isa=", 4) != 0)
+        return kv_fail(KV_ERR_USAGE, "the reference's trainer: unknown option '%.60s'; it knows isa=NAME", options);
     *isa = options + 4;
     return KV_OK;
 }
