@@ -151,6 +151,9 @@ $(BUILD)/gen/book_text.h: corpus/text/book.txt
 
 $(O)/corpus/book.o: $(BUILD)/gen/book_text.h
 
+# The assembler reads it; no .d file knows.
+$(O)/common/embedded.o: common/embedded/novel.kvm
+
 # ---- archives and programs --------------------------------------------------------------------
 LIBCOMMON   := $(BUILD)/libkvcommon.a
 LIBREF      := $(BUILD)/libkvref.a
@@ -366,7 +369,7 @@ $(BENCH_BIN): $(patsubst %.c,$(O)/%.o,$(wildcard tests/bench/*.c)) $(ALL_LIBS)
 	$(call say,LINK,$@)
 	$(LINK_TEST) -lopenblas $(LIBS)
 
-.PHONY: golden bits emu-matrix matrix results bench bench-long test-teeth train-check
+.PHONY: golden bits emu-matrix matrix results bench bench-long test-teeth train-check train-default
 golden: all $(GOLDEN_BIN) ## the reference against independent double-precision programs (needs KVDIFF_SHARED)
 	$(Q)tests/run -j 1 -t 1800 -v @$(BUILD) $(wildcard tests/golden/*.sh) $(GOLDEN_UNIT)
 golden: $(GOLDEN_UNIT)
@@ -374,6 +377,8 @@ bits: ## one hash from 36 builds: compilers, optimisation levels, vector widths,
 	$(Q)tests/bits/matrix full
 train-check: ## training: one hash from gcc and clang, threads, vector widths, a run stopped and resumed
 	$(Q)tests/train/check
+train-default: $(BUILD)/kvdiff ## make the embedded model from books and measure it: hours; goes on where it was interrupted
+	$(Q)tools/train-default
 emu-matrix: all ## emu against ref, 0 ulp: policies, steps, schedule seeds; resumes where it stopped
 	$(Q)tests/matrix/emu-matrix
 matrix: $(BUILD)/kvdiff $(BUILD)/sides/emu.so ## every selection with every storage, emu against ref, 0 ulp (half an hour); resumes where it stopped
@@ -409,13 +414,16 @@ help: ## this list
 	@awk -F':.*## ' '/^[a-zA-Z0-9_.-]+:.*## /{printf "  %-16s %s\n",$$1,$$2}' $(firstword $(MAKEFILE_LIST))
 deps: ## install the Debian packages that are missing
 	$(Q)tools/install-deps
+MODEL ?= novel
 models: ## fetch SmolLM2 (93 MB) into models/
 	$(Q)tools/fetch-model
-run: ## install what is missing, build, and compare two sides on real text
+run: ## install what is missing, build, and compare two sides on real text; MODEL=smollm2 fetches a real Llama
 	$(Q)tools/install-deps
 	$(Q)$(MAKE) --no-print-directory -j$(JOBS) all
-	$(Q)tools/fetch-model || echo "make run: without SmolLM2; the generated model runs alone"
-	$(Q)tools/run-default
+ifeq ($(MODEL),smollm2)
+	$(Q)tools/fetch-model
+endif
+	$(Q)MODEL='$(MODEL)' tools/run-default
 print-flags: # for scripts that are started by hand
 	@printf "export CC='%s' CXX='%s' CFLAGS_ALL='%s' CXXFLAGS_ALL='%s'\n" '$(CC)' '$(CXX)' '$(CFLAGS_ALL)' '$(CXXFLAGS_ALL)'
 clean: ## remove the build folder

@@ -166,7 +166,12 @@ kv_status kv_model_from_kvm(const char *path, const char *name, kv_model **out, 
     *out = NULL;
     *tok = NULL;
     KV_TRY(kv_kvm_open(path, &k));
-    kv_status st = kv_kvm_tokenizer(k, path, tok);
+    return kv_model_of_kvm(k, path, name, out, tok);
+}
+
+kv_status kv_model_of_kvm(kv_kvm *k, const char *where, const char *name, kv_model **out, kv_tokenizer **tok)
+{
+    kv_status st = kv_kvm_tokenizer(k, where, tok);
     if (st == KV_OK) st = kv_kvm_model(k, name, out);
     kv_kvm_close(k);
     if (st == KV_OK) return KV_OK;

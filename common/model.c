@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 static const kv_model_entry catalogue[] = {
+    {KV_EMBEDDED_MODEL, NULL, "trained on novels and retrieval, part of the program: golf family, 6 layers of width 192"},
     {"nano", NULL, "generated: 4 layers of width 128, byte vocabulary, random weights, no context limit"},
     {"sharp", NULL, "generated: nano with queries so large that probabilities underflow and scores of policies tie"},
     {"tiny", NULL, "generated: 2 layers of width 64, 64 tokens; the model of the golden policy values"},
@@ -235,6 +236,12 @@ static int is_kvm(const char *path)
     return n > 4 && strcmp(path + n - 4, ".kvm") == 0;
 }
 
+static kv_status open_built_in(const char *name, kv_model **out, kv_tokenizer **tok)
+{
+    if (strcmp(name, KV_EMBEDDED_MODEL) == 0) return kv_model_embedded(name, out, tok);
+    return (kv_golf_preset(name) ? kv_model_golf : kv_model_synth)(name, out, tok);
+}
+
 static kv_status open_catalogued(const kv_model_entry *e, const char *models_dir, kv_model **out,
                                  kv_tokenizer **tok)
 {
@@ -266,7 +273,7 @@ kv_status kv_model_open(const char *name, const char *models_dir, kv_model **out
     const kv_model_entry *e = find_entry(name);
     kv_status st;
     if (e && !e->file) {
-        st = (kv_golf_preset(name) ? kv_model_golf : kv_model_synth)(name, out, tok ? tok : &unused);
+        st = open_built_in(name, out, tok ? tok : &unused);
     } else if (e) {
         st = open_catalogued(e, models_dir, out, tok ? tok : &unused);
     } else if (strchr(name, '/') || strchr(name, '.')) {

@@ -107,9 +107,12 @@ kv_status kv_model_check(const kv_model *m);
 int64_t kv_model_weights(const kv_model *m);
 int64_t kv_model_bytes(const kv_model *m);
 
-/* Names that kv_model_open knows without a path: X(name, kind, one line). */
+/* The trained model that is part of the program. */
+#define KV_EMBEDDED_MODEL "novel"
+
+/* What kv_model_open knows without a path. */
 typedef struct kv_model_entry {
-    const char *name, *file, *about; /* file == NULL: generated in memory */
+    const char *name, *file, *about; /* file == NULL: generated, or part of the program */
 } kv_model_entry;
 const kv_model_entry *kv_model_catalogue(size_t *n);
 

@@ -23,6 +23,10 @@ kv_tensor *kv_model_slot(kv_model *m, kv_role role, int32_t layer);
 kv_status kv_model_from_gguf(const char *path, const char *name, kv_model **out,
                              kv_tokenizer **tok);
 kv_status kv_model_from_kvm(const char *path, const char *name, kv_model **out, kv_tokenizer **tok);
+/* Closes k. */
+struct kv_kvm;
+kv_status kv_model_of_kvm(struct kv_kvm *k, const char *where, const char *name, kv_model **out, kv_tokenizer **tok);
+kv_status kv_model_embedded(const char *name, kv_model **out, kv_tokenizer **tok); /* novel */
 kv_status kv_model_synth(const char *name, kv_model **out, kv_tokenizer **tok); /* nano, sharp, tiny */
 kv_status kv_model_golf(const char *name, kv_model **out, kv_tokenizer **tok);  /* nano-a, ..., golf-b */
 

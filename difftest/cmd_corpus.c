@@ -163,7 +163,7 @@ static kv_status open_tokenizer(const char *name, kv_model **m, kv_tokenizer **t
     KV_TRY(kv_model_open(name, NULL, m, tok));
     if (*tok) return KV_OK;
     return kv_fail(KV_ERR_UNSUPPORTED,
-                   "model '%s' has no tokenizer; use nano, smollm2 or a file with one", name);
+                   "model '%s' has no tokenizer; use novel, nano, smollm2 or a file with one", name);
 }
 
 int dt_cmd_corpus(int argc, char **argv)

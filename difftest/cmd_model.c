@@ -38,7 +38,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case ARGP_KEY_END:
         if (!r->name && (r->check || r->tensors))
-            return dt_usage("which model? give nano, sharp, tiny, smollm2 or a .gguf file");
+            return dt_usage("which model? give novel, nano, sharp, tiny, smollm2 or a .gguf or .kvm file");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;

@@ -18,7 +18,7 @@ enum { OPT_POLICY = 256, OPT_DEVICE, OPT_DEVICE_MODEL, OPT_CORPUS, OPT_DOC, OPT_
        OPT_DB, OPT_THREADS, OPT_WINDOW, OPT_DIGEST, OPT_LONG, OPT_EVENTS, OPT_LABEL, OPT_CACHE };
 
 static const struct argp_option options[] = {
-    {"model", 'm', "NAME|FILE", 0, "nano, smollm2 or a GGUF file [smollm2]", 0},
+    {"model", 'm', "NAME|FILE", 0, "novel, nano, smollm2 ..., a GGUF file or an artifact [novel]", 0},
     {"corpus", OPT_CORPUS, "SPEC", 0, "book, synth:..., passkey:..., a file or a folder; repeatable [book]", 0},
     {"doc", OPT_DOC, "GLOB", 0, "only documents with such a name; repeatable", 0},
     {"policy", OPT_POLICY, "SPEC", 0, "cache policy, such as sink:cap=1020; repeatable [full]", 0},

@@ -1,5 +1,6 @@
 #include "difftest/options.h"
 
+#include "common/model.h"
 #include "common/pool.h"
 
 #include <stdlib.h>
@@ -13,7 +14,7 @@ const char *dt_mode_name(int mode)
 
 void dt_options_init(dt_options *o)
 {
-    *o = (dt_options){.model = "smollm2", .q = 256, .digest_every = 64, .threads = kv_cpu_count()};
+    *o = (dt_options){.model = KV_EMBEDDED_MODEL, .q = 256, .digest_every = 64, .threads = kv_cpu_count()};
 }
 
 void dt_list_free(dt_list *l)

@@ -18,7 +18,7 @@ has() { # WORDS COMMAND...
 }
 
 check 'without an argument the known models are listed' has 'smollm2' "$KVDIFF" model
-check 'the same as JSON' json '[m["name"] for m in d] == ["nano", "sharp", "tiny", "nano-a", "nano-b", "nano-u", "golf-a", "golf-b", "smollm2"]' \
+check 'the same as JSON' json '[m["name"] for m in d] == ["novel", "nano", "sharp", "tiny", "nano-a", "nano-b", "nano-u", "golf-a", "golf-b", "smollm2"]' \
     "$KVDIFF" model --format=json
 check 'nano in words' has '4 query, 2 KV, of 32' "$KVDIFF" model nano
 check 'nano as JSON' json 'd["config"]["layers"] == 4 and d["config"]["vocab"] == 260 and d["weights"] == 624256' \
@@ -30,6 +30,11 @@ check 'tensors add up to the weights' \
     "$KVDIFF" model nano --tensors --format=json
 check 'tensors in words' has 'blk.3.ffn_down.weight' "$KVDIFF" model nano --tensors
 check 'every weight can be read' has 'every weight was read' "$KVDIFF" model nano --check
+
+check 'the model that is part of the program is the artifact, tokenizer inside' \
+    json "d['sha256'] == '$(sha256sum <common/embedded/novel.kvm | cut -d' ' -f1)' and d['tokenizer']['vocab'] == 1024" \
+    "$KVDIFF" model novel --format=json
+check 'every weight of it can be read' has 'every weight was read' "$KVDIFF" model novel --check
 
 gguf=${KVDIFF_MODELS:-models}/SmolLM2-135M-Instruct.Q4_1.gguf
 if [ -f "$gguf" ]; then

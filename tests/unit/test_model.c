@@ -15,7 +15,7 @@ static void the_catalogue_names_what_open_knows(void **state)
     (void)state;
     size_t n;
     const kv_model_entry *e = kv_model_catalogue(&n);
-    static const char *const names[] = {"nano", "sharp", "tiny", "nano-a", "nano-b", "nano-u", "golf-a", "golf-b", "smollm2"};
+    static const char *const names[] = {"novel", "nano", "sharp", "tiny", "nano-a", "nano-b", "nano-u", "golf-a", "golf-b", "smollm2"};
     assert_int_equal(n, sizeof names / sizeof *names);
     for (size_t i = 0; i < n; i++) {
         assert_string_equal(e[i].name, names[i]);

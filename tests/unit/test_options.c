@@ -72,7 +72,7 @@ static void defaults_are_the_documented_ones(void **state)
     (void)state;
     dt_options o;
     dt_options_init(&o);
-    assert_string_equal(o.model, "smollm2");
+    assert_string_equal(o.model, "novel");
     assert_int_equal(o.q, 256);
     assert_int_equal(o.digest_every, 64);
     assert_int_equal(o.tokens, 0);
