@@ -26,5 +26,6 @@ check 'it answers passkey questions' run key --corpus=passkey:len=512,depth=10/5
 check 'all of them with the whole cache, none where the key was thrown away' says 'full,6 full+kvarn,6 sliding:cap=48,0 ' key \
     "SELECT policy, sum(t.ok_ref) FROM v_case JOIN retrieval t USING(case_id) GROUP BY 1 ORDER BY 1"
 check 'the CUDA kernels on this CPU: the same bits' run emu --corpus=book --tokens=130 --q=32 --device=emu --policy=full \
-    --policy=cascade:cap=60 --policy=xwindow:window=64,stride=16,cache=32
+    --policy=cascade:cap=60 --policy=xwindow:window=64,stride=16,cache=32 --policy=full+kvarn:tile=32 \
+    --policy=sliding:cap=64,pos=absolute+kvarn:tile=32
 done_testing
