@@ -31,7 +31,7 @@ static kv_status store(dt_db *db, const dt_ttt_score *s, const char *line)
     dt_run_start start = {.kind = "ttt", .argv = line, .seed = 0, .label = s->label, .options_json = s->options};
     dt_case c = {.key = NULL, .device = "none", .mode = s->mode, .q = s->q, .contract_version = KV_NUMERIC_CONTRACT_VERSION,
                  .contract = KV_CONTRACT_BITEXACT, .status = DT_CASE_RECORDED, .repro = line, .n_tok = s->tokens,
-                 .sum_nll_ref = s->sum, .max_ratio = NAN, .first_bad_pos = -1, .first_diff_pos = -1, .n_words = -1,
+                 .sum_nll_ref = s->sum, .max_ratio = (double)NAN, .first_bad_pos = -1, .first_diff_pos = -1, .n_words = -1,
                  .n_text_bytes = s->bytes ? (int64_t)s->bytes : -1, .bytes_ref = -1, .bytes_got = -1, .peak_ref = -1, .peak_got = -1,
                  .wall_ms = s->seconds * 1e3, .ref_ms = s->seconds * 1e3};
     char key[512];
