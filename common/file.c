@@ -102,3 +102,13 @@ int kv_file_replace(const char *path, const void *p, size_t n)
     free(scratch);
     return done;
 }
+
+kv_status kv_file_folder(const char *path)
+{
+    struct stat s;
+    if (mkdir(path, 0777) != 0 && errno != EEXIST) return kv_file_error(path, "make the folder");
+    if (stat(path, &s) != 0) return kv_file_error(path, "look at the folder");
+    if (S_ISDIR(s.st_mode) && access(path, W_OK) == 0) return KV_OK;
+    if (!S_ISDIR(s.st_mode)) errno = ENOTDIR;
+    return kv_file_error(path, "write into");
+}

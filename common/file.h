@@ -14,6 +14,9 @@ kv_status kv_file_read(const char *path, size_t max, char **out, size_t *n);
  */
 int kv_file_replace(const char *path, const void *p, size_t n);
 
+/* Makes a folder unless it is there. ERR_IO for a place where there can be none, a file, or one that cannot be written. */
+kv_status kv_file_folder(const char *path);
+
 /* ERR_IO with the reason of errno: "PATH: cannot DOING: why". */
 kv_status kv_file_error(const char *path, const char *doing);
 

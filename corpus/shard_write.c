@@ -5,7 +5,6 @@
 #include "common/file.h"
 #include "corpus/internal.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,7 +41,7 @@ static int is_of_split(const char *name, const void *arg)
 static kv_status check_folder(const char *dir, const char *split)
 {
     corpus_names names = {0};
-    if (mkdir(dir, 0777) != 0 && errno != EEXIST) return kv_file_error(dir, "make the folder");
+    KV_TRY(kv_file_folder(dir));
     kv_status st = corpus_names_list(dir, is_of_split, split, &names);
     if (st == KV_OK && names.n > 0)
         st = kv_fail(KV_ERR_USAGE, "%s: already has %s; remove it or write into another folder",

@@ -49,11 +49,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     }
 }
 
-static kv_status make_folder(const char *path)
-{
-    return mkdir(path, 0777) == 0 || errno == EEXIST ? KV_OK : kv_file_error(path, "make the folder");
-}
-
 /* Writes OUT/[part/]NAME.txt; a file that is there already is another run's, and stays. */
 static kv_status write_text(const request *r, const char *part, const char *name, const char *text, size_t n)
 {
@@ -61,7 +56,7 @@ static kv_status write_text(const request *r, const char *part, const char *name
     struct stat s;
     if (snprintf(path, sizeof path, "%s/%s", r->out, part) >= (int)sizeof path)
         return kv_fail(KV_ERR_USAGE, "--out: the path is too long");
-    KV_TRY(make_folder(path));
+    KV_TRY(kv_file_folder(path));
     if (snprintf(path, sizeof path, "%s/%s%s%s.txt", r->out, part, *part ? "/" : "", name) >= (int)sizeof path)
         return kv_fail(KV_ERR_USAGE, "--out: the path is too long");
     if (stat(path, &s) == 0) return kv_fail(KV_ERR_USAGE, "'%s' is there already; name another folder with --out", path);
@@ -118,7 +113,7 @@ static kv_status recall_one(request *r, const char *name, const char *text, size
 
 static kv_status every_text(request *r)
 {
-    kv_status st = make_folder(r->out);
+    kv_status st = kv_file_folder(r->out);
     for (int c = 0; st == KV_OK && c < r->corpora.n; c++) {
         corpus *docs;
         KV_TRY(corpus_open(r->corpora.v[c], &docs));

@@ -8,7 +8,6 @@
 #include "common/progress.h"
 #include "common/safetensors.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -101,11 +100,7 @@ static kv_status open_data(run *r)
 
 static kv_status make_folder(run *r)
 {
-    struct stat s;
-    if (mkdir(r->o->out, 0777) != 0 && errno != EEXIST) return kv_file_error(r->o->out, "make the folder");
-    if (stat(r->o->out, &s) == 0 && !S_ISDIR(s.st_mode)) errno = ENOTDIR;
-    else if (access(r->o->out, W_OK) == 0) errno = 0;
-    if (errno != 0) return kv_file_error(r->o->out, "write into");
+    KV_TRY(kv_file_folder(r->o->out));
     if (snprintf(r->checkpoint, sizeof r->checkpoint, "%s/checkpoint.kvt", r->o->out) >= (int)sizeof r->checkpoint)
         return kv_fail(KV_ERR_USAGE, "--out: the path is too long");
     return KV_OK;

@@ -2,6 +2,7 @@
 #   check NAME COMMAND...     ok when the command succeeds; its output is shown when it fails
 #   refuse NAME STATUS WORDS COMMAND...  the command exits with STATUS and prints exactly one line,
 #                             on stderr, which contains WORDS
+#   logged FILE COMMAND...  runs it, its output in FILE and FILE.err
 #   skip NAME WHY             neither passed nor failed
 tap_n=0
 tap_failed=0
@@ -46,6 +47,16 @@ refuse() {
     tap_title=$1
     shift
     check "$tap_title" tap_refused "$@"
+}
+
+# Runs a command with its output in FILE and FILE.err, shown as well; its status.
+logged() { # FILE COMMAND...
+    tap_log=$1
+    shift
+    tap_got=0
+    "$@" >"$tap_log" 2>"$tap_log.err" || tap_got=$?
+    cat "$tap_log" "$tap_log.err"
+    return $tap_got
 }
 
 skip() { tap_report ok "$1 # SKIP $2"; }

@@ -20,14 +20,6 @@ same_hash() { # FILE FILE
     cat "$1" "$2"
     [ -n "$(hash_of "$1")" ] && [ "$(hash_of "$1")" = "$(hash_of "$2")" ]
 }
-logged() { # FILE COMMAND...
-    log=$1
-    shift
-    "$@" >"$log" 2>"$log.err"
-    got=$?
-    cat "$log" "$log.err"
-    return $got
-}
 
 check "shards of two texts" shards
 check "a run from beginning to end" logged "$dir/whole.log" train whole

@@ -50,14 +50,6 @@ train() { # OUT OPTION...
     "$KVDIFF" train --config=nano-b --seq=32 --batch-tokens=64 --steps=4 --data="$data" --out="$dir/$out" --val-tokens=128 --threads=1 "$@"
 }
 hash_of() { sed -n 's/^weights \([0-9a-f]*\) .*/\1/p' "$1"; }
-logged() { # FILE COMMAND...
-    log=$1
-    shift
-    "$@" >"$log" 2>"$log.err"
-    got=$?
-    cat "$log" "$log.err"
-    return $got
-}
 same_lines() { # FILE FILE: hash and validation
     cat "$1" "$2"
     [ -n "$(hash_of "$1")" ] && [ "$(grep -v 'tokens a step' "$1")" = "$(grep -v 'tokens a step' "$2")" ]

@@ -57,6 +57,33 @@ KVMKIT_HELPER kv_kvm_extras kvmkit_extras(int64_t limit)
     return e;
 }
 
+typedef struct kvmkit_bytes {
+    uint8_t *p;
+    size_t n;
+} kvmkit_bytes;
+
+/* free(p). */
+KVMKIT_HELPER kvmkit_bytes kvmkit_packed(const kv_model *m, const kv_kvm_extras *e)
+{
+    kvmkit_bytes b = {0};
+    kvmkit_demand(kv_kvm_pack(m, e, &b.p, &b.n) == KV_OK);
+    return b;
+}
+
+/* The kit's model, packed and opened again. */
+KVMKIT_HELPER kv_kvm *kvmkit_artifact(int64_t limit)
+{
+    const kv_config cfg = kvmkit_config();
+    const kv_kvm_extras e = kvmkit_extras(limit);
+    kv_model *m = kvmkit_model(&cfg);
+    kvmkit_bytes b = kvmkit_packed(m, &e);
+    kv_kvm *k;
+    kvmkit_demand(kv_kvm_parse(b.p, b.n, "kit.kvm", &k) == KV_OK);
+    free(b.p);
+    kv_model_close(m);
+    return k;
+}
+
 /* Makes the checksums of a file right again, where its sizes allow it. */
 KVMKIT_HELPER void kvmkit_reseal(uint8_t *p, size_t n)
 {
