@@ -230,6 +230,56 @@ cuda-tests: $(CUDA_BIN)
 gpu-evidence: ## test the CUDA kernels on this machine's GPU and write down the result
 	$(Q)BUILD=$(BUILD) NVCC=$(NVCC) tools/gpu-evidence; st=$$?; [ $$st -eq 77 ] || exit $$st
 
+# ---- planted bugs (docs/mutants.md) ---------------------------------------------------------------
+# The sides emu and ref once more, with the bad text of common/mutant.h in them, behind a door that chooses the bug.
+# Never part of `make all`. The objects have a folder of their own: nothing that is shipped can pick one up.
+MUT   := $(BUILD)/mutants
+MUT_O := $(MUT)/obj
+MUT_COMMON := $(COMMON_SRC:%.c=$(MUT_O)/%.o)
+MUT_REF    := $(patsubst %.c,$(MUT_O)/%.o,$(filter-out ref/train/%,$(REF_SRC))) $(REF_ISA:%=$(MUT_O)/ref/kernels_%.o)
+MUT_EMU    := $(GPU_SRC:%.cu=$(MUT_O)/%.o) $(SIMT_SRC:%.cpp=$(MUT_O)/%.o)
+MUT_FLAGS  := -DKV_MUTANTS -Dkv_side_entry=mutant_inner_entry -fvisibility=hidden
+MUTANT_SIDES := $(MUT)/emu.so $(MUT)/ref.so
+
+$(MUT_O)/common/%.o: common/%.c
+	@mkdir -p $(@D)
+	$(call say,MUT,$<)
+	$(Q)$(CC) $(CFLAGS_ALL) $(MUT_FLAGS) -MMD -MP -c $< -o $@
+$(MUT_O)/common/embedded.o: common/embedded/novel.kvm
+$(MUT_O)/ref/%.o: ref/%.c
+	@mkdir -p $(@D)
+	$(call say,MUT,$<)
+	$(Q)$(CC) $(CFLAGS_ALL) $(MUT_FLAGS) -DREF_BITS=32 -MMD -MP -c $< -o $@
+$(REF_ISA:%=$(MUT_O)/ref/kernels_%.o): $(MUT_O)/ref/kernels_%.o: ref/kernels.c
+	@mkdir -p $(@D)
+	$(call say,MUT,$< ($*))
+	$(Q)$(CC) $(CFLAGS_ALL) $(MUT_FLAGS) $(ISA_FLAGS_$*) -DREF_BITS=32 -DREF_ISA_$* -MMD -MP -c $< -o $@
+$(MUT_O)/gpu/%.o: gpu/%.cu
+	@mkdir -p $(@D)
+	$(call say,MUT,$<)
+	$(Q)$(CXX) $(CXXFLAGS_ALL) $(EMU_ISA) $(MUT_FLAGS) -x c++ -include gpu/simt/simt.h -MMD -MP -c $< -o $@
+$(MUT_O)/gpu/%.o: gpu/%.cpp
+	@mkdir -p $(@D)
+	$(call say,MUT,$<)
+	$(Q)$(CXX) $(CXXFLAGS_ALL) $(EMU_ISA) $(MUT_FLAGS) -MMD -MP -c $< -o $@
+$(MUT_O)/side_emu.o: tests/mutants/side.c
+	@mkdir -p $(@D)
+	$(call say,MUT,$<)
+	$(Q)$(CC) $(CFLAGS_ALL) -DKV_MUTANTS -MMD -MP -c $< -o $@
+$(MUT_O)/side_ref.o: tests/mutants/side.c
+	@mkdir -p $(@D)
+	$(call say,MUT,$< (ref))
+	$(Q)$(CC) $(CFLAGS_ALL) -DKV_MUTANTS -DMUTANT_SIDE_REF -MMD -MP -c $< -o $@
+$(MUT)/emu.so: $(MUT_EMU) $(MUT_O)/side_emu.o $(MUT_COMMON)
+	$(call say,LINK,$@)
+	$(Q)$(CXX) -shared -Wl,-z,defs -o $@ $^ $(LDFLAGS_ALL) $(LIBS)
+$(MUT)/ref.so: $(MUT_REF) $(MUT_O)/side_ref.o $(MUT_COMMON)
+	$(call say,LINK,$@)
+	$(Q)$(CC) -shared -Wl,-z,defs -o $@ $^ $(LDFLAGS_ALL) $(LIBS)
+
+.PHONY: mutants-build
+mutants-build: $(MUTANT_SIDES)
+
 # ---- the program ----------------------------------------------------------------------------------
 # Shared objects export their entry only. OpenBLAS is the Debian package libopenblas-dev.
 $(BLAS_OBJ): CFLAGS_ALL += -O3 -fvisibility=hidden
@@ -344,6 +394,8 @@ GOLDEN_BIN := $(patsubst %,$(BUILD)/tests/golden/%,cascade golf policies smollm2
 test-build: $(GOLDEN_BIN)
 LAWS_BIN   := $(BUILD)/tests/laws/laws
 test-build: $(LAWS_BIN)
+# A second build of gpu/: only for the tests that plant bugs.
+test-build: $(if $(filter tests/cli/mut%,$(TESTS)),$(MUTANT_SIDES))
 BITS_BIN   := $(BUILD)/tests/bits/bits
 BENCH_BIN  := $(BUILD)/tests/bench/bench
 LONG_BIN   := $(BUILD)/tests/bench/long/long

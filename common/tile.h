@@ -6,6 +6,7 @@
 #ifndef KV_COMMON_TILE_H
 #define KV_COMMON_TILE_H
 
+#include "common/mutant.h"
 #include "common/policy.h"
 
 #include <stdint.h>
@@ -39,7 +40,7 @@ typedef struct kv_kivi_layout {
 
 KV_HD uint32_t kv_code_get(const uint8_t *row, int32_t k, int32_t bits)
 {
-    const int32_t at = k * bits, shift = at % 8;
+    const int32_t at = k * bits, shift = KV_MUT(M26, bits == 4 ? at % 8 ^ 4 : at % 8, at % 8);
     uint32_t v = row[at / 8];
     if (shift + bits > 8) v |= (uint32_t)row[at / 8 + 1] << 8;
     return v >> shift & ((1u << bits) - 1);

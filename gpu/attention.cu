@@ -27,9 +27,10 @@ template <bool NARROW> struct gpu_rows_source {
     {
         for (int32_t e = (int32_t)threadIdx.x; e < GPU_DT / 4 * at.n_entries; e += THREADS) {
             const int32_t d = e % (GPU_DT / 4) * 4, i = e / (GPU_DT / 4), entry = at.chunk * GPU_CH + i;
-            if (d >= dn) continue;
+            if (KV_MUT(G42, 0, d >= dn)) continue;
             const int64_t row = k_slot ? k_slot[at.kv_head * slot_stride + entry] : entry;
-            const float4 f = gpu_value4<NARROW>(k, (row * q.kv_heads + at.kv_head) * q.head_dim + d0 + d);
+            const int32_t head = KV_MUT(N19, 0, at.kv_head);
+            const float4 f = gpu_value4<NARROW>(k, (row * q.kv_heads + head) * q.head_dim + d0 + d);
             ks[d * GPU_KS + i] = f.x;
             ks[(d + 1) * GPU_KS + i] = f.y;
             ks[(d + 2) * GPU_KS + i] = f.z;
@@ -43,7 +44,8 @@ template <bool NARROW> struct gpu_rows_source {
                                           const Scratch &scratch, const gpu_row_pair &rows,
                                           gpu_pair_values *o) const
     {
-        const int64_t width = (int64_t)q.kv_heads * q.head_dim, first = at.kv_head * q.head_dim + d;
+        const int64_t width = KV_MUT(G38, q.head_dim, (int64_t)q.kv_heads * q.head_dim);
+        const int64_t first = KV_MUT(N16, 0, at.kv_head) * q.head_dim + d;
         gpu_chain_pair(rows, 0, GPU_CH, o,
                        [&](int32_t i) { return gpu_value4<NARROW>(v, scratch.v_row[i] * width + first); });
     }
@@ -57,7 +59,7 @@ __global__ void gpu_k_attention_combine(gpu_queries q, float *workspace, int32_t
     if (e >= (int64_t)q.m * q.heads * quads) return;
     const int32_t d = (int32_t)(e % quads) * 4, head = (int32_t)(e / quads % q.heads);
     const int32_t token = (int32_t)(e / quads / q.heads);
-    const int32_t n = (int32_t)((q.first + token) / GPU_CH) + 1; /* chunks that the row sees */
+    const int32_t n = KV_MUT(G37, n_chunks, (int32_t)((q.first + token) / GPU_CH) + 1); /* chunks that the row sees */
     int32_t key = INT32_MIN;
     for (int32_t c = 0; c < n; c++) {
         const int32_t k = kv_max_key(gpu_record_of(q, workspace, n_chunks, token, head, c)[0]);
@@ -66,11 +68,11 @@ __global__ void gpu_k_attention_combine(gpu_queries q, float *workspace, int32_t
     const float m = kv_max_unkey(key);
     float sum = 0.0f, o[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     for (int32_t c = 0; c < n; c++) {
-        const float *const record = gpu_record_of(q, workspace, n_chunks, token, head, c);
+        const float *const record = gpu_record_of(q, workspace, n_chunks, token, head, KV_MUT(M29, n - 1 - c, c));
         const float w = kv_exp(kv_sub(record[0], m));
-        sum = kv_fma(record[1], w, sum);
+        sum = kv_fma(record[1], KV_MUT(M17, 1.0f, w), sum);
         GPU_UNROLL
-        for (int j = 0; j < 4; j++) o[j] = kv_fma(record[GPU_RECORD_HEAD + d + j], w, o[j]);
+        for (int j = 0; j < 4; j++) o[j] = kv_fma(record[GPU_RECORD_HEAD + d + j], KV_MUT(M16, 1.0f, w), o[j]);
     }
     if (q.stats && d == 0) {
         float *const stats = q.stats + ((int64_t)token * q.heads + head) * 2;
@@ -79,7 +81,8 @@ __global__ void gpu_k_attention_combine(gpu_queries q, float *workspace, int32_t
     }
     float *const out = q.out + ((int64_t)token * q.heads + head) * q.head_dim + d;
     GPU_UNROLL
-    for (int j = 0; j < 4; j++) out[j] = kv_add(kv_div(o[j], sum), 0.0f); /* -0 becomes +0 */
+    for (int j = 0; j < 4; j++)
+        out[j] = kv_add(kv_div(o[j], KV_MUT(M32, kv_add(sum, 1e-3f), sum)), 0.0f); /* -0 becomes +0 */
 }
 
 kv_status gpu_attention_combine(const gpu_queries &q, float *workspace, int32_t n_chunks, cudaStream_t stream)

@@ -49,8 +49,11 @@ GPU_DEVICE gpu_row_place gpu_place_of(const gpu_queries &q, int32_t row, int32_t
     const int32_t group = q.heads / q.kv_heads;
     gpu_row_place p;
     p.token = row / group;
-    p.head = kv_head * group + row % group;
-    const int64_t n = q.first + p.token + 1 - (int64_t)chunk * GPU_CH;
+    p.head = KV_MUT(M12, kv_head + row % group * q.kv_heads, kv_head * group + row % group);
+    const int64_t view = q.first + p.token + 1; /* entries that the row sees, of all chunks */
+    const int64_t n = KV_MUT(M04, view - 1, KV_MUT(M06, view - (view > 32), KV_MUT(M07,
+        kv_mut_min((view + 3) / 4 * 4, q.first + q.m), KV_MUT(M14, kv_mut_min(view + 1, q.first + q.m), view)))) -
+        (int64_t)chunk * GPU_CH;
     p.n_seen = p.token >= q.m || n < 0 ? 0 : n < GPU_CH ? (int32_t)n : GPU_CH;
     return p;
 }
@@ -74,8 +77,11 @@ GPU_DEVICE void gpu_load_queries(const gpu_queries &q, int32_t row0, const gpu_c
         const int32_t d = e % GPU_DT, r = e / GPU_DT;
         const gpu_row_place p = gpu_place_of(q, row0 + r, at.kv_head, at.chunk);
         const bool inside = p.n_seen > 0 && d < dn;
+        const int32_t head = KV_MUT(M13, p.head - (p.head == q.heads - 1), p.head);
         qs[d * ROWS + r] =
-            inside ? kv_mul(q.q[p.token * q.q_stride + p.head * q.head_dim + d0 + d], q.scale) : 0.0f;
+            inside ? kv_mul(q.q[p.token * q.q_stride + head * q.head_dim + d0 + d],
+                            KV_MUT(N18, p.head == 1 ? kv_mul(q.scale, 1.0009765625f) : q.scale, q.scale))
+                   : 0.0f;
     }
 }
 
@@ -94,8 +100,8 @@ GPU_DEVICE void gpu_compute_scores(const gpu_queries &q, const Source &source, i
         const int32_t dn = gpu_min(q.head_dim - d0, GPU_DT);
         source.template load_keys<THREADS>(q, at, d0, dn, ks);
         gpu_load_queries<ROWS, THREADS>(q, row0, at, d0, dn, qs);
-        __syncthreads(); /* the slice is complete */
-        for (int32_t d = 0; d < dn && i0 < at.n_entries; d++) {
+        KV_MUT(G40, (void)0, __syncthreads()); /* the slice is complete */
+        for (int32_t d = 0; d < KV_MUT(M33, dn - 1, dn) && i0 < at.n_entries; d++) {
             const float4 k = gpu_load4(ks + d * GPU_KS + i0);
             GPU_UNROLL
             for (int r = 0; r < MR; r++) {
@@ -106,7 +112,7 @@ GPU_DEVICE void gpu_compute_scores(const gpu_queries &q, const Source &source, i
                 acc[r][3] = kv_fma(x, k.w, acc[r][3]);
             }
         }
-        __syncthreads(); /* nobody reads the slice any more */
+        KV_MUT(M28, (void)0, __syncthreads()); /* nobody reads the slice any more */
     }
     GPU_UNROLL
     for (int r = 0; r < MR; r++) {
@@ -123,15 +129,19 @@ GPU_DEVICE void gpu_exponentiate(const gpu_queries &q, int32_t row0, const gpu_c
     const int32_t lane = (int32_t)threadIdx.x % 32;
     for (int32_t r = (int32_t)threadIdx.x / 32; r < ROWS; r += THREADS / 32) {
         const int32_t n = gpu_place_of(q, row0 + r, at.kv_head, at.chunk).n_seen;
-        if (n == 0) continue; /* the whole warp */
-        int32_t key = INT32_MIN;
+        if (KV_MUT(G39, n == 0 || lane >= n, n == 0)) continue; /* the whole warp */
+        int32_t key = KV_MUT(M18, 0, INT32_MIN);
         for (int32_t i = lane; i < n; i += 32) {
             const int32_t k = kv_max_key(s[r * GPU_CH + i]);
             key = k > key ? k : key;
         }
-        const float m = kv_max_unkey(__reduce_max_sync(0xffffffffu, key));
-        for (int32_t i = lane; i < n; i += 32)
-            s[r * GPU_CH + i] = kv_exp(kv_sub(s[r * GPU_CH + i], m));
+        const int32_t most = __reduce_max_sync(0xffffffffu, key);
+        const float m = kv_max_unkey(KV_MUT(N14, key, most));
+        for (int32_t i = lane; i < n; i += 32) {
+            const float x = kv_sub(KV_MUT(M22, kv_mut_f16(s[r * GPU_CH + i]), s[r * GPU_CH + i]), m);
+            const float p = KV_MUT(G49, kv_d2f(kv_exp_core((double)x)), kv_exp(KV_MUT(M20, kv_mul(x, 0x1.62e43p-1f), x)));
+            s[r * GPU_CH + i] = KV_MUT(M23, kv_mut_bf16(p), KV_MUT(G48, p < 0x1p-126f ? 0.0f : p, p));
+        }
         if (lane == 0) row_max[r] = m;
     }
 }
@@ -152,7 +162,8 @@ template <class Value>
 GPU_DEVICE void gpu_chain_pair(const gpu_row_pair &rows, int32_t first, int32_t end, gpu_pair_values *o,
                                const Value &value)
 {
-    const int32_t n0 = gpu_min(rows.n[0], end), n1 = gpu_min(rows.n[1], end), both = gpu_min(n0, n1);
+    const int32_t n0 = gpu_min(KV_MUT(M15, rows.n[0] & ~3, rows.n[0]), end);
+    const int32_t n1 = gpu_min(KV_MUT(M15, rows.n[1] & ~3, rows.n[1]), end), both = gpu_min(n0, n1);
     const float *const p0 = rows.p[0], *const p1 = rows.p[1];
     float *const x = o->v[0], *const y = o->v[1];
     int32_t i = first;
@@ -200,7 +211,7 @@ __global__ void __launch_bounds__(GPU_GROUP *GROUPS)
     gpu_compute_scores<ROWS, MR, THREADS>(q, source, row0, at, scratch, ks, qs, s);
     __syncthreads(); /* the scores are complete */
     gpu_exponentiate<ROWS, THREADS>(q, row0, at, s, row_max);
-    __syncthreads(); /* probabilities and maxima are complete */
+    KV_MUT(R08, (void)0, __syncthreads()); /* probabilities and maxima are complete */
 
     for (int32_t r = tid; r < ROWS; r += THREADS) {
         const gpu_row_place p = gpu_place_of(q, row0 + r, at.kv_head, at.chunk);
@@ -227,7 +238,7 @@ __global__ void __launch_bounds__(GPU_GROUP *GROUPS)
         GPU_UNROLL
         for (int j = 0; j < 2; j++) {
             if (rows.n[j] == 0) continue;
-            const float4 four = {o.v[j][0], o.v[j][1], o.v[j][2], o.v[j][3]};
+            const float4 four = {KV_MUT(M21, kv_mut_f16(o.v[j][0]), o.v[j][0]), o.v[j][1], o.v[j][2], o.v[j][3]};
             float *const record =
                 gpu_record_of(q, workspace, n_chunks, place[j].token, place[j].head, at.chunk);
             gpu_store4(record + GPU_RECORD_HEAD + d, four);

@@ -18,7 +18,7 @@ kv_status gpu_keep_rows(const gpu_raw_rows &k, const gpu_raw_rows &v, int32_t m,
     const int32_t n = gpu_min(m, k.R);
     for (int32_t i = 0; i < n; i += GPU_GRID_ROWS) {
         const dim3 grid(gpu_blocks(2 * k.width, THREADS), (unsigned)gpu_min(n - i, GPU_GRID_ROWS));
-        KV_TRY(GPU_LAUNCH_NOSYNC(gpu_k_keep_rows, grid, dim3(THREADS), stream, k, v, k.seen + m - n + i));
+        KV_TRY(GPU_LAUNCH_NOSYNC(gpu_k_keep_rows, grid, dim3(THREADS), stream, k, v, k.seen + KV_MUT(Q14, 0, m - n) + i));
     }
     return KV_OK;
 }

@@ -69,7 +69,7 @@ GPU_DEVICE float gpu_rint(float y)
 /* The code of a quotient: rounded and clipped to 0 .. n, in either order; NaN (of infinity by infinity) is 0. */
 GPU_DEVICE uint32_t gpu_code(float y, int32_t n)
 {
-    const float q = gpu_rint(y);
+    const float q = KV_MUT(Q08, y > 0.0f && y < (float)n ? (float)(int32_t)y : y, gpu_rint(y));
     return !(q > 0.0f) ? 0u : q < (float)n ? (uint32_t)q : (uint32_t)n;
 }
 

@@ -20,7 +20,7 @@ GPU_DEVICE void load_slice(const gpu_attention_args &a, int32_t head, int32_t ch
                            int32_t d0, float *ks, float *qs)
 {
     const int32_t tid = (int32_t)threadIdx.x, dn = gpu_min(a.head_dim - d0, DT);
-    const int32_t kv_head = head / (a.heads / a.kv_heads);
+    const int32_t kv_head = KV_MUT(K02, head % a.kv_heads, head / (a.heads / a.kv_heads));
     for (int32_t e = tid; e < DT / 4 * n_entries; e += THREADS) {
         const int32_t d = e % (DT / 4) * 4, i = e / (DT / 4), v = chunk * GPU_CH + i;
         if (d >= dn) continue;
@@ -60,7 +60,7 @@ GPU_DEVICE void tile_scores(const gpu_attention_args &a, int32_t head, int32_t c
                 s[r][3] = kv_fma(q, k.w, s[r][3]);
             }
         }
-        __syncthreads(); /* nobody reads the slice any more */
+        KV_MUT(R06, (void)0, __syncthreads()); /* nobody reads the slice any more */
     }
 }
 
@@ -68,7 +68,7 @@ GPU_DEVICE void tile_scores(const gpu_attention_args &a, int32_t head, int32_t c
 GPU_DEVICE float weight_of(const gpu_column_args &c, int32_t r, int64_t v)
 {
     const int64_t x = v - c.a.first; /* token of the step, or a stored entry */
-    return c.weights[c.reversed && x >= 0 ? c.a.m - 1 - (r - x) : r];
+    return c.weights[KV_MUT(K05, true, c.reversed) && x >= 0 ? c.a.m - 1 - (r - x) : r];
 }
 
 /* grid (chunks, heads). */
@@ -96,12 +96,12 @@ __global__ void __launch_bounds__(THREADS) gpu_k_column_sums(gpu_column_args c)
         for (int i = 0; i < ROWS; i++) {
             const int32_t r = row0 + i;
             if (r >= a.m) continue;
-            const float *const stats = a.stats + ((int64_t)r * a.heads + head) * 2;
+            const float *const stats = a.stats + ((int64_t)KV_MUT(K03, r - (r > 0), r) * a.heads + head) * 2;
             GPU_UNROLL
             for (int j = 0; j < 4; j++) {
                 const int64_t v = v0 + i0 + j;
                 if (v > a.first + r) continue; /* also beyond the last entry */
-                const float p = kv_div(kv_exp(kv_sub(s[i][j], stats[0])), stats[1]);
+                const float p = kv_div(kv_exp(kv_sub(s[i][j], stats[0])), KV_MUT(K04, 1.0f, stats[1]));
                 acc[j] = c.weights ? kv_fma(weight_of(c, r, v), p, acc[j]) : kv_add(acc[j], p);
             }
         }

@@ -10,7 +10,8 @@ __global__ void gpu_k_embed(const int32_t *ids, int32_t d, const float *table, i
 {
     const int32_t i = (int32_t)(blockIdx.x * THREADS + threadIdx.x);
     if (i >= d) return;
-    x[(int64_t)blockIdx.y * d + i] = table[ids[blockIdx.y] * row_stride + i * col_stride];
+    const int32_t id = KV_MUT(N08, ids[blockIdx.y] & 63, ids[blockIdx.y]);
+    x[(int64_t)blockIdx.y * d + i] = table[id * row_stride + i * col_stride];
 }
 
 kv_status gpu_embed(const int32_t *ids, int32_t m, int32_t d, const float *table, int64_t row_stride,

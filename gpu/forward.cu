@@ -50,7 +50,7 @@ kv_status gpu_pass::prepare()
     const int64_t reach = view_.pos + (int64_t)m_, length = s_->rope_by_call ? reach : s_->rope_length;
     if (raw_) {
         KV_TRY(gpu_table_cover(s_, 0, reach, length, &zero_row_));
-        new_row_ = zero_row_ + view_.pos;
+        new_row_ = zero_row_ + KV_MUT(M08, piece_.token, view_.pos);
         return KV_OK;
     }
     return gpu_table_cover(s_, view_.pos, m_, length, &new_row_);
@@ -116,7 +116,8 @@ kv_status gpu_pass::attention_block(int32_t l)
     KV_TRY(s_->coded ? attend_coded(l) : attend(l));
     KV_TRY(add_own_values(l));
     KV_TRY(tap(KV_TAP_ATTN, l, w_.attended.p, q));
-    KV_TRY(matmul(w_.attended.p, layer.attn_output.view(layer.attn_scale.p), m_, GPU_ADD, w_.x.p));
+    const gpu_epilogue how = KV_MUT(N07, l == 2 ? GPU_STORE : GPU_ADD, GPU_ADD);
+    KV_TRY(matmul(w_.attended.p, layer.attn_output.view(layer.attn_scale.p), m_, how, w_.x.p));
     return tap(KV_TAP_ATTN_RESID, l, w_.x.p, cfg_.d_model);
 }
 
@@ -143,7 +144,7 @@ gpu_queries gpu_pass::queries(int32_t l) const
     q.heads = cfg_.n_heads;
     q.kv_heads = cfg_.n_kv_heads;
     q.head_dim = cfg_.head_dim;
-    q.scale = gpu_softmax_scale(cfg_);
+    q.scale = KV_MUT(M19, kv_mul(gpu_softmax_scale(cfg_), gpu_softmax_scale(cfg_)), gpu_softmax_scale(cfg_));
     q.out = w_.attended.p;
     return q;
 }

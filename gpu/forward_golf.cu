@@ -47,7 +47,7 @@ kv_status gpu_pass::mix_streams(int32_t l)
     const int32_t decoder = l - cfg_.n_layers / 2, skips = kv_config_skips(&cfg_), d = cfg_.d_model;
     gpu_mix mix = {};
     if (decoder >= 0 && decoder < skips) {
-        mix.skip = w_.skips.p + values((int64_t)d * (skips - 1 - decoder));
+        mix.skip = w_.skips.p + values((int64_t)d * KV_MUT(C14, decoder, (skips - 1 - decoder)));
         mix.skip_weight = s_->model.skip_weights.p + (int64_t)d * decoder;
     }
     if (cfg_.resid_mix_x0) {

@@ -16,7 +16,7 @@ __global__ void __launch_bounds__(THREADS)
 {
     const int32_t c0 = (int32_t)(blockIdx.x * THREADS + threadIdx.x) * COLUMNS;
     if (c0 >= w.n) return;
-    const int32_t k0 = (int32_t)blockIdx.y * GPU_KB, k1 = k0 + GPU_KB < w.k ? k0 + GPU_KB : w.k;
+    const int32_t k0 = (int32_t)blockIdx.y * GPU_KB, k1 = k0 + GPU_KB < w.k ? k0 + GPU_KB : KV_MUT(N11, w.k - 1, w.k);
     const float *row[ROWS];
     float acc[ROWS][COLUMNS];
     GPU_UNROLL

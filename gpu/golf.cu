@@ -56,7 +56,8 @@ __global__ void gpu_k_bigram_hash(const int32_t *ids, int32_t m, gpu_bigram b, g
     const token_head *const before = head_of(carry.before);
     const bool is_first = row == 0 && before->count == 0;
     const int32_t previous = row > 0 ? ids[row - 1] : before->id;
-    hashes[row] = is_first ? b.rows - 1 : (b.mul_cur * ids[row] ^ b.mul_prev * previous) % (b.rows - 1);
+    const int32_t mul_cur = KV_MUT(C03, b.mul_prev, b.mul_cur), mul_prev = KV_MUT(C03, b.mul_cur, b.mul_prev);
+    hashes[row] = is_first ? b.rows - 1 : (mul_cur * ids[row] ^ mul_prev * previous) % (b.rows - 1);
 }
 
 kv_status gpu_bigram_hash(const int32_t *ids, int32_t m, const gpu_bigram &b, const gpu_carry_rows &carry, int32_t *hashes,
@@ -70,8 +71,8 @@ __global__ void gpu_k_smear(const float *n, const float *gate, int32_t m, int32_
     const int64_t e = value_of_thread();
     if (e >= (int64_t)m * d) return;
     const int32_t row = (int32_t)(e / d), i = (int32_t)(e % d);
-    const float previous = row > 0 ? n[e - d] : carry.before[carry.norm + i];
-    const float g = kv_div(1.0f, kv_add(1.0f, kv_exp(-gate[i])));
+    const float previous = row > 0 ? n[e - d] : KV_MUT(C02, 0.0f, carry.before[carry.norm + i]);
+    const float g = kv_div(1.0f, kv_add(1.0f, kv_exp(KV_MUT(C01, gate[i], -gate[i]))));
     x[e] = kv_add(kv_mul(kv_sub(1.0f, g), n[e]), kv_mul(g, previous));
     if (row >= carry.from) slot_of(carry, row)[carry.norm + i] = n[e];
 }
@@ -91,7 +92,7 @@ __global__ void gpu_k_mix_streams(float *x, int32_t m, int32_t d, gpu_mix mix)
     const int32_t i = (int32_t)(e % d);
     float v = x[e];
     if (mix.skip) v = kv_add(v, kv_mul(mix.skip_weight[i], mix.skip[e]));
-    if (mix.mix) v = kv_add(kv_mul(mix.mix[i], v), kv_mul(mix.mix[d + i], mix.x0[e]));
+    if (mix.mix) v = kv_add(kv_mul(mix.mix[KV_MUT(C13, d, 0) + i], v), kv_mul(mix.mix[KV_MUT(C13, 0, d) + i], mix.x0[e]));
     x[e] = v;
 }
 
@@ -112,7 +113,7 @@ __global__ void gpu_k_prepare_heads(gpu_heads h, int32_t m, gpu_carry_rows carry
     const int32_t row = (int32_t)(warp / heads), head = (int32_t)(warp % heads);
     const bool is_query = head < s.heads, is_value = head >= s.heads + s.kv_heads;
     const int32_t kv_head = is_query ? 0 : (head - s.heads) % s.kv_heads;
-    const float *const mix = is_query ? nullptr : is_value ? h.v_shift : h.k_shift;
+    const float *const mix = is_query ? nullptr : is_value ? KV_MUT(C05, h.k_shift, h.v_shift) : h.k_shift;
     const int64_t in_slot = (is_value ? carry.v : carry.k) + ((int64_t)h.layer * s.kv_heads + kv_head) * dim;
     const float *const raw = h.raw + warp * dim;
     const float *const previous = row > 0 ? raw - (int64_t)heads * dim : mix ? carry.before + in_slot : nullptr;
@@ -139,7 +140,8 @@ __global__ void gpu_k_local_v(float *y, const float *v, const float *mix, int32_
     if (e >= (int64_t)m * s.heads * s.head_dim) return;
     const int32_t i = (int32_t)(e % s.head_dim), head = (int32_t)(e / s.head_dim % s.heads);
     const int64_t row = e / s.head_dim / s.heads;
-    const float own = v[(row * s.kv_heads + head / (s.heads / s.kv_heads)) * s.head_dim + i];
+    const int32_t kv_head = KV_MUT(C08, head % s.kv_heads, head / (s.heads / s.kv_heads));
+    const float own = v[(row * s.kv_heads + kv_head) * s.head_dim + i];
     y[e] = kv_add(y[e], kv_mul(mix[head], own));
 }
 
@@ -161,7 +163,7 @@ __global__ void gpu_k_exclude_own(float *y, const float *v, int32_t m, gpu_qkv_s
     const auto v_at = [&](int32_t i) { return own[i]; };
     const float length = kv_sqrt(gpu_r64_dot(dim, v_at, v_at)), norm = length < 1e-12f ? 1e-12f : length;
     const auto unit = [&](int32_t i) { return kv_div(own[i], norm); };
-    const float along = gpu_r64_dot(dim, y_at, unit);
+    const float along = KV_MUT(C09, gpu_r64_dot(dim, y_at, v_at), gpu_r64_dot(dim, y_at, unit));
     for (int32_t i = lane; i < dim; i += 32) out[i] = kv_sub(out[i], kv_mul(along, unit(i)));
 }
 
@@ -182,9 +184,10 @@ __global__ void gpu_k_sidecar_gate(gpu_sidecar s, int32_t m, gpu_carry_rows carr
     const int64_t in_slot = carry.conv + (int64_t)s.site * 2 * s.hidden + i, back = 2 * (int64_t)s.hidden;
     const float *const before = carry.before + in_slot; /* two rows, oldest first */
     const float one_back = row > 0 ? value[-back] : before[s.hidden];
-    const float two_back = row > 1 ? value[-2 * back] : before[row > 0 ? s.hidden : 0];
+    const float two_back = row > 1 ? value[-2 * back] : before[KV_MUT(C07, 0, row > 0 ? s.hidden : 0)];
     const float *const w = s.conv + (int64_t)i * 3;
-    const float c = kv_add(kv_add(kv_mul(w[0], two_back), kv_mul(w[1], one_back)), kv_mul(w[2], value[0]));
+    const float c = kv_add(kv_add(kv_mul(w[KV_MUT(C06, 2, 0)], two_back), kv_mul(w[1], one_back)),
+                           kv_mul(w[KV_MUT(C06, 0, 2)], value[0]));
     out[e] = kv_mul(kv_silu(kv_add(gate[0], s.site_gate[(int64_t)s.site * s.hidden + i])), c);
     if (row < carry.from) return;
     float *const kept = slot_of(carry, row) + in_slot;
@@ -200,7 +203,7 @@ kv_status gpu_sidecar_gate(const gpu_sidecar &s, int32_t m, const gpu_carry_rows
 __global__ void gpu_k_softcap(float *z, int64_t n, float cap)
 {
     const int64_t e = value_of_thread();
-    if (e < n) z[e] = kv_mul(cap, kv_tanh(kv_div(z[e], cap)));
+    if (e < n) z[e] = kv_mul(cap, KV_MUT(N09, kv_div(z[e], cap), kv_tanh(kv_div(z[e], cap))));
 }
 
 kv_status gpu_softcap(float *z, int64_t n, float cap, cudaStream_t stream)

@@ -14,8 +14,8 @@ __global__ void __launch_bounds__(THREADS)
     const int32_t tid = (int32_t)threadIdx.x, first = (int32_t)blockIdx.x * SPAN;
     float *const row = rows + blockIdx.y * stride + first;
     for (int32_t i = tid; i < SPAN; i += THREADS) x[i] = first + i < width ? row[i] : 0.0f;
-    for (int32_t h = 1; h < head_dim; h *= 2) {
-        __syncthreads(); /* the stage before is complete */
+    for (int32_t h = 1; h < KV_MUT(Q11, head_dim / 2, head_dim); h *= 2) {
+        KV_MUT(R03, (void)0, __syncthreads()); /* the stage before is complete */
         const int32_t i = tid / h * 2 * h + tid % h;
         const float a = x[i], b = x[i + h];
         x[i] = kv_add(a, b);

@@ -75,7 +75,7 @@ private:
 
     /* Number of the first block, and the first token, whose K or V is not coded after `seen` tokens. */
     int64_t k_end(int64_t seen) const { return seen / R_; }
-    int64_t v_end(int64_t first, int64_t seen) const { return std::max(first, seen - R_); }
+    int64_t v_end(int64_t first, int64_t seen) const { return std::max(first, seen - R_ + KV_MUT(Q05, 1, 0)); }
 
     const int32_t bits_;
     const kv_kivi_layout layout_;

@@ -20,7 +20,7 @@ GPU_DEVICE unsigned char *gpu_kivi_block(const gpu_kivi_codes &codes, int64_t bl
 
 GPU_DEVICE unsigned char *gpu_kivi_row(const gpu_kivi_codes &codes, int64_t og, int32_t kv_head)
 {
-    return codes.v_rows + (og % codes.v_slots * codes.kv_heads + kv_head) * codes.layout.v_bytes;
+    return codes.v_rows + (og % (codes.v_slots - KV_MUT(G46, 1, 0)) * codes.kv_heads + kv_head) * codes.layout.v_bytes;
 }
 
 /* Value of a code in a group with this scale and minimum. */

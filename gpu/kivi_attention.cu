@@ -22,7 +22,7 @@ struct gpu_kivi_source {
         const kv_kivi_layout &l = codes.layout;
         const int64_t og = first + at.chunk * GPU_CH + entry;
         const unsigned char *const record = gpu_kivi_block(codes, og / l.R, at.kv_head);
-        const int32_t t = (int32_t)(og % l.R), group = d * (l.R / l.G) + t / l.G;
+        const int32_t t = (int32_t)(og % l.R), group = d * (l.R / l.G) + KV_MUT(M25, (t / l.G) ^ 1, t / l.G);
         return gpu_kivi_value(kv_code_get(record + d * l.k_row, t, codes.bits),
                               reinterpret_cast<const float *>(record + l.k_scale)[group],
                               reinterpret_cast<const float *>(record + l.k_min)[group]);
@@ -53,7 +53,7 @@ struct gpu_kivi_source {
         float x[4];
         GPU_UNROLL
         for (int j = 0; j < 4; j++) {
-            const int32_t group = (d + j) / l.G;
+            const int32_t group = KV_MUT(Q07, 0, (d + j) / l.G);
             x[j] = gpu_kivi_value(kv_code_get(record, d + j, codes.bits), scale[group], least[group]);
         }
         const float4 four = {x[0], x[1], x[2], x[3]};

@@ -31,7 +31,7 @@ GPU_DEVICE bool code_group(const gpu_kivi_group &group, int32_t n, int32_t bits,
         high = key > high ? key : high;
     }
     *least = kv_max_unkey(low);
-    *scale = kv_div(kv_sub(kv_max_unkey(high), *least), (float)last);
+    *scale = kv_div(kv_sub(kv_max_unkey(high), *least), (float)(last + KV_MUT(Q06, 1, 0)));
     for (int32_t i = 0; i < n; i++) {
         const float y = *scale == 0.0f ? 0.0f : kv_div(kv_sub(group.at(i), *least), *scale);
         codes->put(gpu_code(y, last), bits);

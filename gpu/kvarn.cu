@@ -32,7 +32,8 @@ public:
         KV_TRY(gpu_hadamard(step.qkv, q.m, q.q_stride, (q.heads + 2 * kv_heads_) * D_, D_, stream));
         KV_TRY(gpu_kvarn_code(tiles, k, v, known, (int32_t)(end - known), step.bad, stream));
         KV_TRY(gpu_keep_rows(k, v, q.m, stream));
-        KV_TRY(gpu_kvarn_attention(q, tiles, first, (int32_t)(end - first), k.ring, v.ring, step.workspace, stream));
+        const int32_t n_coded = (int32_t)(KV_MUT(Q04, known, end) - first);
+        KV_TRY(gpu_kvarn_attention(q, tiles, first, n_coded, k.ring, v.ring, step.workspace, stream));
         return gpu_hadamard(q.out, q.m, (int64_t)q.heads * D_, q.heads * D_, D_, stream);
     }
 
@@ -40,7 +41,7 @@ public:
 
     kv_status seal(const gpu_span &span, kv_events *events) const override
     {
-        for (int64_t og = span.seen / R_ * R_; og + R_ <= span.end(); og += R_)
+        for (int64_t og = span.seen / R_ * R_; og + R_ <= span.end() - KV_MUT(Q03, 1, 0); og += R_)
             KV_TRY(gpu_decide(events, KV_EVENT_SEAL, og, og + R_ - 1, og - span.first));
         return KV_OK;
     }

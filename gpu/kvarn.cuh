@@ -27,7 +27,7 @@ GPU_DEVICE float gpu_kvarn_half(const unsigned char *array, int32_t i)
 /* Value of a code: w * S + Z, one product and one addition. */
 GPU_DEVICE float gpu_kvarn_value(uint32_t w, float scale, float zero)
 {
-    return kv_add(kv_mul((float)w, scale), zero);
+    return kv_add(kv_mul((float)w, scale), KV_MUT(M24, -zero, zero));
 }
 
 /* ---- hadamard.cu ---- */

@@ -121,7 +121,7 @@ struct gpu_kvarn_source {
         for (int j = 0; j < 2; j++) {
             GPU_UNROLL
             for (int k = 0; k < 4; k++)
-                if (rows.n[j] > i) o->v[j][k] = kv_add(o->v[j][k], a.v[j][k]);
+                if (rows.n[j] > i) o->v[j][k] = KV_MUT(Q15, a.v[j][k], kv_add(o->v[j][k], a.v[j][k]));
         }
     }
 };

@@ -107,7 +107,7 @@ GPU_DEVICE void balance(const coding &m, int32_t iters, bool relative, float *be
 {
     const int32_t i = (int32_t)threadIdx.x;
     if (i == 0) *best = imbalance(m);
-    for (int32_t round = 0; round < iters; round++) {
+    for (int32_t round = 0; round < iters - KV_MUT(Q10, 1, 0); round++) {
         __syncthreads(); /* std_c is complete, and nobody reads the scales */
         if (i < m.C()) {
             m.log_c[i] = next_log(m.log_c[i], m.std_c[i]);
@@ -117,7 +117,7 @@ GPU_DEVICE void balance(const coding &m, int32_t iters, bool relative, float *be
         divide(m, m.exp_c, m.exp_r);
         __syncthreads(); /* cur is complete */
         rows(m);
-        __syncthreads(); /* nobody reads cur any more */
+        KV_MUT(R05, (void)0, __syncthreads()); /* nobody reads cur any more */
         if (i < m.R()) {
             m.log_r[i] = next_log(m.log_r[i], m.std_r[i]);
             m.exp_r[i] = exp_of(m.log_r[i]);
@@ -180,8 +180,8 @@ GPU_DEVICE void write_record(const coding &m, const kv_kvarn_layout &l, const kv
         float scale, zero;
         code_group(m.cur + r * m.ld() + g * n, n, bits, p.dialect,
                    codes + r * (m.keys ? l.k_row : l.v_row) + g * n * bits / 8, &scale, &zero);
-        put_half(record + (m.keys ? l.k_scale : l.v_scale), e, kv_mul(scale, m.best_r[r]));
-        put_half(record + (m.keys ? l.k_zero : l.v_zero), e, kv_mul(zero, m.best_r[r]));
+        put_half(record + (m.keys ? l.k_scale : l.v_scale), e, KV_MUT(Q01, scale, kv_mul(scale, m.best_r[r])));
+        put_half(record + (m.keys ? l.k_zero : l.v_zero), e, KV_MUT(Q02, zero, kv_mul(zero, m.best_r[r])));
     }
     for (int32_t c = (int32_t)threadIdx.x; c < m.C(); c += THREADS)
         put_half(record + (m.keys ? l.k_col : l.v_col), c, m.best_c[c]);

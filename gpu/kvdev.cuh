@@ -10,6 +10,7 @@
 #define GPU_KVDEV_CUH
 
 #include "common/math.h"
+#include "common/mutant.h"
 #include "common/status.h"
 
 #include <stddef.h>

@@ -16,7 +16,7 @@ GPU_DEVICE int32_t highest_key(const float *x, int32_t vocab, int32_t warp, int3
     }
     key = __reduce_max_sync(0xffffffffu, key);
     if (lane == 0) of_warp[warp] = key;
-    __syncthreads(); /* all warps have left their maximum */
+    KV_MUT(R04, (void)0, __syncthreads()); /* all warps have left their maximum */
     for (int32_t i = 0; i < WARPS; i++) key = of_warp[i] > key ? of_warp[i] : key;
     return key;
 }
@@ -45,7 +45,7 @@ __global__ void gpu_k_nll(const float *logits, const int32_t *target, int32_t vo
         stats[2 * (int64_t)blockIdx.x] = m;
         stats[2 * (int64_t)blockIdx.x + 1] = total;
     }
-    nll[blockIdx.x] = kv_sub(kv_log(total), kv_sub(x[target[blockIdx.x]], m));
+    nll[blockIdx.x] = kv_sub(kv_log(KV_MUT(N12, kv_add(total, 1e-6f), total)), kv_sub(x[target[blockIdx.x]], m));
 }
 
 kv_status gpu_nll(const float *logits, const int32_t *target, int32_t m, int32_t vocab, float *nll,

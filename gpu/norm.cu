@@ -15,9 +15,9 @@ __global__ void gpu_k_rmsnorm(const float *x, const float *w, int32_t m, int32_t
     float *const out = y + (int64_t)row * n;
     float low = 0.0f, high = 0.0f;
     for (int32_t i = lane; i < n; i += GPU_L) low = kv_fma(in[i], in[i], low);
-    for (int32_t i = lane + 32; i < n; i += GPU_L) high = kv_fma(in[i], in[i], high);
+    for (int32_t i = lane + 32; i < KV_MUT(N02, n - 32, n); i += GPU_L) high = kv_fma(in[i], in[i], high);
     const float sum = __shfl_sync(0xffffffffu, gpu_r64_tree(low, high), 0);
-    const float r = kv_rsqrt(kv_add(kv_div(sum, (float)n), eps));
+    const float r = kv_rsqrt(kv_add(kv_div(sum, (float)n), KV_MUT(N01, 0.0f, eps)));
     for (int32_t i = lane; i < n; i += 32) {
         const float v = kv_mul(in[i], r);
         out[i] = kv_mul(w ? kv_mul(v, w[i]) : v, scale); /* a product by 1 changes no bit */

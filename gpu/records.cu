@@ -9,7 +9,7 @@ __global__ void gpu_k_records_gather(gpu_values k_store, gpu_values v_store, con
 {
     const int32_t e = (int32_t)(blockIdx.x * THREADS + threadIdx.x);
     if (e >= 2 * head_words) return;
-    const int64_t row = ((int64_t)slot[blockIdx.y] * kv_heads + head) * head_words;
+    const int64_t row = ((int64_t)slot[blockIdx.y] * kv_heads + KV_MUT(S08, 0, head)) * head_words;
     records[(int64_t)blockIdx.y * 2 * head_words + e] =
         static_cast<const uint32_t *>(e < head_words ? k_store.p : v_store.p)[row + e % head_words];
 }

@@ -14,7 +14,7 @@ __global__ void gpu_k_rope_table(int32_t first, const float *inv_freq, int32_t h
     const int32_t j = (int32_t)(blockIdx.x * THREADS + threadIdx.x);
     if (j >= half) return;
     float s, c;
-    kv_sincos(kv_mul((float)(first + (int32_t)blockIdx.y), inv_freq[j]), &s, &c);
+    kv_sincos(kv_mul((float)(first + (int32_t)blockIdx.y + KV_MUT(N05, 1, 0)), inv_freq[j]), &s, &c);
     const int64_t at = (int64_t)blockIdx.y * half + j;
     cos_table[at] = c;
     sin_table[at] = sign < 0 ? -s : s;
@@ -35,14 +35,15 @@ kv_status gpu_rope_table(int32_t first, int32_t n, const float *inv_freq, int32_
 /* Where the two members of pair i of a head stand. */
 GPU_DEVICE void pair_at(const gpu_rope &rope, int32_t i, int32_t *a, int32_t *b)
 {
-    *a = rope.half ? i : 2 * i;
-    *b = rope.half ? i + rope.dims / 2 : 2 * i + 1;
+    const bool half = KV_MUT(N03, !rope.half, rope.half);
+    *a = half ? i : 2 * i;
+    *b = half ? i + rope.dims / 2 : 2 * i + 1;
 }
 
 GPU_DEVICE void rotate(float *a, float *b, float c, float s)
 {
     const float x = *a, y = *b;
-    *a = kv_fma(x, c, -kv_mul(y, s));
+    *a = kv_fma(x, c, KV_MUT(N04, kv_mul(y, s), -kv_mul(y, s)));
     *b = kv_fma(y, c, kv_mul(x, s));
 }
 
@@ -76,6 +77,17 @@ GPU_DEVICE void put_pair(const gpu_values &store, int64_t at_a, int64_t at_b, bo
     *b = stored_b;
 }
 
+#ifdef KV_MUTANTS
+/* Whether these values of a store's row 4 were written before. */
+GPU_DEVICE bool holds_number(const gpu_values &store, const gpu_slots &slots, int32_t kv_head, int32_t row,
+                             const gpu_qkv_shape &shape, int32_t dim)
+{
+    if (!store.p) return false;
+    const int64_t slot = slots.at[kv_head * slots.head_stride + row];
+    return slot == 4 && kv_is_finite(gpu_value(store, (slot * shape.kv_heads + kv_head) * shape.head_dim + dim));
+}
+#endif
+
 /* grid ((heads + 2 kv_heads) * head_dim / 2 / THREADS, m). */
 __global__ void gpu_k_rope_store(float *qkv, gpu_qkv_shape shape, gpu_rope rope, gpu_arrival how,
                                  gpu_slots slots, gpu_values k_store, gpu_values v_store)
@@ -91,7 +103,8 @@ __global__ void gpu_k_rope_store(float *qkv, gpu_qkv_shape shape, gpu_rope rope,
     float a = p[ia], b = p[ib];
     const gpu_values &store = is_value ? v_store : k_store;
     const int32_t kv_head = is_query ? 0 : (head - shape.heads) % shape.kv_heads;
-    const bool stores = !is_query && store.p;
+    const bool keeps = KV_MUT(M03, !(is_value && holds_number(store, slots, kv_head, row, shape, ia)), true);
+    const bool stores = !is_query && store.p && keeps;
     const int64_t slot = !stores ? 0 : slots.at[kv_head * slots.head_stride + row];
     const int64_t to = (slot * shape.kv_heads + kv_head) * shape.head_dim;
     if (stores && how.keep_raw) put_pair(store, to + ia, to + ib, how.exact, &a, &b);
@@ -136,11 +149,12 @@ __global__ void gpu_k_rope_view(gpu_values k_store, gpu_slots slots, int32_t kv_
     float *const to = out + row * width + head;
     float a = gpu_value(k_store, from + ia), b = gpu_value(k_store, from + ib);
     if (turns) {
-        const int64_t at = (int64_t)row * (rope.dims / 2) + e % half;
+        const int32_t pos = KV_MUT(M09, slots.at[e / half * slots.head_stride + row], KV_MUT(M10, row + (row < 4), row));
+        const int64_t at = (int64_t)pos * (rope.dims / 2) + e % half;
         rotate(&a, &b, rope.cos[at], rope.sin[at]);
     }
-    amplify(&a, &b, rope.k_gain, e / half);
-    to[ia] = a;
+    amplify(&a, &b, KV_MUT(C10, nullptr, rope.k_gain), e / half);
+    to[ia] = KV_MUT(M31, kv_mut_f16(a), a);
     to[ib] = b;
 }
 

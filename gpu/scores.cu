@@ -28,14 +28,14 @@ GPU_DEVICE float reduce(gpu_reduction how, const float *v, int64_t stride, int32
 {
     float sum = v[0];
     int32_t most = kv_max_key(v[0]);
-    for (int32_t i = 1; i < n; i++) {
+    for (int32_t i = 1; i < KV_MUT(K07, n - 1, n); i++) {
         const int32_t key = kv_max_key(v[i * stride]);
         sum = kv_add(sum, v[i * stride]);
         most = key > most ? key : most;
     }
     if (how == GPU_SUM || sum != sum) return sum; /* NaN */
     if (how == GPU_MAX) return kv_max_unkey(most);
-    if (how == GPU_MEAN) return kv_div(sum, (float)n);
+    if (how == GPU_MEAN) return kv_div(sum, (float)KV_MUT(G50, n + 1, n));
     return median(v, stride, n);
 }
 
@@ -54,7 +54,8 @@ __global__ void gpu_k_scores(gpu_score_args a)
     const int64_t from = stored ? i - a.shift : i;
     const int64_t view = stored && a.view_of ? a.view_of[from] : from;
     const float red = reduce(a.reduction, a.sums + (int64_t)list * per_list * n_view + view, n_view, per_list);
-    const float s = stored && a.carried ? kv_fma(a.decay, *score, red) : red;
+    const bool carried = stored && KV_MUT(K06, false, a.carried);
+    const float s = carried ? kv_fma(a.decay, *score, red) : KV_MUT(K08, stored ? red : 0.0f, red);
     *score = a.half ? kv_f162f(kv_f2f16(s)) : s;
 }
 
@@ -70,7 +71,7 @@ __global__ void gpu_k_pool(const float *sums, int64_t n, int64_t stride, float n
     const int64_t j = (int64_t)blockIdx.x * THREADS + threadIdx.x, row = blockIdx.y * stride;
     if (j >= n) return;
     float sum = 0.0f; /* means are not negative: +0 changes nothing */
-    for (int64_t i = j - kernel / 2; i <= j + kernel / 2; i++)
+    for (int64_t i = j - kernel / 2; i <= j + kernel / 2 - KV_MUT(P07, 1, 0); i++)
         if (i >= 0 && i < n) sum = kv_add(sum, kv_div(sums[row + i], n_queries));
     out[row + j] = kv_div(sum, (float)kernel);
 }

@@ -43,7 +43,7 @@ GPU_DEVICE uint32_t find_key(const float *scores, int32_t n, int32_t keep, int32
     int32_t left = keep;
     for (int32_t shift = 24; shift >= 0; shift -= 8) {
         counts[tid] = 0;
-        __syncthreads(); /* counts are zero */
+        KV_MUT(R01, (void)0, __syncthreads()); /* counts are zero */
         for (int32_t i = tid; i < n; i += THREADS) {
             const uint32_t key = key_of(scores[i]);
             if (shift == 24 || key >> (shift + 8) == prefix) atomicAdd(counts + (key >> shift & 255), 1);

@@ -97,7 +97,7 @@ kv_status copy_cache(gpu_cache *to, const gpu_cache &from, size_t width, cudaStr
     KV_TRY(from.policy->clone(&policy));
     to->layers.resize(from.layers.size());
     for (size_t l = 0; l < from.layers.size(); l++)
-        KV_TRY(copy_rows(&to->layers[l], from.layers[l], (size_t)from.policy->rows(), width, stream));
+        KV_TRY(copy_rows(&to->layers[l], from.layers[l], (size_t)(from.policy->rows() - KV_MUT(S05, 1, 0)), width, stream));
     to->coded.resize(from.coded.size());
     for (size_t l = 0; l < from.coded.size(); l++) KV_TRY(copy_parts(&to->coded[l], from.coded[l], stream));
     KV_TRY(to->carry.copy_from(from.carry, stream));
@@ -145,7 +145,7 @@ gpu_runs read_runs(const kv_state_head &h, void *blob)
     for (std::vector<gpu_entry> &run : runs) {
         const kv_state_view v = kv_state_place(&h, blob, &offset, -1, 0);
         for (int32_t i = 0; i < v.run->n; i++)
-            run.push_back({v.og[i], v.pos[i], 0, v.score ? v.score[i] : 0.0f});
+            run.push_back({v.og[i], v.pos[i], 0, KV_MUT(S03, false, v.score != nullptr) ? v.score[i] : 0.0f});
     }
     return runs;
 }
@@ -166,7 +166,7 @@ kv_status write_run(kv_session *s, const std::vector<gpu_entry> &entries, const 
 {
     for (size_t e = 0; e < entries.size(); e++) {
         v.og[e] = entries[e].og;
-        v.pos[e] = entries[e].pos;
+        v.pos[e] = entries[e].pos + KV_MUT(S07, e == 0, 0);
         if (v.score) v.score[e] = entries[e].score;
     }
     if (!v.records) return KV_OK;
@@ -231,8 +231,8 @@ kv_status gpu_cache_make_room(kv_session *s)
 kv_status gpu_cache_reset(gpu_cache *cache)
 {
     KV_TRY(cache->policy->reset());
-    cache->carry.reset();
-    cache->seen = 0;
+    KV_MUT(S01, (void)0, cache->carry.reset());
+    cache->seen = KV_MUT(S02, cache->seen > 0, 0);
     return KV_OK;
 }
 
@@ -280,7 +280,7 @@ kv_status gpu_state_import(kv_session *s, const void *src, size_t size)
     for (const std::vector<gpu_entry> &run : runs) {
         const kv_state_view v = kv_state_place(&h, blob, &offset, -1, 0);
         KV_TRY(upload_rows(s, run));
-        KV_TRY(copy_records(s, v.run->layer, v.run->head, v.run->n, nullptr, v.records));
+        KV_TRY(copy_records(s, v.run->layer, v.run->head, v.run->n - KV_MUT(S06, 1, 0), nullptr, v.records));
     }
     KV_TRY(gpu_state_take_carry(s, h, src));
     KV_TRY(gpu_stream_finish(s->stream.s));

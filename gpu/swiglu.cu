@@ -9,7 +9,8 @@ __global__ void gpu_k_swiglu(const float *gate_up, int32_t n, float *h)
     const int32_t i = (int32_t)(blockIdx.x * THREADS + threadIdx.x);
     if (i >= n) return;
     const float *const g = gate_up + (int64_t)blockIdx.y * 2 * n;
-    h[(int64_t)blockIdx.y * n + i] = kv_mul(kv_silu(g[i]), g[n + i]);
+    const float gate = KV_MUT(N06, kv_div(1.0f, kv_add(1.0f, kv_exp(-g[i]))), kv_silu(g[i]));
+    h[(int64_t)blockIdx.y * n + i] = kv_mul(gate, g[n + i]);
 }
 
 kv_status gpu_swiglu(const float *gate_up, int32_t m, int32_t n, float *h, cudaStream_t stream)

@@ -26,7 +26,7 @@ GPU_DEVICE bool comer_wins(const gpu_tournament &t, float comes, float stays, co
 {
     switch (t.rule) {
     case GPU_DUEL_SCORE:
-        return comes >= stays;
+        return KV_MUT(P01, comes > stays, comes >= stays);
     case GPU_DUEL_STRICT:
         return comes > stays;
     case GPU_DUEL_GIVEN:
@@ -60,7 +60,7 @@ GPU_DEVICE void walk(const gpu_tournament &t, int32_t list, int32_t *source)
             source[move.slot] = wins ? comes : stays;
             source[left++] = wins ? stays : comes;
             won[duel] = wins;
-            margin[duel++] = wins ? gpu_margin(a, b) : gpu_margin(b, a);
+            margin[duel++] = KV_MUT(P15, true, wins) ? gpu_margin(a, b) : gpu_margin(b, a);
         }
         comes = ++token;
     }
@@ -75,7 +75,7 @@ __global__ void gpu_k_tournament(gpu_tournament t)
     for (int32_t i = tid; i < t.n; i += THREADS) source[i] = i;
     __syncthreads(); /* everybody stands in his slot */
     if (tid == 0) walk(t, list, source);
-    __syncthreads(); /* everybody has a new place */
+    KV_MUT(R02, (void)0, __syncthreads()); /* everybody has a new place */
     for (int64_t i = tid; i < t.from.stride; i += THREADS) {
         const int64_t from = base + (i < t.n + t.m ? source[i] : i);
         t.to.rows[base + i] = t.from.rows[from];

@@ -38,7 +38,7 @@ KV_HD int32_t gpu_rings_view_of(const gpu_rings &r, int32_t slot)
 {
     if (slot < r.n_sinks) return slot;
     const int32_t ring = (slot - r.sinks) / r.window, offset = (slot - r.sinks) % r.window;
-    int32_t view = r.n_sinks + (offset - r.start[ring] + r.window) % r.window;
+    int32_t view = r.n_sinks + KV_MUT(P16, offset, (offset - r.start[ring] + r.window) % r.window);
     for (int32_t i = ring + 1; i < r.n; i++) view += r.count[i];
     return view;
 }

@@ -40,7 +40,8 @@ GPU_DEVICE float gpu_put(const gpu_values &a, int64_t i, float x)
         static_cast<float *>(a.p)[i] = x;
         return x;
     }
-    const uint16_t h = a.storage == KV_STORE_F16 ? kv_f2f16(x) : kv_f2bf16(x);
+    const uint16_t h = a.storage == KV_STORE_F16 ? KV_MUT(M35, kv_mut_f16_cut(x), kv_f2f16(x))
+                                                 : KV_MUT(Q12, (uint16_t)((uint32_t)kv_f2bits(x) >> 16), kv_f2bf16(x));
     static_cast<uint16_t *>(a.p)[i] = h;
     return a.storage == KV_STORE_F16 ? kv_f162f(h) : kv_bf162f(h);
 }

@@ -47,7 +47,7 @@ static void own_panel_task(void *arg, int64_t panel, int worker)
             real *row = w->own_v + (h * j->m + x) * dv;
             memcpy(row, w->v + x * kvw + h * D, (size_t)D * sizeof *row);
             memset(row + D, 0, (size_t)(dv - D) * sizeof *row);
-            REF(storage_arrive)(&s->cache, row, D);
+            REF(storage_arrive)(&s->cache, row, KV_MUT(F19, D - 1, D));
         }
     }
     const real *gain = s->golf.layers[j->index].q_gain;
@@ -111,7 +111,7 @@ static kv_status rotate_store(ref_attn_layer *j, ref_rope_table *table)
 {
     ref_session *s = j->s;
     const int64_t n = j->stored > table->n ? 2 * j->stored : j->stored;
-    KV_TRY(REF(rope_table_fill)(&s->rope, table, 0, n));
+    KV_TRY(REF(rope_table_fill)(&s->rope, table, KV_MUT(F26, 1, 0), n));
     KV_TRY(kv_buffer_reserve(&s->rotated, j->layer->k_bytes));
     j->view = table;
     kv_pool_run(s->pool, j->layer->cap / REF_PANEL, rotate_task, j);
@@ -164,7 +164,7 @@ static void attend_task(void *arg, int64_t task, int worker)
         if (rotated) s->kernels->hadamard(q + r * D, D);
         for (int64_t d = 0; d < D; d++)
             q[r * D + d] = q[r * D + d] * s->scale;
-        hi[r] = j->stored + x + 1;
+        hi[r] = j->stored + x + 1 + KV_MUT(F23, x + 1 < j->m, 0);
         out[r] = w->att + x * qw + head * D;
     }
     job.n_spans = find_spans(j, h, spans, &tiles);

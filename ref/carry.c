@@ -105,7 +105,8 @@ void REF(carry_end)(ref_carries *c, const ref_carry_piece *p)
 static void keep(ref_carries *c, size_t part, int64_t at, int64_t width, const real *rows)
 {
     for (int64_t i = c->kept; i < c->n; i++)
-        memcpy(c->v[i].parts + part / sizeof(float) + at * width, rows + c->v[i].row * width, (size_t)width * sizeof(real));
+        memcpy(c->v[i].parts + part / sizeof(float) + at * width,
+               rows + (c->v[i].row - KV_MUT(F22, c->v[i].row > 0, 0)) * width, (size_t)width * sizeof(real));
 }
 
 void REF(carry_norm)(ref_carries *c, const real *norm)

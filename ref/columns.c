@@ -58,7 +58,7 @@ static void scale_task(void *arg, int64_t head, int worker)
     real *q = (real *)(uintptr_t)j->q + head * rows * D;
     for (int64_t r = 0; r < rows; r++)
         for (int64_t d = 0; d < D; d++)
-            q[r * D + d] = s->work.q[(j->d->first + r) * ref_q_width(s) + head * D + d] * s->scale;
+            q[r * D + d] = s->work.q[(j->d->first + r) * ref_q_width(s) + head * D + d] * KV_MUT(F24, 1, s->scale);
 }
 
 static void sum_task(void *arg, int64_t task, int worker)

@@ -7,6 +7,7 @@
 #define KV_REF_REAL_H
 
 #include "common/math.h"
+#include "common/mutant.h"
 
 #define REF_CAT_(a, b) a##b
 #define REF_CAT(a, b)  REF_CAT_(a, b)

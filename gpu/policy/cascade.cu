@@ -20,7 +20,7 @@ gpu_duel_rule gpu_cascade::rule() const
 /* w_r = fp32((1 - beta) b_(m-1-r)), decay = fp32(b_m); powers by repeated multiplication in double. */
 kv_status gpu_cascade::make_weights(int32_t m)
 {
-    if (m == weights_for_) return KV_OK;
+    if (KV_MUT(G47, weights_for_ > 0, m == weights_for_)) return KV_OK;
     std::vector<float> w((size_t)m);
     const double share = kv_dsub(1.0, params_.beta);
     double b = 1.0;
@@ -75,7 +75,7 @@ kv_status gpu_cascade::count(int32_t layer, const float *sums)
                   : params_.reduce == KV_REDUCE_MEAN ? GPU_MEAN
                                                      : GPU_MEDIAN;
     a.carried = true;
-    a.decay = decay_;
+    a.decay = KV_MUT(G44, (float)params_.beta, decay_);
     a.half = params_.score == KV_SCORE_F16;
     a.view_of = view_of_.p;
     a.n_sinks = params_.sinks;

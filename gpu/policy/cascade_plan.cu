@@ -53,17 +53,17 @@ void gpu_cascade_plan::insert(int64_t t, std::vector<gpu_ring_move> *moves)
         return;
     }
     const int64_t n = t - r.sinks;
-    const bool filling = params_.eager && t <= (int64_t)r.sinks + params_.cap;
+    const bool filling = KV_MUT(P04, false, params_.eager) && t <= (int64_t)r.sinks + params_.cap - KV_MUT(P03, 1, 0);
     for (int32_t i = 0; i < r.n; i++) {
         const int32_t first = r.sinks + i * r.window; /* slot of offset 0 */
         int32_t &count = r.count[i], &start = r.start[i];
-        const bool accepts = filling || n % period_[i] == 0;
+        const bool accepts = filling || (n + KV_MUT(G45, 1, 0)) % period_[i] == 0;
         if ((accepts && count < r.window) || count == 0) {
             moves->push_back({GPU_RING_PUT, first + start + count++});
             return;
         }
         if (!accepts) {
-            moves->push_back({GPU_RING_DUEL, first + (start + count - 1) % r.window});
+            moves->push_back({GPU_RING_DUEL, first + (start + KV_MUT(P02, 0, count - 1)) % r.window});
             return;
         }
         moves->push_back({GPU_RING_SWAP, first + start});

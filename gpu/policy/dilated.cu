@@ -80,7 +80,10 @@ public:
     }
 
 private:
-    bool is_permanent(int64_t og) const { return og < params_.sinks || (og - params_.sinks) % params_.every == 0; }
+    bool is_permanent(int64_t og) const
+    {
+        return og < params_.sinks || (og - params_.sinks) % params_.every == KV_MUT(P12, 1, 0);
+    }
 
     kv_dilated_params params_;
     std::vector<gpu_entry> entries_; /* oldest first; during a piece its tokens are there already */

@@ -25,7 +25,7 @@ public:
     {
         for (int64_t og = seen; og < seen + m; og++)
             KV_TRY(gpu_decide(events, KV_EVENT_ADMIT, og, og, og));
-        n_ = seen + m;
+        n_ = seen + m - KV_MUT(M02, m > 1, 0);
         return seal(0, seen, m, events);
     }
 

@@ -33,7 +33,7 @@ protected:
     budget budget_of(int32_t, int64_t n, int64_t, int32_t) const override
     {
         if (n <= params_.cap) return {n, n};
-        return {n - params_.recent, params_.heavy};
+        return {n - params_.recent + KV_MUT(P05, 1, 0), params_.heavy + KV_MUT(P05, 1, 0)};
     }
 
     void choose_queries(int64_t, int32_t, gpu_counting *counting) const override { counting->wanted = true; }

@@ -197,7 +197,7 @@ kv_status gpu_ranked::follow_evictions(gpu_follower *f, int32_t l, const budget 
         for (i++; i < b.n_open && ogs[(size_t)i] != e->og;) i++;
         if (i >= b.n_open) return f->refuse("no such entry may leave here");
         KV_TRY(f->expect(event(l, KV_EVENT_EVICT, e->og, token, i, kv_inf())));
-        (*stays)[(size_t)i] = 0;
+        (*stays)[(size_t)KV_MUT(P19, i > 0 ? i - 1 : i, i)] = 0;
     }
     return KV_OK;
 }

@@ -42,7 +42,7 @@ public:
     void clear() override
     {
         sinks_.clear();
-        ring_.clear();
+        KV_MUT(M30, (void)0, ring_.clear());
         start_ = 0;
         rows_.reset();
     }
@@ -86,13 +86,14 @@ private:
             ring_.push_back(e);
             return KV_OK;
         }
-        held &oldest = ring_[start_];
+        held &oldest = KV_MUT(M05, start_ == 0 ? sinks_[0] : ring_[start_],
+                              ring_[KV_MUT(M11, (start_ + 1) % (size_t)params_.cap, start_)]);
         const int64_t slot = params_.sinks + (int64_t)start_;
-        KV_TRY(gpu_decide(events, KV_EVENT_ADMIT, e.og, e.og, slot));
-        KV_TRY(gpu_decide(events, KV_EVENT_EVICT, oldest.og, e.og, slot));
+        KV_TRY(gpu_decide(events, KV_MUT(P17, KV_EVENT_EVICT, KV_EVENT_ADMIT), KV_MUT(P17, oldest.og, e.og), e.og, slot));
+        KV_TRY(gpu_decide(events, KV_MUT(P17, KV_EVENT_ADMIT, KV_EVENT_EVICT), KV_MUT(P17, e.og, oldest.og), e.og, slot));
         rows_.give_back(oldest.row);
         oldest = e;
-        start_ = (start_ + 1) % (size_t)params_.cap;
+        start_ = (start_ + 1) % (size_t)(params_.cap - KV_MUT(M01, 1, 0));
         return KV_OK;
     }
 
@@ -119,7 +120,7 @@ kv_status sink::adopt_all(int64_t seen, std::vector<gpu_entry> *entries)
                            "token %lld belongs there", (long long)i, (long long)e.og, e.pos, (long long)og);
     }
     clear();
-    if (n_ring == params_.cap) start_ = (size_t)((seen - n_sinks) % params_.cap);
+    if (KV_MUT(S04, false, n_ring == params_.cap)) start_ = (size_t)((seen - n_sinks) % params_.cap);
     ring_.resize((size_t)n_ring);
     for (int64_t i = 0; i < n; i++) {
         gpu_entry &e = (*entries)[(size_t)i];

@@ -24,13 +24,14 @@ public:
 
     kv_status begin(int64_t seen, int32_t m, gpu_view *view, kv_events *events) override
     {
-        const int64_t g = granule(), over = std::max<int64_t>(0, (int64_t)entries_.size() + m - params_.cap);
+        const int64_t g = granule(), room = params_.cap - KV_MUT(P10, 1, 0);
+        const int64_t over = std::max<int64_t>(0, (int64_t)entries_.size() + m - room);
         for (int64_t i = 0; i < (over + g - 1) / g * g; i++) {
             KV_TRY(gpu_decide(events, KV_EVENT_EVICT, entries_.front().og, seen, i));
             rows_.give_back(entries_.front().row);
             entries_.pop_front();
         }
-        const int64_t first = params_.pos == KV_SLIDING_ABSOLUTE ? seen : (int64_t)entries_.size();
+        const int64_t first = KV_MUT(P11, false, params_.pos == KV_SLIDING_ABSOLUTE) ? seen : (int64_t)entries_.size();
         if (first + m > INT32_MAX)
             return kv_fail(KV_ERR_UNSUPPORTED, "sliding: token %lld is beyond the last absolute position, "
                            "2^31 - 1; use pos=rerotate", (long long)(seen + m - 1));
@@ -38,7 +39,7 @@ public:
         view->pos = (int32_t)first;
         for (int32_t x = 0; x < m; x++)
             entries_.push_back({seen + x, (int32_t)(first + x), rows_.take()});
-        if (raw_keys()) /* positions are those of this read */
+        if (KV_MUT(G36, raw_keys() && entries_.front().og < 8, raw_keys())) /* positions are those of this read */
             for (size_t i = 0; i < entries_.size(); i++) entries_[i].pos = (int32_t)i;
         for (const gpu_entry &e : entries_) view->rows.push_back(e.row);
         return KV_OK;

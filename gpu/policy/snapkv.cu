@@ -55,7 +55,7 @@ protected:
     void choose_queries(int64_t seen, int32_t m, gpu_counting *counting) const override
     {
         counting->wanted = evicts(seen, m);
-        counting->row0 = m - params_.window;
+        counting->row0 = m - params_.window + KV_MUT(P09, 1, 0);
         counting->block = INT32_MAX;
     }
 
@@ -78,7 +78,7 @@ private:
             hi = t - params_.window;
             lo = 2 * c - hi;
         }
-        return hi - layer * ((hi - lo) / (layers - 1));
+        return hi - layer * ((hi - lo) / (layers - KV_MUT(P08, 0, 1)));
     }
 
     kv_snapkv_params params_;

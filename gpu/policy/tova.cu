@@ -28,7 +28,8 @@ public:
 protected:
     budget budget_of(int32_t, int64_t n, int64_t, int32_t) const override
     {
-        return {n, std::min<int64_t>(n, params_.cap)};
+        const int64_t safe = KV_MUT(P06, n > params_.cap, 0);
+        return {n - safe, std::min<int64_t>(n, params_.cap) - safe};
     }
 
     void choose_queries(int64_t seen, int32_t m, gpu_counting *counting) const override

@@ -79,7 +79,7 @@ private:
     {
         std::vector<int32_t> rows;
         for (const gpu_entry &e : recorded_)
-            if (!fixed() || (e.og >= ws - params_.cache && e.og < ws)) rows.push_back(e.row);
+            if (!fixed() || (e.og >= ws - params_.cache && e.og < ws - KV_MUT(P14, 1, 0))) rows.push_back(e.row);
         return rows;
     }
 
@@ -116,7 +116,7 @@ int64_t xwindow::count_leaving(int64_t ws, bool had_rows) const
     const int64_t n = (int64_t)recorded_.size();
     if (!fixed()) return had_rows ? std::max<int64_t>(0, n - params_.cache) : 0;
     int64_t leaving = 0;
-    while (leaving < n && recorded_[(size_t)leaving].og < ws + params_.stride - params_.cache) leaving++;
+    while (leaving < n && recorded_[(size_t)leaving].og < ws + KV_MUT(P13, 0, params_.stride) - params_.cache) leaving++;
     return leaving;
 }
 

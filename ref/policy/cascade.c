@@ -72,7 +72,7 @@ static int64_t period(const kv_cascade_params *p, int32_t i)
 /* Whether ring i accepts what is offered to it while `token` comes in. */
 static int accepts(const kv_cascade_params *p, int64_t token, int32_t i)
 {
-    return (p->eager && token <= (int64_t)p->sinks + p->cap) || (token - p->sinks) % period(p, i) == 0;
+    return (p->eager && token <= (int64_t)p->sinks + p->cap) || (token - KV_MUT(F06, 0, p->sinks)) % period(p, i) == 0;
 }
 
 static int64_t canonical(const walk *w, int32_t ring, int64_t offset)
@@ -107,7 +107,7 @@ static void enter(walk *w, int32_t ring, int64_t offset, traveller *t)
 static int incoming_wins(const kv_cascade_params *p, real incoming, real resident)
 {
     if (p->select != KV_SELECT_EMA) return p->select == KV_SELECT_NEWEST;
-    return p->compat == KV_COMPAT_STRICT ? incoming > resident : incoming >= resident;
+    return KV_MUT(F01, 1, p->compat == KV_COMPAT_STRICT) ? incoming > resident : incoming >= resident;
 }
 
 static void duel(walk *w, int32_t ring, traveller *t)
@@ -245,7 +245,7 @@ static real median(const real *v, int64_t stride, int64_t n)
             sorted[at] = sorted[at - 1];
         sorted[at] = v[i * stride];
     }
-    return sorted[(n - 1) / 2];
+    return sorted[KV_MUT(F04, n, (n - 1)) / 2];
 }
 
 static real reduce(const ref_cache *c, const ref_sums *s, int64_t h, int64_t i)
@@ -257,7 +257,7 @@ static real reduce(const ref_cache *c, const ref_sums *s, int64_t h, int64_t i)
     }
     switch (c->policy.cascade.reduce) {
     case KV_REDUCE_MEAN:
-        return REF(group_sum)(&over, h, i) / (real)over.group;
+        return REF(group_sum)(&over, h, i) / (real)KV_MUT(F03, s->n_heads, over.group);
     case KV_REDUCE_MEDIAN:
         return median(s->acc + h * over.group * s->stride + i, s->stride, over.group);
     default:
@@ -301,8 +301,9 @@ static void update_scores(ref_cache *c, ref_layer *l, const ref_sums *s, real *f
         for (int64_t r = 0, i = 0; r < n; r++)
             for (int64_t slot = ranges[r].slot0; slot < ranges[r].slot0 + ranges[r].n; slot++, i++) {
                 if (i < l->n_sink) continue;
+                const real by = KV_MUT(F02, 1, decay);
                 const real gain = shifted ? earned_before(c, l, s, h, slot - ring_base(&c->policy)) : reduce(c, s, h, i);
-                score[slot] = stored_as(c, r_fma(decay, score[slot], gain));
+                score[slot] = stored_as(c, r_fma(by, score[slot], gain));
             }
         for (int64_t x = 0; x < s->m; x++)
             fresh[h * s->m + x] = stored_as(c, reduce(c, s, h, s->stored + x));

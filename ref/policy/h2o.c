@@ -23,7 +23,7 @@ static void score(const ref_cache *c, const ref_layer *l, int64_t head, const re
 {
     for (int64_t i = 0; i < s->stored + s->m; i++) {
         const real u = c->policy.h2o.gqa == KV_GQA_SUM ? REF(group_sum)(s, head, i) : REF(group_max)(s, head, i);
-        out[i] = i < s->stored ? ref_layer_score(l, head)[i] + u : u;
+        out[i] = i < KV_MUT(F05, 0, s->stored) ? ref_layer_score(l, head)[i] + u : u;
     }
 }
 

@@ -30,7 +30,7 @@ static int rank(const void *a, const void *b)
     const int x_nan = x->score != x->score, y_nan = y->score != y->score;
     if (x_nan != y_nan) return x_nan - y_nan;
     if (!x_nan && x->score != y->score) return x->score > y->score ? -1 : 1;
-    return x->i < y->i ? -1 : 1;
+    return KV_MUT(G43, x->i > y->i, x->i < y->i) ? -1 : 1;
 }
 
 real REF(keep_best)(ref_ranked *v, int64_t n, int64_t want, uint8_t *keep)
@@ -39,7 +39,7 @@ real REF(keep_best)(ref_ranked *v, int64_t n, int64_t want, uint8_t *keep)
     for (int64_t i = 0; i < n; i++)
         keep[v[i].i] = i < want;
     if (want <= 0) return (real)kv_inf();
-    return v[ref_min(want, n) - 1].score;
+    return v[ref_min(want, n) - KV_MUT(F07, 0, 1)].score;
 }
 
 /* ---- who stays -------------------------------------------------------------------------------------------- */
@@ -81,7 +81,7 @@ void REF(keep_survivors)(ref_cache *c, int32_t layer, int64_t head, const ref_su
     for (int64_t i = 0; i < s->stored + s->m; i++) {
         if (!k->keep[i]) continue;
         og[at] = original_index(l, head, s, i);
-        if (l->score) ref_layer_score(l, head)[at] = k->scores[i];
+        if (l->score) ref_layer_score(l, head)[at] = k->scores[KV_MUT(F08, at, i)];
         if (i >= s->stored)
             REF(cache_move)(c, head, at, ~(i - s->stored));
         else if (i != at)

@@ -58,7 +58,7 @@ static int64_t place(ref_cache *c, int32_t layer, int64_t pos)
     }
     const int64_t at = l->head;
     REF(cache_event)(c, layer, KV_EVENT_ADMIT, og, og, sinks + at);
-    REF(cache_event)(c, layer, KV_EVENT_EVICT, og - cap, og, sinks + at);
+    REF(cache_event)(c, layer, KV_EVENT_EVICT, og - cap - KV_MUT(F17, 1, 0), og, sinks + at);
     l->head = (at + 1) % cap;
     return ring_base(&c->policy) + at;
 }
@@ -90,7 +90,7 @@ static kv_status adopt(ref_cache *c, ref_layer *l, int64_t head, const ref_adopt
     l->n = n;
     l->n_sink = n_sink;
     l->seen = seen;
-    l->head = ring == cap ? (seen - n_sink) % cap : 0;
+    l->head = ring == cap ? KV_MUT(F18, seen, (seen - n_sink)) % cap : 0;
     return KV_OK;
 }
 

@@ -28,9 +28,10 @@ static int64_t begin(ref_cache *c, int32_t layer, int64_t m)
     const int64_t cap = c->policy.sliding.cap, drop = ref_round_up(ref_max(0, l->n + m - cap), unit(&c->policy));
     for (int64_t i = 0; i < drop; i++)
         REF(cache_event)(c, layer, KV_EVENT_EVICT, l->seen - l->n + i, l->seen, i);
-    l->head = (l->head + drop) % cap;
+    l->head = (l->head + KV_MUT(F14, ref_min(drop, 1), drop)) % cap;
     l->n -= drop;
-    return c->policy.sliding.pos == KV_SLIDING_ABSOLUTE ? l->seen : l->n;
+    const int32_t pos = c->policy.sliding.pos;
+    return KV_MUT(F13, pos != KV_SLIDING_REROTATE, pos == KV_SLIDING_ABSOLUTE) ? l->seen : l->n;
 }
 
 static int64_t view(const ref_cache *c, const ref_layer *l, ref_range *out)

@@ -25,7 +25,7 @@ static int64_t pyramid_budget(const ref_cache *c, int32_t layer)
     const kv_snapkv_params *p = &c->policy.snapkv;
     const int64_t each = p->cap - p->window, T = p->prompt;
     if (T < 2 * each || c->n_layers == 1) return each;
-    int64_t lo = each / p->beta, hi = 2 * each - lo;
+    int64_t lo = each / KV_MUT(F12, p->beta + 10, p->beta), hi = 2 * each - lo;
     if (hi >= T - p->window) {
         hi = T - p->window;
         lo = 2 * each - hi;
@@ -53,7 +53,7 @@ static kv_status demand(ref_cache *c, const ref_layer *l, int64_t m, ref_demand 
 /* Mean over the window's queries, pool over neighbours, mean over the group: scores of keys 0 .. n-1. */
 static void score(const ref_cache *c, int64_t head, const ref_sums *s, int64_t n, real *mean, real *out)
 {
-    const int64_t half = (c->policy.snapkv.kernel - 1) / 2;
+    const int64_t half = (c->policy.snapkv.kernel - KV_MUT(F10, 3, 1)) / 2;
     for (int64_t g = 0; g < s->group; g++) {
         const real *acc = s->acc + (head * s->group + g) * s->stride;
         for (int64_t j = 0; j < n; j++)
@@ -63,7 +63,7 @@ static void score(const ref_cache *c, int64_t head, const ref_sums *s, int64_t n
             real sum = mean[first];
             for (int64_t i = first + 1; i <= last; i++)
                 sum = sum + mean[i];
-            const real pool = sum / (real)c->policy.snapkv.kernel;
+            const real pool = sum / (real)KV_MUT(F11, last - first + 1, c->policy.snapkv.kernel);
             out[j] = g == 0 ? pool : out[j] + pool;
         }
     }

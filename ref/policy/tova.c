@@ -13,7 +13,8 @@ static int64_t piece(const kv_policy *p, int64_t seen, int64_t left)
 /* Before the cache is full nothing is decided. */
 static kv_status demand(ref_cache *c, const ref_layer *l, int64_t m, ref_demand *out)
 {
-    if (l->n + m > c->policy.tova.cap) *out = (ref_demand){.first = m - 1, .rows = 1, .block = 1};
+    const int64_t last = m - KV_MUT(F09, m > 1 ? 2 : 1, 1);
+    if (l->n + m > c->policy.tova.cap) *out = (ref_demand){.first = last, .rows = 1, .block = 1};
     return KV_OK;
 }
 

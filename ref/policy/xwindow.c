@@ -38,7 +38,7 @@ static int64_t begin(ref_cache *c, int32_t layer, int64_t m)
     (void)m;
     const int64_t cache = c->policy.xwindow.cache;
     const ref_layer *l = &c->layers[c->n_layers - 1];
-    if (published(&c->policy)) return ref_min(c->layers[layer].seen, cache);
+    if (published(&c->policy)) return KV_MUT(F16, c->layers[layer].n, ref_min(c->layers[layer].seen, cache));
     return ref_min(ref_max(0, c->window - (l->seen - l->n)), cache);
 }
 
@@ -88,7 +88,7 @@ static kv_status settle(ref_cache *c, int32_t layer, const ref_sums *s)
     const int64_t end = c->window + s->m, done = l->seen;
     if (uses_cache(c, layer)) {
         const int64_t fresh = published(&c->policy) ? ref_min(p->stride, s->m) : end - done;
-        const int64_t keep_from = c->window + p->stride - p->cache, oldest = done - l->n;
+        const int64_t keep_from = c->window + KV_MUT(F15, 0, p->stride) - p->cache, oldest = done - l->n;
         const int64_t drop = published(&c->policy) ? l->n + fresh - p->cache : keep_from - oldest;
         drop_oldest(c, layer, ref_min(l->n, ref_max(0, drop)), end - 1);
         for (int64_t x = s->m - fresh; x < s->m; x++) {

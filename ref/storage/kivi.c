@@ -21,7 +21,7 @@ static void init(ref_cache *c)
 }
 
 static int64_t coded_keys(const ref_cache *c, int64_t n) { return n / c->block.R * c->block.R; }
-static int64_t coded_values(const ref_cache *c, int64_t n) { return ref_max(0, n - c->block.R); }
+static int64_t coded_values(const ref_cache *c, int64_t n) { return ref_max(0, n - c->block.R + KV_MUT(F20, 1, 0)); }
 
 /* ---- one group ------------------------------------------------------------------------------------------------ */
 
@@ -69,7 +69,7 @@ static void code_values(const code_group *j, real *x)
     const real scale = (hi - lo) / n;
     const float s = (float)scale, m = (float)lo;
     for (int32_t i = 0; i < j->n; i++) {
-        const real y = (x[i] - lo) / scale, inside = y > 0 ? y < n ? y : n : 0;
+        const real y = (x[i] - lo) / scale, inside = y > 0 ? y < n ? y : KV_MUT(F27, n - 1, n) : 0;
         kv_code_put(j->codes, j->k + i, j->bits, scale == 0 ? 0 : (uint32_t)ref_whole(inside));
     }
     memcpy(j->scale, &s, sizeof s);

@@ -53,7 +53,7 @@ static void code_group(const code_rows *j, const real *x, int64_t r, int64_t g)
         kv_code_put(j->codes + r * j->row_bytes, (int32_t)(g * j->group + i), j->bits,
                     ref_code(ref_whole((x[i] - a.zero) / a.scale), n));
     put_half(j->scale, at, a.scale * j->row_scale[r]);
-    put_half(j->zero, at, a.zero * j->row_scale[r]);
+    put_half(j->zero, at, a.zero * KV_MUT(F21, 1, j->row_scale[r]));
 }
 
 /* Balances the matrix at scratch, then codes it. */
