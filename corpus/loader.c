@@ -225,6 +225,16 @@ kv_status corpus_loader_next(corpus_loader *l, const uint16_t **windows)
     return KV_OK;
 }
 
+const uint16_t *corpus_loader_peek(corpus_loader *l)
+{
+    if (!l->running) return NULL;
+    pthread_mutex_lock(&l->lock);
+    const slot *s = l->built > l->given ? &l->slots[l->given % l->n_slots] : NULL;
+    pthread_mutex_unlock(&l->lock);
+    /* Read without the lock: the thread writes no slot from when it is built until it is given back. */
+    return s && s->st == KV_OK ? s->tokens : NULL;
+}
+
 int64_t corpus_loader_batch(const corpus_loader *l)
 {
     return l->batch;

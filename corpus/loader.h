@@ -50,6 +50,13 @@ void corpus_loader_close(corpus_loader *l); /* ends the thread; accepts NULL */
  * on every later call. One thread at a time. */
 kv_status corpus_loader_next(corpus_loader *l, const uint16_t **windows);
 
+/* The batch that the next call of next will give, if the thread has it ready: to be read beside the
+ * one handed out last. NULL when not: with queue 0, before the first call of next, when the thread
+ * is not so far, or when next will fail; so whether there is one depends on time. Valid as long as
+ * next keeps that batch valid, or until the loader is restored or closed. Nothing moves on, and the
+ * state to save is the same with and without. From the thread that calls next. */
+const uint16_t *corpus_loader_peek(corpus_loader *l);
+
 /* Number of batches that next has handed out, restored ones included: the index of the next batch.
  */
 int64_t corpus_loader_batch(const corpus_loader *l);

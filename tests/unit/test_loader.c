@@ -328,6 +328,78 @@ static void a_restored_loader_goes_on_as_if_nothing_had_been(void **state)
     corpus_shards_close(shards);
 }
 
+/* What the thread has ready, after at most five seconds. */
+static const uint16_t *wait_for_peek(corpus_loader *l)
+{
+    const uint16_t *w = NULL;
+    for (int i = 0; i < 10000 && !(w = corpus_loader_peek(l)); i++)
+        usleep(500);
+    if (!w) fail_msg("batch %lld does not get ready", (long long)corpus_loader_batch(l));
+    return w;
+}
+
+static void assert_same_state(const corpus_loader *a, const corpus_loader *b)
+{
+    uint8_t x[1024], y[sizeof x];
+    const size_t size = corpus_loader_state_size(a);
+    assert_true(size <= sizeof x);
+    corpus_loader_save(a, x);
+    corpus_loader_save(b, y);
+    assert_memory_equal(x, y, size);
+}
+
+static void peeking_shows_the_next_batch_and_changes_nothing(void **state)
+{
+    (void)state;
+    corpus_shards *shards = open_shards("a");
+    for (int32_t queue = 1; queue < 4; queue++) {
+        corpus_loader *l = open_loader(shards, 5, queue), *without = open_loader(shards, 5, 0);
+        assert_null(corpus_loader_peek(l)); /* no thread runs yet */
+        const uint16_t *w, *plain, *peeked = NULL;
+        uint64_t h = 0;
+        for (int i = 0; i < 40; i++) {
+            assert_ok(corpus_loader_next(l, &w));
+            assert_ok(corpus_loader_next(without, &plain));
+            if (peeked) assert_ptr_equal(w, peeked);
+            assert_memory_equal(w, plain, G * WINDOW * sizeof *w);
+            peeked = wait_for_peek(l);
+            assert_ptr_equal(corpus_loader_peek(l), peeked);
+            assert_ptr_not_equal(peeked, w);
+            assert_int_equal(corpus_loader_batch(l), i + 1);
+            assert_same_state(l, without);
+            if (i % 5 == 0) usleep(500); /* the thread goes on beside what was peeked */
+            h = kv_xxh64(peeked, G * WINDOW * sizeof *w, h);
+            assert_memory_equal(w, plain, G * WINDOW * sizeof *w);
+        }
+        corpus_loader *next = open_loader(shards, 5, 0);
+        hash_batches(next, 1, 0);
+        assert_true(hash_batches(next, 40, 0) == h);
+        corpus_loader_close(next);
+        corpus_loader_close(without);
+        corpus_loader_close(l);
+    }
+    corpus_shards_close(shards);
+}
+
+static void there_is_nothing_to_peek_at_without_a_thread(void **state)
+{
+    (void)state;
+    corpus_shards *shards = open_shards("a");
+    corpus_loader *l = open_loader(shards, 5, 0), *threaded = open_loader(shards, 5, 2);
+    uint8_t bytes[1024];
+    hash_batches(l, 3, 0);
+    assert_null(corpus_loader_peek(l));
+    hash_batches(threaded, 3, 0);
+    wait_for_peek(threaded);
+    corpus_loader_save(threaded, bytes);
+    assert_ok(corpus_loader_restore(threaded, bytes, corpus_loader_state_size(threaded)));
+    assert_null(corpus_loader_peek(threaded)); /* restoring ends the thread */
+    assert_true(hash_batches(threaded, 3, 0) == hash_batches(l, 3, 0));
+    corpus_loader_close(threaded);
+    corpus_loader_close(l);
+    corpus_shards_close(shards);
+}
+
 static void foreign_and_damaged_states_are_refused(void **state)
 {
     (void)state;
@@ -381,6 +453,7 @@ static void a_bad_token_is_reported_again_and_again(void **state)
         assert_int_equal(st, KV_ERR_FORMAT);
         for (int i = 0; i < 3; i++)
             assert_refused(corpus_loader_next(l, &w), KV_ERR_FORMAT, "train_000011.bin: token");
+        assert_null(corpus_loader_peek(l));
         corpus_loader_close(l);
     }
     corpus_shards_close(bad);
@@ -438,6 +511,8 @@ int main(void)
         in_a_folder(windows_are_blocks_of_their_shards),
         in_a_folder(batches_depend_on_seed_and_shards_alone),
         in_a_folder(a_restored_loader_goes_on_as_if_nothing_had_been),
+        in_a_folder(peeking_shows_the_next_batch_and_changes_nothing),
+        in_a_folder(there_is_nothing_to_peek_at_without_a_thread),
         in_a_folder(foreign_and_damaged_states_are_refused),
         in_a_folder(a_bad_token_is_reported_again_and_again),
         in_a_folder(impossible_arguments_are_refused),
