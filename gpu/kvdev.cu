@@ -52,6 +52,37 @@ kv_status gpu_stream_finish(cudaStream_t stream)
     return KV_OK;
 }
 
+gpu_event::~gpu_event()
+{
+    if (e) (void)cudaEventDestroy(e);
+}
+
+kv_status gpu_event::open()
+{
+    GPU_TRY(cudaEventCreateWithFlags(&e, cudaEventDisableTiming));
+    return KV_OK;
+}
+
+kv_status gpu_event::mark(cudaStream_t stream)
+{
+    GPU_TRY(cudaEventRecord(e, stream));
+    return KV_OK;
+}
+
+kv_status gpu_event::hold(cudaStream_t stream)
+{
+    GPU_TRY(cudaStreamWaitEvent(stream, e, 0));
+    return KV_OK;
+}
+
+kv_status gpu_host_alloc(void **p, size_t bytes)
+{
+    const cudaError_t e = cudaMallocHost(p, bytes);
+    if (e == cudaErrorMemoryAllocation)
+        return kv_fail(KV_ERR_NOMEM, "no room for %zu bytes of page-locked memory", bytes);
+    return gpu_status(e, "cudaMallocHost", __FILE__, __LINE__);
+}
+
 kv_status gpu_device_alloc(void **p, size_t bytes)
 {
     const cudaError_t e = cudaMalloc(p, bytes);

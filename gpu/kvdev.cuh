@@ -76,7 +76,31 @@ void gpu_stream_close(cudaStream_t stream); /* accepts NULL */
 /* Waits for all work of the stream; reports what went wrong in it. */
 kv_status gpu_stream_finish(cudaStream_t stream);
 
+/* A stream, closed with its owner. */
+struct gpu_stream {
+    cudaStream_t s = nullptr;
+
+    gpu_stream() = default;
+    gpu_stream(const gpu_stream &) = delete;
+    gpu_stream &operator=(const gpu_stream &) = delete;
+    ~gpu_stream() { gpu_stream_close(s); }
+};
+
+/* A place in the work of a stream that other streams can wait for; the host waits for neither. */
+struct gpu_event {
+    cudaEvent_t e = nullptr;
+
+    gpu_event() = default;
+    gpu_event(const gpu_event &) = delete;
+    gpu_event &operator=(const gpu_event &) = delete;
+    ~gpu_event();
+    kv_status open();
+    kv_status mark(cudaStream_t stream); /* behind all that was issued on the stream so far */
+    kv_status hold(cudaStream_t stream); /* what is issued on the stream from now on begins behind the mark */
+};
+
 kv_status gpu_device_alloc(void **p, size_t bytes);
+kv_status gpu_host_alloc(void **p, size_t bytes); /* page-locked, for cudaFreeHost */
 kv_status gpu_copy_up(void *dst, const void *src, size_t bytes, cudaStream_t stream);
 kv_status gpu_copy_down(void *dst, const void *src, size_t bytes, cudaStream_t stream);
 kv_status gpu_copy_across(void *dst, const void *src, size_t bytes, cudaStream_t stream);
@@ -127,6 +151,25 @@ template <class T> struct gpu_buffer {
         }
         std::swap(p, larger.p);
         std::swap(n, larger.n);
+        return KV_OK;
+    }
+};
+
+/* Page-locked memory of the host for n elements: copies up from it do not hold the host up, and read it until their stream
+ * is finished, which has to be before the memory is written again or freed. Freed with the object. */
+template <class T> struct gpu_pinned {
+    T *p = nullptr;
+    size_t n = 0;
+
+    gpu_pinned() = default;
+    gpu_pinned(const gpu_pinned &) = delete;
+    gpu_pinned &operator=(const gpu_pinned &) = delete;
+    ~gpu_pinned() { (void)cudaFreeHost(p); }
+
+    kv_status open(size_t count) /* once */
+    {
+        KV_TRY(gpu_host_alloc((void **)&p, count * sizeof(T)));
+        n = count;
         return KV_OK;
     }
 };

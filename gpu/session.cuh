@@ -25,16 +25,6 @@
 #include <string>
 #include <vector>
 
-/* Closes with its owner. */
-struct gpu_stream {
-    cudaStream_t s = nullptr;
-
-    gpu_stream() = default;
-    gpu_stream(const gpu_stream &) = delete;
-    gpu_stream &operator=(const gpu_stream &) = delete;
-    ~gpu_stream() { gpu_stream_close(s); }
-};
-
 /* K and V of one layer: bytes of numbers in the storage's format. */
 struct gpu_store {
     gpu_buffer<unsigned char> k, v;

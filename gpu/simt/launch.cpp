@@ -94,6 +94,8 @@ cudaError_t launch_body(const Kernel &kernel, dim3 grid, dim3 block, size_t dyna
                     kernel.name);
     const cudaError_t refused = check_limits(kernel, grid, block, dynamic_bytes);
     if (refused != cudaSuccess) return refused;
+    const cudaError_t copied = stream->finish_copies();
+    if (copied != cudaSuccess) return copied;
 
     Launch l;
     l.kernel = kernel;

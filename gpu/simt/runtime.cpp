@@ -22,6 +22,7 @@ const unsigned char RED_BYTE = 0xA5;
 struct Registry {
     std::mutex lock;
     std::map<uintptr_t, size_t> buffers; /* first byte of the user's part -> its size */
+    std::map<uintptr_t, size_t> locked;  /* page-locked memory of the host, likewise */
     std::map<const void *, size_t> shared_limits;
 };
 
@@ -60,11 +61,11 @@ cudaError_t check_buffer(uintptr_t key, size_t bytes)
                 before ? "behind" : "before", bytes);
 }
 
-bool is_device(Registry &r, const void *p, size_t bytes)
+bool inside(const std::map<uintptr_t, size_t> &memory, const void *p, size_t bytes)
 {
     const uintptr_t a = reinterpret_cast<uintptr_t>(p);
-    auto it = r.buffers.upper_bound(a);
-    if (it == r.buffers.begin()) return false;
+    auto it = memory.upper_bound(a);
+    if (it == memory.begin()) return false;
     --it;
     return a - it->first <= it->second && bytes <= it->second - (a - it->first);
 }
@@ -73,11 +74,40 @@ cudaError_t check_range(const char *call, const char *what, const void *p, size_
 {
     Registry &r = registry();
     std::lock_guard<std::mutex> hold(r.lock);
-    if (bytes == 0 || is_device(r, p, bytes)) return cudaSuccess;
+    if (bytes == 0 || inside(r.buffers, p, bytes)) return cudaSuccess;
     return fail(cudaErrorInvalidValue, "%s: %zu bytes at the %s are not inside one device buffer",
                 call, bytes, what);
 }
+
+bool is_locked(const void *p, size_t bytes)
+{
+    Registry &r = registry();
+    std::lock_guard<std::mutex> hold(r.lock);
+    return inside(r.locked, p, bytes);
+}
+
+cudaError_t make_copy(const LateCopies::Copy &c)
+{
+    const cudaError_t e = check_range("late cudaMemcpyAsync", "destination", c.dst, c.bytes);
+    if (e != cudaSuccess) return e;
+    if (!is_locked(c.src, c.bytes))
+        return fail(cudaErrorInvalidValue, "late cudaMemcpyAsync: its %zu bytes of the host are freed", c.bytes);
+    memcpy(c.dst, c.src, c.bytes);
+    return cudaSuccess;
+}
 } // namespace
+
+cudaError_t make_copies(LateCopies &late, uint64_t upto)
+{
+    cudaError_t result = cudaSuccess;
+    while (late.issued - late.waiting.size() < upto) {
+        const LateCopies::Copy c = late.waiting.front();
+        late.waiting.pop_front();
+        const cudaError_t e = make_copy(c);
+        if (e != cudaSuccess) result = e;
+    }
+    return result;
+}
 
 cudaError_t fail(cudaError_t code, const char *fmt, ...)
 {
@@ -145,14 +175,63 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream)
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
     if (!stream) return fail(cudaErrorInvalidResourceHandle, "cudaStreamSynchronize: no stream");
+    cudaError_t result = stream->finish_copies();
     simt::Registry &r = simt::registry();
     std::lock_guard<std::mutex> hold(r.lock);
-    cudaError_t result = cudaSuccess;
     for (const auto &b : r.buffers) {
         const cudaError_t e = simt::check_buffer(b.first, b.second);
         if (e != cudaSuccess) result = e;
     }
     return result;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
+{
+    *event = new (std::nothrow) simt::Event();
+    return *event ? cudaSuccess : fail(cudaErrorMemoryAllocation, "event: out of memory");
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event)
+{
+    if (!event) return fail(cudaErrorInvalidResourceHandle, "cudaEventDestroy: no event");
+    delete event;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
+{
+    if (!event || !stream) return fail(cudaErrorInvalidResourceHandle, "cudaEventRecord: no event or stream");
+    event->copies = stream->copies;
+    event->upto = stream->copies->issued;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned)
+{
+    if (!event || !stream) return fail(cudaErrorInvalidResourceHandle, "cudaStreamWaitEvent: no event or stream");
+    return event->copies ? simt::make_copies(*event->copies, event->upto) : cudaSuccess;
+}
+
+cudaError_t cudaMallocHost(void **p, size_t bytes)
+{
+    *p = malloc(bytes ? bytes : 1);
+    if (!*p) return fail(cudaErrorMemoryAllocation, "cudaMallocHost: %zu bytes", bytes);
+    memset(*p, 0xff, bytes);
+    simt::Registry &r = simt::registry();
+    std::lock_guard<std::mutex> hold(r.lock);
+    r.locked[reinterpret_cast<uintptr_t>(*p)] = bytes;
+    return cudaSuccess;
+}
+
+cudaError_t cudaFreeHost(void *p)
+{
+    if (!p) return cudaSuccess;
+    simt::Registry &r = simt::registry();
+    std::lock_guard<std::mutex> hold(r.lock);
+    if (r.locked.erase(reinterpret_cast<uintptr_t>(p)) == 0)
+        return fail(cudaErrorInvalidValue, "cudaFreeHost: not the start of page-locked memory");
+    free(p);
+    return cudaSuccess;
 }
 
 cudaError_t cudaMalloc(void **p, size_t bytes)
@@ -197,14 +276,22 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpy
         e = simt::check_range("cudaMemcpyAsync", "destination", dst, bytes);
     if (e == cudaSuccess && kind != cudaMemcpyHostToDevice)
         e = simt::check_range("cudaMemcpyAsync", "source", src, bytes);
-    if (e == cudaSuccess && bytes != 0) memcpy(dst, src, bytes);
+    if (e != cudaSuccess || bytes == 0) return e;
+    if (kind == cudaMemcpyHostToDevice && simt::is_locked(src, bytes)) {
+        stream->copies->waiting.push_back({dst, src, bytes});
+        stream->copies->issued++;
+        return cudaSuccess;
+    }
+    e = stream->finish_copies();
+    if (e == cudaSuccess) memcpy(dst, src, bytes);
     return e;
 }
 
 cudaError_t cudaMemsetAsync(void *dst, int byte, size_t bytes, cudaStream_t stream)
 {
     if (!stream) return fail(cudaErrorInvalidResourceHandle, "cudaMemsetAsync: no stream");
-    const cudaError_t e = simt::check_range("cudaMemsetAsync", "destination", dst, bytes);
+    cudaError_t e = simt::check_range("cudaMemsetAsync", "destination", dst, bytes);
+    if (e == cudaSuccess) e = stream->finish_copies();
     if (e == cudaSuccess && bytes != 0) memset(dst, byte, bytes);
     return e;
 }

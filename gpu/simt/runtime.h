@@ -2,8 +2,11 @@
  *
  * "Device" memory is ordinary memory that starts as NaN and stands between red zones. Every copy is
  * checked against the buffers it touches; every synchronisation checks all red zones. Work is done when
- * it is issued, so streams keep no queue: a stream carries the schedule seed and the worker threads of
- * the launches on it. The legacy default stream is refused, as kernels here must name their stream.
+ * it is issued: a stream carries the schedule seed and the worker threads of the launches on it. Only
+ * copies up from page-locked memory wait in their stream, as long as a GPU may leave them: until other
+ * work is issued on it, it is synchronised, or a stream waits for an event behind them. Whoever uses what
+ * such a copy brings without waiting finds the old values. The legacy default stream is refused, as
+ * kernels here must name their stream.
  *
  * cudaGetErrorString gives the full text of this thread's last failure, so that host code written for
  * CUDA reports kernel, block and thread without knowing of this layer. */
@@ -25,11 +28,12 @@ enum cudaError_t { /* numbers as in CUDA */
 
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
-enum { cudaStreamNonBlocking = 1 };
+enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };
 
 namespace simt
 {
 struct Stream;
+struct Event;
 
 enum {
     MAX_BLOCK_THREADS = 1024,
@@ -54,10 +58,19 @@ cudaError_t set_dynamic_shared_limit(const void *kernel, size_t bytes);
 } // namespace simt
 
 typedef simt::Stream *cudaStream_t;
+typedef simt::Event *cudaEvent_t;
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
+
+cudaError_t cudaMallocHost(void **p, size_t bytes);
+cudaError_t cudaFreeHost(void *p); /* accepts NULL */
 
 cudaError_t cudaMalloc(void **p, size_t bytes);
 cudaError_t cudaFree(void *p); /* accepts NULL; reports a damaged red zone */

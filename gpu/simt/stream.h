@@ -7,6 +7,7 @@
 #include "gpu/simt/simt.h"
 
 #include <atomic>
+#include <deque>
 #include <memory>
 #include <vector>
 
@@ -96,6 +97,25 @@ struct Worker : Block {
     void fail_block(const char *what);
 };
 
+/* Copies of a stream that were issued and have not been made. */
+struct LateCopies {
+    struct Copy {
+        void *dst;
+        const void *src;
+        size_t bytes;
+    };
+    std::deque<Copy> waiting;
+    uint64_t issued = 0; /* waiting ones included */
+};
+
+/* Makes the first `upto` copies that were issued, as far as they wait. */
+cudaError_t make_copies(LateCopies &late, uint64_t upto);
+
+struct Event {
+    std::shared_ptr<LateCopies> copies; /* of the stream that it was recorded on; NULL: none yet */
+    uint64_t upto = 0;
+};
+
 struct Stream {
     ~Stream() { kv_pool_destroy(pool); }
 
@@ -103,6 +123,9 @@ struct Stream {
     kv_pool *pool = nullptr; /* NULL: the caller's thread alone */
     std::vector<std::unique_ptr<Worker>> workers;
     std::vector<uint32_t> block_order;
+    std::shared_ptr<LateCopies> copies = std::make_shared<LateCopies>();
+
+    cudaError_t finish_copies() { return make_copies(*copies, copies->issued); }
 };
 } // namespace simt
 

@@ -385,6 +385,60 @@ void test_copies_outside_device_buffers_are_refused(void **)
     assert_ok(gpu_copy_up(a.p(), host, 40, on.s));
 }
 
+/* Copies up from page-locked memory come late: with the next work on their stream, when the host waits for it, or when
+ * another stream waits for an event behind them; and what was issued behind the event is none of its business. */
+void test_copies_from_page_locked_memory_wait(void **)
+{
+    const stream on, other;
+    gpu_event event;
+    gpu_pinned<int32_t> host;
+    const ints a(2);
+    const auto assert_there = [&](int32_t first, int32_t second) {
+        assert_int_equal(a.p()[0], first);
+        assert_int_equal(a.p()[1], second);
+    };
+    const auto copy = [&](int32_t i, int32_t value) {
+        host.p[i] = value;
+        assert_ok(gpu_copy_up(a.p() + i, host.p + i, 4, on.s));
+    };
+    assert_ok(event.open());
+    assert_ok(host.open(2));
+    assert_ok(event.hold(other.s)); /* never marked: nothing to wait for */
+    copy(0, 1);
+    assert_ok(event.mark(on.s));
+    copy(1, 2);
+    other.finish();
+    assert_there(-1, -1); /* as allocated */
+    assert_ok(event.hold(other.s));
+    assert_there(1, -1);
+    on.finish();
+    assert_there(1, 2);
+    copy(0, 3);
+    assert_ok(GPU_LAUNCH(k_nothing, dim3(1), dim3(1), 0, other.s));
+    assert_there(1, 2);
+    assert_ok(GPU_LAUNCH(k_nothing, dim3(1), dim3(1), 0, on.s));
+    assert_there(3, 2);
+    copy(0, 4);
+    host.p[0] = 5; /* too early */
+    const int32_t ordinary = 6;
+    assert_ok(gpu_copy_up(a.p() + 1, &ordinary, 4, on.s));
+    assert_there(5, 6);
+}
+
+void test_a_late_copy_from_freed_memory_is_reported(void **)
+{
+    const stream on;
+    const ints a(2);
+    {
+        gpu_pinned<int32_t> host;
+        assert_ok(host.open(2));
+        assert_reported(gpu_copy_up(a.p(), host.p, 12, on.s), {"destination"});
+        assert_ok(gpu_copy_up(a.p(), host.p, 8, on.s));
+    }
+    assert_reported(gpu_stream_finish(on.s), {"8 bytes", "freed"});
+    on.finish();
+}
+
 /* A failed launch leaves nothing behind: the next ones on the same stream are whole. */
 void test_the_stream_is_usable_after_a_failure(void **)
 {
@@ -442,6 +496,8 @@ int main()
         cmocka_unit_test(test_writes_beyond_shared_memory_are_reported),
         cmocka_unit_test(test_writes_beyond_a_device_buffer_are_reported),
         cmocka_unit_test(test_copies_outside_device_buffers_are_refused),
+        cmocka_unit_test(test_copies_from_page_locked_memory_wait),
+        cmocka_unit_test(test_a_late_copy_from_freed_memory_is_reported),
         cmocka_unit_test(test_the_stream_is_usable_after_a_failure),
         cmocka_unit_test(test_a_kernel_that_launches_a_kernel_is_reported),
         cmocka_unit_test(test_no_device_buffer_is_lost),
