@@ -11,7 +11,7 @@
 #include "common/model.h"
 #include "common/train.h"
 
-#define KV_TRAINER_ABI   1u
+#define KV_TRAINER_ABI   2u
 #define KV_TRAINER_ENTRY "kv_trainer_entry"
 
 typedef struct kv_trainer kv_trainer;
@@ -54,6 +54,12 @@ typedef struct kv_trainer_api {
 
     /* Forward, backward, update. ERR_NONFINITE names step and token or tensor; the weights are those before the step. */
     kv_status (*step)(kv_trainer *t, kv_train_step *s);
+
+    /* Announces a batch of n windows: that of the coming step or of the one behind it. NULL: the side does not care. The side
+     * may begin to bring it where it is needed and go on with that beside the steps; it has read windows when it returns. A
+     * hint, no promise: every other call leaves the same bits and fails in the same way whether this one was made or not and
+     * whichever batches come. Windows that step would refuse are left to step; what can fail here is memory or the device. */
+    kv_status (*prefetch)(kv_trainer *t, const uint16_t *windows, int64_t n);
 
     /* The first half of a step: loss and gradients, before the clip, [kv_golf_parameters] in fp32. Nothing changes. */
     kv_status (*gradients)(kv_trainer *t, kv_train_step *s, float *dst);

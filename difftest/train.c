@@ -156,12 +156,19 @@ static kv_status failed(const run *r, kv_status st)
     return kv_fail(st, "%s; training stops, there is no checkpoint yet", text);
 }
 
+kv_status dt_train_prefetch(const kv_trainer_api *api, kv_trainer *t, corpus_loader *l, int64_t n)
+{
+    const uint16_t *coming = api->prefetch ? corpus_loader_peek(l) : NULL;
+    return coming ? dt_trainer_said(api, api->prefetch(t, coming, n)) : KV_OK;
+}
+
 static kv_status one_step(run *r, kv_train_step *s)
 {
     const double t0 = kv_now();
     s->multiplier = -1;
     s->n = r->o->config.batch_tokens / r->o->config.seq;
     KV_TRY(corpus_loader_next(r->loader, &s->windows));
+    KV_TRY(dt_train_prefetch(r->api, r->trainer, r->loader, s->n));
     const kv_status st = dt_trainer_said(r->api, r->api->step(r->trainer, s));
     r->seconds += kv_now() - t0;
     return st == KV_OK ? KV_OK : failed(r, st);

@@ -34,6 +34,10 @@ typedef struct dt_validation {
     double bits; /* per byte of text; negative without a tokenizer */
 } dt_validation;
 
+/* Tells the trainer which batch of n windows comes behind the one in hand, when the side wants to know and the loader has it
+ * ready: to be called between the loader's next and the step. */
+kv_status dt_train_prefetch(const kv_trainer_api *api, kv_trainer *t, corpus_loader *l, int64_t n);
+
 /* Runs to the last step (or stop_at), writes the model. ERR_INTERRUPTED after a signal, with a checkpoint written. */
 kv_status dt_train_run(const dt_train_options *o);
 

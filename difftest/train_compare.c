@@ -156,6 +156,8 @@ static kv_status one_step(comparison *c, int *same)
     KV_TRY(corpus_loader_next(c->loader, &windows));
     for (int s = 0; s < SIDES; s++)
         c->p[s].made = (kv_train_step){.windows = windows, .n = c->o->config.batch_tokens / c->o->config.seq, .multiplier = -1};
+    for (int s = 0; s < SIDES; s++)
+        KV_TRY(dt_train_prefetch(c->p[s].side.api, c->p[s].trainer, c->loader, c->p[s].made.n));
     KV_TRY(both(c, 0));
     check_gradients(c, same);
     if (!*same) return KV_OK;

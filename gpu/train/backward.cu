@@ -55,7 +55,7 @@ kv_status gpu_graph::head_back(const float *w, float *g)
     const int32_t vocab = cfg_.vocab_size;
     const kv_role role = cfg_.tied_head ? KV_ROLE_TOKEN_EMBD : KV_ROLE_OUTPUT;
     const float share = kv_d2f(kv_ddiv(1.0, (double)tokens_));
-    KV_TRY(gpu_logits_back({z_.p, logits_.p, stats_.p, targets_.p, tokens_, vocab, cfg_.logit_softcap, share}, stream_));
+    KV_TRY(gpu_logits_back({z_.p, logits_.p, stats_.p, batch_->targets(), tokens_, vocab, cfg_.logit_softcap, share}, stream_));
     KV_TRY(products_.weights(z_.p, last_normed_.p, tokens_, vocab, d(), params_.in(g, role)));
     KV_TRY(products_.inputs(z_.p, tokens_, params_.in(w, role), vocab, d(), row_g_.p));
     return norm_back(stream_in(cfg_.n_layers), row_g_.p, nullptr, 1.0f, g_.p);
@@ -249,7 +249,7 @@ kv_status gpu_graph::bigram_back(const float *w, float *g)
     KV_TRY(gpu_scaled(row_g_.p, params_.in(w, KV_ROLE_BIGRAM_SCALE), values(d()), 1, branch_g_.p, stream_));
     KV_TRY(products_.weights(branch_g_.p, bigram_.p, tokens_, d(), dim, params_.in(g, KV_ROLE_BIGRAM_PROJ)));
     KV_TRY(products_.inputs(branch_g_.p, tokens_, params_.in(w, KV_ROLE_BIGRAM_PROJ), d(), dim, wide_g_.p));
-    return gpu_table_back(wide_g_.p, bigram_uses_.start.p, bigram_uses_.list.p, cfg_.bigram_rows, dim, false,
+    return gpu_table_back(wide_g_.p, batch_->bigram_uses().start, batch_->bigram_uses().list, cfg_.bigram_rows, dim, false,
                           params_.in(g, KV_ROLE_BIGRAM_EMBED), stream_);
 }
 
@@ -268,7 +268,7 @@ kv_status gpu_graph::embed_back(const float *w, float *g)
     }
     KV_TRY(norm_back(sum_.p, dn, nullptr, 1.0f, row_g_.p));
     if (cfg_.bigram_rows) KV_TRY(bigram_back(w, g));
-    return gpu_table_back(row_g_.p, token_uses_.start.p, token_uses_.list.p, cfg_.vocab_size, d(), cfg_.tied_head,
+    return gpu_table_back(row_g_.p, batch_->token_uses().start, batch_->token_uses().list, cfg_.vocab_size, d(), cfg_.tied_head,
                           params_.in(g, KV_ROLE_TOKEN_EMBD), stream_);
 }
 

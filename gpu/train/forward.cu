@@ -71,7 +71,7 @@ kv_status gpu_graph::open()
     for (int32_t l = 0; l < cfg_.n_layers; l++) KV_TRY(open_layer(l));
     for (int32_t l = 1; l <= cfg_.n_layers; l++) KV_TRY(at(l).in.reserve(wide));
     for (gpu_buffer<float> *b : {&sum_, &n_, &x0_, &normed_, &last_normed_}) KV_TRY(b->reserve(wide));
-    for (gpu_buffer<int32_t> *b : {&ids_, &targets_, &hashes_}) KV_TRY(b->reserve(T));
+    KV_TRY(batches_.open());
     if (cfg_.bigram_rows) KV_TRY(bigram_.reserve(T * (size_t)cfg_.bigram_dim));
     if (cfg_.bigram_rows) KV_TRY(bigram_branch_.reserve(wide));
     KV_TRY(z_.reserve(logits));
@@ -99,54 +99,21 @@ gpu_carry_rows gpu_graph::no_carry() const
 
 /* ---- the batch ---- */
 
-kv_status gpu_graph::list_uses(const std::vector<int32_t> &rows, int32_t n_rows, uses *out)
-{
-    std::vector<int32_t> start((size_t)n_rows + 1), list(rows.size());
-    for (const int32_t r : rows) start[(size_t)r + 1]++;
-    for (int32_t r = 0; r < n_rows; r++) start[(size_t)r + 1] += start[(size_t)r];
-    std::vector<int32_t> next(start.begin(), start.end() - 1);
-    for (size_t t = 0; t < rows.size(); t++) list[(size_t)next[(size_t)rows[t]]++] = (int32_t)t;
-    KV_TRY(out->start.reserve(start.size()));
-    KV_TRY(out->list.reserve((size_t)room_));
-    KV_TRY(gpu_copy_up(out->start.p, start.data(), start.size() * sizeof(int32_t), stream_));
-    KV_TRY(gpu_copy_up(out->list.p, list.data(), list.size() * sizeof(int32_t), stream_));
-    return gpu_stream_finish(stream_);
-}
-
-/* The lists are made here: who uses a row of a table follows from the tokens alone. */
 kv_status gpu_graph::take(const uint16_t *windows, int64_t n)
 {
-    if (n < 1 || n * seq_ > room_)
-        return kv_fail(KV_ERR_USAGE, "training: %lld windows; a batch has 1 to %d", (long long)n, room_ / seq_);
-    std::vector<int32_t> ids, targets, hashes;
-    for (int64_t w = 0; w < n; w++)
-        for (int32_t i = 0; i <= seq_; i++) {
-            const int32_t token = windows[w * (seq_ + 1) + i], before = i > 0 ? windows[w * (seq_ + 1) + i - 1] : 0;
-            if (token >= cfg_.vocab_size)
-                return kv_fail(KV_ERR_FORMAT, "training: token %d in the data; the model has %d", token, cfg_.vocab_size);
-            if (i > 0) targets.push_back(token);
-            if (i == seq_) continue;
-            ids.push_back(token);
-            if (!cfg_.bigram_rows) continue;
-            const int32_t mixed = cfg_.bigram_mul_cur * token ^ cfg_.bigram_mul_prev * before;
-            hashes.push_back(i == 0 ? cfg_.bigram_rows - 1 : mixed % (cfg_.bigram_rows - 1));
-        }
-    tokens_ = (int32_t)ids.size();
-    KV_TRY(gpu_copy_up(ids_.p, ids.data(), ids.size() * sizeof(int32_t), stream_));
-    KV_TRY(gpu_copy_up(targets_.p, targets.data(), targets.size() * sizeof(int32_t), stream_));
-    KV_TRY(gpu_copy_up(hashes_.p, hashes.data(), hashes.size() * sizeof(int32_t), stream_));
-    if (cfg_.bigram_rows) KV_TRY(list_uses(hashes, cfg_.bigram_rows, &bigram_uses_));
-    return list_uses(ids, cfg_.vocab_size, &token_uses_);
+    KV_TRY(batches_.take(windows, n, &batch_));
+    tokens_ = batch_->tokens();
+    return KV_OK;
 }
 
 /* ---- forward ---- */
 
 kv_status gpu_graph::embed(const float *w)
 {
-    KV_TRY(gpu_embed(ids_.p, tokens_, d(), params_.in(w, KV_ROLE_TOKEN_EMBD), d(), 1, sum_.p, stream_));
+    KV_TRY(gpu_embed(batch_->ids(), tokens_, d(), params_.in(w, KV_ROLE_TOKEN_EMBD), d(), 1, sum_.p, stream_));
     if (cfg_.bigram_rows) {
         const int32_t dim = cfg_.bigram_dim;
-        KV_TRY(gpu_embed(hashes_.p, tokens_, dim, params_.in(w, KV_ROLE_BIGRAM_EMBED), dim, 1, bigram_.p, stream_));
+        KV_TRY(gpu_embed(batch_->hashes(), tokens_, dim, params_.in(w, KV_ROLE_BIGRAM_EMBED), dim, 1, bigram_.p, stream_));
         KV_TRY(products_.outputs(bigram_.p, tokens_, {{params_.in(w, KV_ROLE_BIGRAM_PROJ), d()}}, dim, bigram_branch_.p));
         KV_TRY(gpu_add_scaled(sum_.p, params_.in(w, KV_ROLE_BIGRAM_SCALE), bigram_branch_.p, values(d()), 1, sum_.p, stream_));
     }
@@ -279,7 +246,7 @@ kv_status gpu_graph::head(const float *w)
     KV_TRY(products_.outputs(last_normed_.p, tokens_, {{matrix, vocab}}, d(), z_.p));
     KV_TRY(gpu_copy_across(logits_.p, z_.p, (size_t)values(vocab) * sizeof(float), stream_));
     if (cfg_.logit_softcap != 0.0f) KV_TRY(gpu_softcap(logits_.p, values(vocab), cfg_.logit_softcap, stream_));
-    return gpu_nll(logits_.p, targets_.p, tokens_, vocab, nll_.p, stats_.p, stream_);
+    return gpu_nll(logits_.p, batch_->targets(), tokens_, vocab, nll_.p, stats_.p, stream_);
 }
 
 kv_status gpu_graph::forward(const float *w)

@@ -5,7 +5,7 @@
 #ifndef GPU_TRAIN_GRAPH_CUH
 #define GPU_TRAIN_GRAPH_CUH
 
-#include "common/train.h"
+#include "gpu/train/batch.cuh"
 #include "gpu/train/ops.cuh"
 #include "gpu/train/params.cuh"
 #include "gpu/train/products.cuh"
@@ -28,7 +28,7 @@ class gpu_graph
 public:
     gpu_graph(const kv_train_config &config, const gpu_params &params, cudaStream_t stream)
         : cfg_(config.model), params_(params), stream_(stream), products_(stream), seq_((int32_t)config.seq),
-          room_((int32_t)config.batch_tokens)
+          room_((int32_t)config.batch_tokens), batches_(config, stream)
     {
     }
 
@@ -36,6 +36,9 @@ public:
 
     /* Windows of seq + 1 tokens become the batch. ERR_USAGE, ERR_FORMAT. */
     kv_status take(const uint16_t *windows, int64_t n);
+
+    /* Begins to copy windows that take may bring. */
+    kv_status prefetch(const uint16_t *windows, int64_t n) { return batches_.prefetch(windows, n); }
 
     /* The loss of every token of the batch, [T]. ERR_NONFINITE names the token. */
     kv_status forward(const float *w);
@@ -45,15 +48,9 @@ public:
     kv_status backward(const float *w, float *g);
 
 private:
-    /* The rows of a table that the batch uses: tokens of row r are list[start[r]] .. list[start[r + 1] - 1]. */
-    struct uses {
-        gpu_buffer<int32_t> start, list;
-    };
-
     kv_status open_layer(int32_t l);
     kv_status open_back();
     kv_status open_tables();
-    kv_status list_uses(const std::vector<int32_t> &rows, int32_t n_rows, uses *out);
 
     kv_status embed(const float *w);
     kv_status forward_layer(const float *w, int32_t l);
@@ -117,10 +114,11 @@ private:
     gpu_products products_;
     const int32_t seq_, room_; /* tokens of a sequence; most tokens of a batch */
     int32_t tokens_ = 0;       /* of the batch */
+    gpu_batches batches_;
+    const gpu_batch *batch_ = nullptr; /* the one that take gave */
 
     std::vector<gpu_tape> tape_; /* one more than layers: the last has only `in` */
-    gpu_buffer<int32_t> ids_, targets_, hashes_, identity_;
-    uses token_uses_, bigram_uses_;
+    gpu_buffer<int32_t> identity_;
     gpu_buffer<float> cos_, sin_, inv_freq_, nothing_; /* tables of a sequence's positions; an empty carry */
     gpu_buffer<float> bigram_, bigram_branch_, sum_, n_, x0_; /* before layer 0: e is sum_ */
     gpu_buffer<float> normed_, last_normed_, z_, logits_, stats_, nll_, attention_;

@@ -144,6 +144,11 @@ kv_status door_step(kv_trainer *t, kv_train_step *s)
     });
 }
 
+kv_status door_prefetch(kv_trainer *t, const uint16_t *windows, int64_t n)
+{
+    return guarded([&] { return t->graph->prefetch(windows, n); });
+}
+
 kv_status door_gradients(kv_trainer *t, kv_train_step *s, float *dst)
 {
     return guarded([&] {
@@ -243,6 +248,7 @@ const kv_trainer_api trainer = {
     kv_message,
     door_steps,
     door_step,
+    door_prefetch,
     door_gradients,
     door_losses,
     door_ttt_multiplier,
