@@ -49,7 +49,8 @@ endif
 # ---- sources ----------------------------------------------------------------------------------
 COMMON_SRC   := $(wildcard common/*.c)
 CORPUS_SRC   := $(wildcard corpus/*.c)
-DIFFTEST_SRC := $(filter-out difftest/vec_metrics.c,$(wildcard difftest/*.c))
+DIFFTEST_SRC := $(filter-out difftest/vec_metrics.c,$(wildcard difftest/*.c) $(wildcard difftest/ops/*.c))
+WORKER_SRC   := $(wildcard difftest/worker/*.c) difftest/ops/schema.c
 REF_SRC      := $(filter-out ref/kernels.c,$(wildcard ref/*.c) $(wildcard ref/policy/*.c) $(wildcard ref/storage/*.c) $(wildcard ref/train/*.c))
 BLAS_SRC     := $(wildcard gpu/blas/*.c)
 GPU_SRC      := $(wildcard gpu/*.cu) $(wildcard gpu/policy/*.cu) $(wildcard gpu/train/*.cu)
@@ -295,6 +296,11 @@ $(BUILD)/kvdiff: $(O)/difftest/main.o $(ALL_LIBS)
 	$(call say,LINK,$@)
 	$(Q)$(CC) -o $@ $< -Wl,--start-group $(ALL_LIBS) -Wl,--end-group $(LDFLAGS_ALL) $(LIBS)
 
+# The process that candidates run in: it holds neither the reference nor the tester.
+$(BUILD)/kvdiff-worker: $(WORKER_SRC:%.c=$(O)/%.o) $(LIBCOMMON)
+	$(call say,LINK,$@)
+	$(Q)$(CC) -o $@ $^ $(LDFLAGS_ALL) $(LIBS)
+
 # Sides of tests, most of which must be refused: tests/sides/NAME.c becomes tests/sides/NAME.so.
 TEST_SIDES := $(patsubst tests/sides/%.c,$(BUILD)/tests/sides/%.so,$(wildcard tests/sides/*.c))
 $(BUILD)/tests/sides/%.so: $(O)/tests/sides/%.o
@@ -358,7 +364,7 @@ KVDIFF_SHARED ?= $(patsubst %/golden,%,$(wildcard ../shared/golden))
 export CC CXX CFLAGS_ALL CXXFLAGS_ALL KVDIFF_SHARED
 
 .PHONY: all test test-build test-unit test-list test-asan-build test-tsan-build
-all: $(BUILD)/kvdiff $(SIDES) ## the program and the sides that it loads
+all: $(BUILD)/kvdiff $(BUILD)/kvdiff-worker $(SIDES) ## the program and the sides that it loads
 
 test-build: $(if $(T),,all) $(filter $(BUILD)/%,$(TESTS)) $(TEST_EXTRA) \
             $(if $(filter %/bad_input.sh,$(TESTS)),$(BUILD)/tests/fuzz/fuzz_gguf)

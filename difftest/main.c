@@ -13,6 +13,7 @@
 /* X(name, one line) */
 #define COMMANDS(X)                                                                            \
     X(run, "stream documents through the reference and devices; store and judge what differs") \
+    X(ops, "put single operations of somebody's kernels through every check")                     \
     X(query, "ask the results database")                                                       \
     X(coverage, "which states of the caches the passed cases of a database went through")      \
     X(info, "this machine, this build, and which sides can run here")                          \
