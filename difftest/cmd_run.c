@@ -1,6 +1,7 @@
 /* cmd_run.c - `kvdiff run`: streams documents through the reference and devices, stores what it sees, prints
  * the summary. docs/cli.md describes the options. */
 #include "difftest/cli.h"
+#include "difftest/case_options.h"
 #include "difftest/engine.h"
 #include "difftest/summary.h"
 
@@ -14,143 +15,40 @@
 
 /* ---- options ------------------------------------------------------------------------------------------- */
 
-enum { OPT_POLICY = 256, OPT_DEVICE, OPT_DEVICE_MODEL, OPT_CORPUS, OPT_DOC, OPT_TOKENS, OPT_MODE, OPT_ROWS,
-       OPT_DB, OPT_THREADS, OPT_WINDOW, OPT_DIGEST, OPT_LONG, OPT_EVENTS, OPT_LABEL, OPT_CACHE };
+enum { OPT_ROWS = 512, OPT_DIGEST, OPT_EVENTS, OPT_LABEL };
 
 static const struct argp_option options[] = {
-    {"model", 'm', "NAME|FILE", 0, "novel, nano, smollm2 ..., a GGUF file or an artifact [novel]", 0},
-    {"corpus", OPT_CORPUS, "SPEC", 0, "book, synth:..., passkey:..., a file or a folder; repeatable [book]", 0},
-    {"doc", OPT_DOC, "GLOB", 0, "only documents with such a name; repeatable", 0},
-    {"policy", OPT_POLICY, "SPEC", 0, "cache policy, such as sink:cap=1020; repeatable [full]", 0},
-    {"device", OPT_DEVICE, "LIST", 0,
-     "none, or sides separated by commas: blas, emu, cuda:exact, FILE.so [blas]", 0},
-    {"tokens", OPT_TOKENS, "N", 0, "tokens of each text [all]", 0},
-    {"q", 'q', "N", 0, "tokens per step [256]", 0},
-    {"mode", OPT_MODE, "free|locked|follow", 0,
-     "let errors grow, start every step from the reference's cache, or replay its decisions [free]", 0},
-    {"window", OPT_WINDOW, "N", 0, "llama-perplexity's half-window mode: chunks of N tokens, second half scored",
-     0},
+    DT_CASE_OPTIONS,
     {"rows", OPT_ROWS, "all|diff|none", 0, "token rows to keep; all turns into diff after 2,000,000 [all]", 0},
     {"digest-every", OPT_DIGEST, "N", 0, "tokens between comparisons of cache state; 0: only at the end [64]", 0},
     {"all-events", OPT_EVENTS, NULL, 0, "keep every decision of the policy, not only those that differ", 0},
-    {"device-model", OPT_DEVICE_MODEL, "NAME|FILE", 0, "another model with the same vocabulary for the devices",
-     0},
-    {"allow-long", OPT_LONG, NULL, 0, "go beyond the model's trained context; recorded with the run", 0},
-    {"threads", OPT_THREADS, "N", 0, "worker threads of every side [all processors]", 0},
-    {"db", OPT_DB, "FILE", 0, "results database [$KVDIFF_DB, else results.db]", 0},
     {"label", OPT_LABEL, "TEXT", 0, "a name for this run", 0},
-    {"token-cache", OPT_CACHE, "DIR", 0, "keep tokenised documents here [$KVDIFF_CACHE]", 0},
     {0},
 };
 
-static kv_status parse_number(const char *name, const char *text, int64_t min, int64_t max, int64_t *out)
-{
-    char *end;
-    errno = 0;
-    const long long v = strtoll(text, &end, 10);
-    if (errno || end == text || *end || v < min || v > max)
-        return kv_fail(KV_ERR_USAGE, "--%s=%s: a whole number from %lld to %lld is needed", name, text,
-                       (long long)min, (long long)max);
-    *out = v;
-    return KV_OK;
-}
-
-static kv_status parse_int(const char *name, const char *text, int64_t min, int64_t max, int32_t *out)
-{
-    int64_t v;
-    KV_TRY(parse_number(name, text, min, max, &v));
-    *out = (int32_t)v;
-    return KV_OK;
-}
-
-/* The place of text in words, which a NULL ends. */
-static kv_status parse_word(const char *name, const char *text, const char *const *words, int32_t *out)
-{
-    for (int32_t i = 0; words[i]; i++)
-        if (strcmp(words[i], text) == 0) {
-            *out = i;
-            return KV_OK;
-        }
-    return kv_fail(KV_ERR_USAGE, "--%s=%s is unknown; use %s, %s or %s", name, text, words[0], words[1], words[2]);
-}
-
-static kv_status set_option(dt_options *o, int key, const char *arg)
-{
-    static const char *const modes[] = {"free", "locked", "follow", NULL};
-    static const char *const rows[] = {"all", "diff", "none", NULL};
-    switch (key) {
-    case 'm':
-        o->model = arg;
-        return KV_OK;
-    case 'q':
-        return parse_int("q", arg, 1, 1 << 20, &o->q);
-    case OPT_CORPUS:
-        return dt_list_add(&o->corpora, arg, strlen(arg));
-    case OPT_DOC:
-        return dt_list_add(&o->docs, arg, strlen(arg));
-    case OPT_POLICY:
-        return dt_list_add(&o->policies, arg, strlen(arg));
-    case OPT_DEVICE:
-        return dt_list_add_devices(&o->devices, arg);
-    case OPT_TOKENS:
-        return parse_number("tokens", arg, 1, INT32_MAX, &o->tokens);
-    case OPT_MODE:
-        return parse_word("mode", arg, modes, &o->mode);
-    case OPT_WINDOW:
-        return parse_int("window", arg, 4, 1 << 20, &o->window);
-    case OPT_ROWS:
-        return parse_word("rows", arg, rows, &o->keep);
-    case OPT_DIGEST:
-        return parse_int("digest-every", arg, 0, INT32_MAX, &o->digest_every);
-    case OPT_THREADS:
-        return parse_int("threads", arg, 1, 1024, &o->threads);
-    case OPT_DEVICE_MODEL:
-        o->device_model = arg;
-        return KV_OK;
-    case OPT_DB:
-        o->db = arg;
-        return KV_OK;
-    case OPT_LABEL:
-        o->label = arg;
-        return KV_OK;
-    case OPT_CACHE:
-        o->cache_dir = arg;
-        return KV_OK;
-    case OPT_LONG:
-        o->allow_long = 1;
-        return KV_OK;
-    case OPT_EVENTS:
-        o->all_events = 1;
-        return KV_OK;
-    }
-    return KV_ERR_USAGE;
-}
-
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
-    if (key == ARGP_KEY_ARG)
+    static const char *const rows[] = {"all", "diff", "none", NULL};
+    dt_options *o = state->input;
+    int64_t n;
+    switch (key) {
+    case OPT_ROWS:
+        return dt_parse_word("rows", arg, rows, &o->keep);
+    case OPT_DIGEST:
+        if (dt_parse_number("digest-every", arg, 0, INT32_MAX, &n)) return EINVAL;
+        o->digest_every = (int32_t)n;
+        return 0;
+    case OPT_EVENTS:
+        o->all_events = 1;
+        return 0;
+    case OPT_LABEL:
+        o->label = arg;
+        return 0;
+    case ARGP_KEY_ARG:
         return dt_usage("'%s' is no option; name documents with --corpus and --doc", arg);
-    if (key == 'm' || key == 'q' || key >= OPT_POLICY) {
-        if (key > OPT_CACHE) return ARGP_ERR_UNKNOWN; /* argp's own keys */
-        return set_option(state->input, key, arg) == KV_OK ? 0 : EINVAL;
+    default:
+        return dt_case_option(o, key, arg);
     }
-    return ARGP_ERR_UNKNOWN;
-}
-
-static kv_status fill_defaults(dt_options *o)
-{
-    if (!o->corpora.n) KV_TRY(dt_list_add(&o->corpora, "book", 4));
-    if (!o->policies.n) KV_TRY(dt_list_add(&o->policies, "full", 4));
-    if (!o->devices.n) KV_TRY(dt_list_add(&o->devices, "blas", 4));
-    if (!o->cache_dir) o->cache_dir = getenv("KVDIFF_CACHE");
-    if (o->devices.n > DT_MAX_LANES)
-        return kv_fail(KV_ERR_USAGE, "--device names %d sides; at most %d fit in one run", o->devices.n,
-                       DT_MAX_LANES);
-    for (int i = 0; o->devices.n > 1 && i < o->devices.n; i++)
-        if (strcmp(o->devices.v[i], "none") == 0)
-            return kv_fail(KV_ERR_USAGE, "--device=none stands alone: it means the reference without a device");
-    if (o->window && o->window % 2) return kv_fail(KV_ERR_USAGE, "--window=%d must be even", o->window);
-    return KV_OK;
 }
 
 /* ---- interruption ------------------------------------------------------------------------------------------ */
@@ -359,7 +257,7 @@ int dt_cmd_run(int argc, char **argv)
     dt_options_init(&o);
     int code = dt_argp(&argp, argc, argv, &o, &done);
     if (!done) {
-        const kv_status st = fill_defaults(&o);
+        const kv_status st = dt_case_defaults(&o);
         run r = {.o = &o};
         code = st == KV_OK ? execute(&r, argc, argv) : dt_report_failure(st);
         dt_db_close(r.db);
