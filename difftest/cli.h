@@ -26,6 +26,7 @@ enum {
 
 int dt_cmd_run(int argc, char **argv);
 int dt_cmd_query(int argc, char **argv);
+int dt_cmd_locate(int argc, char **argv);
 int dt_cmd_coverage(int argc, char **argv);
 int dt_cmd_info(int argc, char **argv);
 int dt_cmd_model(int argc, char **argv);

@@ -15,6 +15,7 @@
     X(run, "stream documents through the reference and devices; store and judge what differs") \
     X(ops, "put single operations of somebody's kernels through every check")                     \
     X(query, "ask the results database")                                                       \
+    X(locate, "find the first wrong value of a failing case, and say what is wrong with it")   \
     X(coverage, "which states of the caches the passed cases of a database went through")      \
     X(info, "this machine, this build, and which sides can run here")                          \
     X(model, "describe or check a model")                                                      \

@@ -1,0 +1,219 @@
+/* locate_attention.c - a wrong row of attention: its view in numbers, for the guesses of locate_attn.h. */
+#include "difftest/locate_attn.h"
+#include "difftest/locate_calc.h"
+#include "difftest/locate_study.h"
+
+#include "common/tile.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_OTHERS = 64 };
+
+/* Keys and values of a view in double, for every KV head. */
+typedef struct numbers {
+    double *memory;
+    double **k, **v; /* [n_kv][entries][D] */
+} numbers;
+
+static void free_numbers(numbers *x)
+{
+    free(x->memory);
+    free(x->k);
+}
+
+static double gain_of(const kv_model *m, int32_t layer, int32_t kv)
+{
+    const kv_tensor *t = kv_model_tensor(m, KV_ROLE_K_GAIN, layer);
+    float row[KV_MAX_HEAD_DIM];
+    if (!t->data || t->cols > KV_MAX_HEAD_DIM) return 1;
+    kv_tensor_rows_f32(t, 0, 1, row);
+    return (double)row[kv];
+}
+
+static void stored_entry(const dt_study *s, const kv_state_head *h, const kv_state_view *run, const dt_entry *e, int32_t kv,
+                         double *k, double *v)
+{
+    const int64_t D = h->head_dim;
+    const uint8_t *record = run->records + (int64_t)e->stored * h->record_bytes;
+    for (int64_t d = 0; d < D; d++) {
+        k[d] = dt_record_value(h->storage, record, D, 0, d);
+        v[d] = dt_record_value(h->storage, record, D, 1, d);
+    }
+    if (h->key_form != KV_KEY_RAW) return;
+    const double gain = gain_of(s->flow->s->model, s->layer, kv);
+    dt_rotate(&s->rotation, e->pos, 0, D, k, k);
+    for (int64_t d = 0; d < D; d++)
+        k[d] *= gain;
+}
+
+static void own_entry(const dt_study *s, const dt_entry *e, int32_t kv, int64_t D, double *k, double *v)
+{
+    const float *rk = dt_study_row(s, DT_REF, KV_TAP_K, s->layer, e->row), *rv = dt_study_row(s, DT_REF, KV_TAP_V, s->layer, e->row);
+    for (int64_t d = 0; d < D; d++) {
+        k[d] = (double)rk[kv * D + d];
+        v[d] = (double)rv[kv * D + d];
+    }
+}
+
+/* Heads may hold other tokens; a guess about another head takes what it holds in the same places. */
+static kv_status fill_numbers(const dt_study *s, const dt_view *view, numbers *x)
+{
+    const void *before = s->out->state.p;
+    kv_state_head h;
+    memcpy(&h, before, sizeof h);
+    const int64_t D = h.head_dim, all = view->n + view->n_gone, H = h.n_kv_heads;
+    x->memory = calloc((size_t)(2 * H * all * D) + 1, sizeof *x->memory);
+    x->k = calloc((size_t)(2 * H), sizeof *x->k);
+    if (!x->memory || !x->k) return kv_fail(KV_ERR_NOMEM, "out of memory");
+    x->v = x->k + H;
+    for (int32_t kv = 0; kv < H; kv++) {
+        const kv_state_view run = dt_state_run(before, s->layer, kv);
+        x->k[kv] = x->memory + (int64_t)kv * all * D;
+        x->v[kv] = x->memory + (H + kv) * all * D;
+        for (int64_t i = 0; i < all; i++) {
+            const dt_entry *e = &view->v[i];
+            if (e->stored >= run.run->n) continue;
+            if (e->stored >= 0) stored_entry(s, &h, &run, e, kv, x->k[kv] + i * D, x->v[kv] + i * D);
+            else own_entry(s, e, kv, D, x->k[kv] + i * D, x->v[kv] + i * D);
+        }
+    }
+    return KV_OK;
+}
+
+/* ---- what stands in the row's place ------------------------------------------------------------------------- */
+
+typedef struct stand_ins {
+    const float *row[MAX_OTHERS];
+    const char *name[MAX_OTHERS];
+    char text[MAX_OTHERS][48];
+    int32_t n;
+} stand_ins;
+
+static void add_stand_in(stand_ins *o, const float *row, const char *fmt, long long i)
+{
+    if (o->n == MAX_OTHERS) return;
+    snprintf(o->text[o->n], sizeof o->text[o->n], fmt, i);
+    o->name[o->n] = o->text[o->n];
+    o->row[o->n++] = row;
+}
+
+static void find_stand_ins(const dt_study *s, int32_t head, int64_t D, stand_ins *o)
+{
+    const int32_t heads = s->flow->s->model->cfg.n_heads;
+    for (int64_t r = s->row - 1; r >= 0 && r >= s->row - 16; r--)
+        add_stand_in(o, dt_study_row(s, DT_REF, KV_TAP_ATTN, s->layer, r) + head * D, "the token %lld before", s->row - r);
+    for (int32_t h = 0; h < heads; h++)
+        if (h != head) add_stand_in(o, dt_study_row(s, DT_REF, KV_TAP_ATTN, s->layer, s->row) + h * D, "query head %lld", h);
+    if (s->layer > s->layer0)
+        add_stand_in(o, dt_study_row(s, DT_REF, KV_TAP_ATTN, s->layer - 1, s->row) + head * D, "layer %lld", s->layer - 1);
+}
+
+/* ---- the question ---------------------------------------------------------------------------------------------- */
+
+static int64_t sinks_of(const kv_policy *p)
+{
+    return p->selection == KV_SEL_SINK ? p->sink.sinks : p->selection == KV_SEL_CASCADE ? p->cascade.sinks : 0;
+}
+
+static double row_lambda(const kv_model *m, int32_t layer, int32_t head)
+{
+    const kv_tensor *t = kv_model_tensor(m, KV_ROLE_LOCAL_V, layer);
+    float row[KV_MAX_HEAD_DIM];
+    if (!t->data || t->cols > KV_MAX_HEAD_DIM) return 0;
+    kv_tensor_rows_f32(t, 0, 1, row);
+    return (double)row[head];
+}
+
+static void ask(dt_study *s, const dt_view *view, const numbers *x, int32_t head, dt_guess *guess)
+{
+    const kv_config *cfg = &s->flow->s->model->cfg;
+    const int64_t D = cfg->head_dim;
+    const int32_t kv = head / (cfg->n_heads / cfg->n_kv_heads);
+    const float *q = dt_study_row(s, DT_REF, KV_TAP_Q, s->layer, s->row) + head * D;
+    double qd[KV_MAX_HEAD_DIM], own[KV_MAX_HEAD_DIM];
+    for (int64_t d = 0; d < D; d++) {
+        qd[d] = (double)q[d];
+        own[d] = (double)dt_study_row(s, DT_REF, KV_TAP_V, s->layer, s->row)[kv * D + d];
+    }
+    stand_ins others = {.n = 0};
+    find_stand_ins(s, head, D, &others);
+    dt_attn a = {.n = view->n, .n_gone = view->n_gone, .stored = view->stored, .D = D, .n_kv = cfg->n_kv_heads, .kv = kv,
+                 .entry = view->v, .k = (const double *const *)x->k, .v = (const double *const *)x->v, .q = qd,
+                 .scale = cfg->softmax_scale > 0 ? (double)cfg->softmax_scale : 1 / sqrt((double)D), .rotation = &s->rotation,
+                 .sinks = sinks_of(s->flow->s->policy), .others = others.row, .other_names = others.name, .n_others = others.n,
+                 .ref = dt_study_row(s, DT_REF, KV_TAP_ATTN, s->layer, s->row) + head * D,
+                 .got = dt_study_row(s, DT_GOT, KV_TAP_ATTN, s->layer, s->row) + head * D};
+    a.xsa = s->layer < 64 && (cfg->xsa_layer_mask >> s->layer & 1);
+    a.lambda = row_lambda(s->flow->s->model, s->layer, head);
+    if (a.xsa || cfg->local_v) a.own_v = own;
+    *guess = (dt_guess){.entry = -1};
+    double size = 0;
+    for (int64_t d = 0; d < D; d++)
+        size = fmax(size, fabs((double)a.ref[d]));
+    if (dt_attn_check(&a) <= 1e-4 * size) dt_attn_guess(&a, guess);
+}
+
+/* ---- verdicts --------------------------------------------------------------------------------------------------- */
+
+static int has_codes(const kv_policy *p, const void *blob, int32_t layer, int32_t D)
+{
+    if (p->storage != KV_STORE_KVARN && p->storage != KV_STORE_KIVI) return 0;
+    kv_state_head h;
+    memcpy(&h, blob, sizeof h);
+    const kv_state_view v = dt_state_run(blob, layer, 0);
+    for (int32_t i = 0; i < v.run->n; i++)
+        if (kv_state_record_bytes(&h, &v, i) != (p->storage == KV_STORE_KVARN ? 8 : 4) * D) return 1;
+    return 0;
+}
+
+static void without_guess(dt_study *s, const char *op)
+{
+    const int64_t D = s->flow->s->model->cfg.head_dim;
+    const int32_t head = s->out->head;
+    const float *ref = dt_study_row(s, DT_REF, KV_TAP_ATTN, s->layer, s->row) + head * D;
+    const float *got = dt_study_row(s, DT_GOT, KV_TAP_ATTN, s->layer, s->row) + head * D;
+    s->out->op = op;
+    s->out->klass = dt_klass_of(ref, got, D, 1, dt_row_error(ref, got, D) > 0.02 ? "bug-index" : "bug-numeric");
+    if (!s->out->hypothesis[0])
+        snprintf(s->out->hypothesis, sizeof s->out->hypothesis, "%lld of %lld elements of the head differ",
+                 (long long)dt_row_differing(ref, got, D), (long long)D);
+}
+
+static void take_guess(dt_study *s, const dt_view *view, const dt_guess *g)
+{
+    dt_finding *out = s->out;
+    out->op = g->op;
+    out->klass = g->klass;
+    snprintf(out->hypothesis, sizeof out->hypothesis, "%s", g->text);
+    if (g->entry < 0 || g->entry >= view->n + view->n_gone) return;
+    out->slot = view->v[g->entry].slot;
+    out->slot_token = dt_flow_pos(s->flow, view->v[g->entry].og);
+}
+
+kv_status dt_study_attention(dt_study *s)
+{
+    const dt_subject *sub = s->flow->s;
+    const kv_config *cfg = &sub->model->cfg;
+    const int64_t first = s->flow->turn.at - s->flow->begin;
+    const int32_t head = s->out->head, kv = head / (cfg->n_heads / cfg->n_kv_heads);
+    dt_view view;
+    numbers x = {0};
+    dt_guess guess = {.entry = -1};
+    kv_status st = dt_view_make(sub->policy, s->out->state.p, &s->flow->events[DT_REF], first, s->flow->turn.n, (int32_t)s->row,
+                                s->layer, kv, &view);
+    if (st == KV_ERR_UNSUPPORTED) {
+        without_guess(s, has_codes(sub->policy, s->out->state.p, s->layer, cfg->head_dim) ? "attn_quant" : "attn");
+        return KV_OK;
+    }
+    if (st == KV_OK) st = fill_numbers(s, &view, &x);
+    if (st == KV_OK) ask(s, &view, &x, head, &guess);
+    if (st == KV_OK && guess.op) take_guess(s, &view, &guess);
+    if (st == KV_OK && !guess.op && !sub->quick) st = dt_study_dye(s, &view);
+    if (st == KV_OK && !guess.op) without_guess(s, "attn");
+    free_numbers(&x);
+    dt_view_free(&view);
+    return st;
+}

@@ -1,0 +1,512 @@
+#include "difftest/locate_blame.h"
+
+#include "difftest/locate_calc.h"
+
+#include "common/math.h"
+#include "common/numfmt.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Whether x is close to what the device gave, and much closer than the right row is. */
+static int explains(const float *ref, const float *got, const double *x, int64_t n)
+{
+    double wrong = 0, left = 0, size = 0;
+    for (int64_t i = 0; i < n; i++) {
+        wrong = fmax(wrong, fabs((double)got[i] - (double)ref[i]));
+        left = fmax(left, fabs((double)got[i] - x[i]));
+        size = fmax(size, fabs(x[i]));
+    }
+    return left <= 1e-5 * size && left < 0.2 * wrong;
+}
+
+static double *room(int64_t n) { return malloc((size_t)n * sizeof(double)); }
+
+/* ---- norms -------------------------------------------------------------------------------------------------- */
+
+/* got = c * ref for one c in all elements: its value, NaN when there is none. */
+static double common_factor(const float *ref, const float *got, int64_t n)
+{
+    double top = 0, below = 0;
+    for (int64_t i = 0; i < n; i++) {
+        top += (double)ref[i] * (double)got[i];
+        below += (double)ref[i] * (double)ref[i];
+    }
+    const double c = below > 0 ? top / below : (double)NAN;
+    for (int64_t i = 0; i < n; i++)
+        if (!(fabs((double)got[i] - c * (double)ref[i]) <= 4e-7 * fabs((double)got[i]) + 1e-30)) return (double)NAN;
+    return c;
+}
+
+static int mixes_streams(const kv_config *cfg) { return cfg->resid_mix_x0 || cfg->unet_skips; }
+
+static void blame_norm(const dt_focus *f, int point, kv_role gain, dt_verdict *v)
+{
+    const int64_t n = f->width[point];
+    const float *ref = dt_focus_row(f, DT_REF, point, f->row), *got = dt_focus_row(f, DT_GOT, point, f->row);
+    const char *klass = dt_klass_of(ref, got, n, 1, "bug-numeric");
+    const double c = common_factor(ref, got, n);
+    if (!isnan(c)) {
+        dt_verdict_set(v, "rmsnorm", klass, "the whole row is %.9g times too large: the mean square is wrong", c);
+        return;
+    }
+    const kv_tensor *t = kv_model_tensor(f->model, gain, f->layer);
+    float *w = malloc((size_t)n * sizeof *w);
+    double *x = room(n);
+    dt_verdict_set(v, "rmsnorm", klass, "%lld of %lld elements differ", (long long)dt_row_differing(ref, got, n), (long long)n);
+    if (w && x && t->data && t->cols * t->rows == n) {
+        kv_tensor_rows_f32(t, 0, t->rows, w);
+        for (int64_t i = 0; i < n; i++)
+            x[i] = (double)ref[i] / (double)w[i];
+        if (explains(ref, got, x, n)) dt_verdict_set(v, "rmsnorm", "bug-numeric", "the gains are not applied");
+    } else if (point == KV_TAP_ATTN_NORM && mixes_streams(&f->model->cfg) && strcmp(klass, "bug-numeric") == 0)
+        dt_verdict_set(v, "residual", klass, "what enters the norm is wrong: the mix with the first stream, or a skip");
+    free(w);
+    free(x);
+}
+
+/* ---- the residual stream -------------------------------------------------------------------------------------- */
+
+typedef struct stream_case {
+    const float *x, *y;   /* the stream before, the branch */
+    const float *normed;  /* the norm of the stream */
+    const float *ref, *got;
+    int64_t n;
+} stream_case;
+
+static int stream_mistake(const stream_case *s, dt_verdict *v)
+{
+    static const char *const names[] = {"the branch is not added", "the stream is lost: only the branch is there",
+                                        "the branch is added twice", "the branch is subtracted",
+                                        "the branch is added to the norm of the stream", "the stream is doubled"};
+    double *x = room(s->n);
+    int found = 0;
+    for (int which = 0; x && which < 6 && !found; which++) {
+        for (int64_t i = 0; i < s->n; i++) {
+            const double a = (double)s->x[i], b = (double)s->y[i], c = (double)s->normed[i];
+            const double with[6] = {a, b, a + 2 * b, a - b, c + b, 2 * a + b};
+            x[i] = with[which];
+        }
+        found = explains(s->ref, s->got, x, s->n);
+        if (found) dt_verdict_set(v, "residual", "bug-index", "%s", names[which]);
+    }
+    free(x);
+    return found;
+}
+
+/* Where the branch is accumulated on top of the stream instead of beside it. */
+static int starts_from_stream(const dt_focus *f, kv_role role, const float *in, const stream_case *s)
+{
+    const kv_tensor *t = kv_model_tensor(f->model, role, f->layer);
+    float *w = malloc((size_t)t->cols * sizeof *w);
+    int fits = w != NULL;
+    for (int64_t r = 0; fits && r < t->rows; r++) {
+        float acc = s->x[r];
+        kv_tensor_rows_f32(t, r, 1, w);
+        for (int64_t k = 0; k < t->cols; k++)
+            acc = kv_fma(in[k], w[k], acc);
+        fits = memcmp(&acc, &s->got[r], sizeof acc) == 0;
+    }
+    free(w);
+    return fits;
+}
+
+/* The branch as the device must have had it. */
+static void branch_of(const stream_case *s, float *y)
+{
+    for (int64_t i = 0; i < s->n; i++)
+        y[i] = memcmp(&s->ref[i], &s->got[i], sizeof *s->ref) == 0 ? s->y[i] : (float)((double)s->got[i] - (double)s->x[i]);
+}
+
+static kv_status blame_stream(const dt_focus *f, int point, int in_point, int norm_point, kv_role role, dt_verdict *v)
+{
+    const int64_t n = f->width[point];
+    const float *in = dt_focus_row(f, DT_REF, in_point, f->row);
+    const float *x = point == KV_TAP_ATTN_RESID ? f->before[DT_REF] + f->row * n : dt_focus_row(f, DT_REF, KV_TAP_ATTN_RESID, f->row);
+    float *y = malloc(2 * (size_t)n * sizeof *y);
+    if (!y) return kv_fail(KV_ERR_NOMEM, "out of memory");
+    const stream_case s = {x, y, dt_focus_row(f, DT_REF, norm_point, f->row), dt_focus_row(f, DT_REF, point, f->row),
+                           dt_focus_row(f, DT_GOT, point, f->row), n};
+    kv_status st = dt_calc_product(f->model, role, f->layer, in, y);
+    const int golf = kv_config_is_golf(&f->model->cfg); /* branch scales and mixes lie in between */
+    if (st == KV_OK && golf) {
+        for (int64_t i = 0; i < n; i++)
+            y[i] = (float)((double)s.ref[i] - (double)x[i]);
+    }
+    if (st == KV_OK && !stream_mistake(&s, v)) {
+        if (!golf && starts_from_stream(f, role, in, &s))
+            dt_verdict_set(v, "residual", "reassoc", "the branch is accumulated on top of the stream");
+        else {
+            branch_of(&s, y + n);
+            st = dt_blame_product(f->model, role, f->layer, "gemm", in, y, y + n, n, NULL, v);
+            if (dt_row_error(s.ref, s.got, n) <= 2e-7) v->klass = "reassoc";
+        }
+    }
+    free(y);
+    return st;
+}
+
+/* ---- the activation ---------------------------------------------------------------------------------------------- */
+
+static double silu(double x) { return x / (1 + kv_dexp(-x)); }
+
+static double gelu(double x)
+{
+    const double t = 0.7978845608028654 * (x + 0.044715 * x * x * x), e = kv_dexp(-2 * fabs(t));
+    return 0.5 * x * (1 + (t < 0 ? -1 : 1) * (1 - e) / (1 + e));
+}
+
+enum { ACTIVATIONS = 11 };
+
+static void swiglu_with(double g, double u, double with[ACTIVATIONS])
+{
+    const double all[ACTIVATIONS] = {silu(u) * g,      g * u, silu(g), g, u, gelu(g) * u, (g > 0 ? g : 0) * u,
+                                     u / (1 + kv_dexp(-g)), silu(g) + u, silu(1.702 * g) / 1.702 * u, g / (1 + kv_dexp(g)) * u};
+    memcpy(with, all, sizeof all);
+}
+
+static int swiglu_mistake(const float *g, const float *u, const float *ref, const float *got, int64_t n, dt_verdict *v)
+{
+    static const char *const names[ACTIVATIONS] = {
+        "gate and up are exchanged", "the gate is not activated", "the product with up is missing", "the result is the gate as it is",
+        "the result is up as it is", "GELU instead of SiLU", "ReLU instead of SiLU", "sigmoid instead of SiLU",
+        "sum instead of product", "the quick GELU instead of SiLU", "exp has the other sign"};
+    double *x = room(n), with[ACTIVATIONS];
+    int found = 0;
+    for (int c = 0; x && c < ACTIVATIONS && !found; c++) {
+        for (int64_t i = 0; i < n; i++) {
+            swiglu_with((double)g[i], (double)u[i], with);
+            x[i] = memcmp(&ref[i], &got[i], sizeof *ref) == 0 ? (double)got[i] : with[c];
+        }
+        found = explains(ref, got, x, n);
+        if (found) dt_verdict_set(v, "swiglu", c == 0 ? "bug-index" : "bug-numeric", "%s", names[c]);
+    }
+    free(x);
+    return found;
+}
+
+/* An activation's error is small against its own result; a product's also where the result happens to be small. */
+static int errors_are_relative(const float *ref, const float *got, int64_t n)
+{
+    double most = 0, typical = 0;
+    int64_t wrong = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (ref[i] == got[i] || !(fabs((double)ref[i]) > 0)) continue;
+        const double e = fabs((double)got[i] - (double)ref[i]) / fabs((double)ref[i]);
+        most = fmax(most, e);
+        typical += e;
+        wrong++;
+    }
+    return wrong > 0 && (most < 1e-6 || (most < 8 * typical / (double)wrong && most < 0.3));
+}
+
+static kv_status blame_activation(const dt_focus *f, dt_verdict *v)
+{
+    const int64_t n = f->width[KV_TAP_FFN_ACT];
+    const kv_config *cfg = &f->model->cfg;
+    const float *in = dt_focus_row(f, DT_REF, KV_TAP_FFN_NORM, f->row);
+    const float *ref = dt_focus_row(f, DT_REF, KV_TAP_FFN_ACT, f->row), *got = dt_focus_row(f, DT_GOT, KV_TAP_FFN_ACT, f->row);
+    const char *small = dt_klass_of(ref, got, n, 0, "bug-numeric");
+    float *g = malloc(2 * (size_t)n * sizeof *g);
+    if (!g) return kv_fail(KV_ERR_NOMEM, "out of memory");
+    kv_status st = KV_OK;
+    const int gated = cfg->ffn_kind == KV_FFN_SWIGLU;
+    if (gated) st = dt_calc_product(f->model, KV_ROLE_FFN_GATE, f->layer, in, g);
+    if (st == KV_OK) st = dt_calc_product(f->model, KV_ROLE_FFN_UP, f->layer, in, g + n);
+    if (st == KV_OK && gated && swiglu_mistake(g, g + n, ref, got, n, v)) {
+        free(g);
+        return KV_OK;
+    }
+    if (st == KV_OK && errors_are_relative(ref, got, n))
+        dt_verdict_set(v, "swiglu", small, "%lld of %lld elements differ, by about the same share of each",
+                       (long long)dt_row_differing(ref, got, n), (long long)n);
+    else if (st == KV_OK)
+        dt_verdict_set(v, "gemm", dt_klass_of(ref, got, n, 1, dt_row_error(ref, got, n) > 0.05 ? "bug-index" : "bug-numeric"),
+                       "gemm or swiglu: %lld of %lld elements behind the activation differ", (long long)dt_row_differing(ref, got, n),
+                       (long long)n);
+    free(g);
+    return st;
+}
+
+/* ---- queries, keys, values ------------------------------------------------------------------------------------------ */
+
+static int is_short(const kv_policy *p) { return p->storage == KV_STORE_F16 || p->storage == KV_STORE_BF16; }
+
+static float rounded(const kv_policy *p, float x)
+{
+    return p->storage == KV_STORE_F16 ? kv_f162f(kv_f2f16(x)) : kv_bf162f(kv_f2bf16(x));
+}
+
+/* Next value of 16 bits towards zero, for a value that is one. */
+static float cut(const kv_policy *p, float exact)
+{
+    const float r = rounded(p, exact);
+    if (fabsf(r) <= fabsf(exact)) return r;
+    if (p->storage == KV_STORE_F16) return kv_f162f((uint16_t)(kv_f2f16(exact) - 1));
+    return kv_bf162f((uint16_t)(kv_f2bf16(exact) - 1));
+}
+
+/* Rows of 16 bits: the device keeps more bits, or cuts instead of rounding. exact: before rounding. */
+static int rounding_mistake(const dt_focus *f, const float *exact, const float *ref, const float *got, int64_t n, dt_verdict *v)
+{
+    int unrounded = 1, truncated = 1, wrong = 0;
+    if (!is_short(f->policy)) return 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (memcmp(&ref[i], &got[i], sizeof *ref) == 0) continue;
+        wrong++;
+        unrounded &= fabs((double)got[i] - (double)exact[i]) <= 1e-6 * fabs((double)exact[i]) + 1e-30;
+        truncated &= got[i] == cut(f->policy, exact[i]);
+    }
+    if (!wrong || (!unrounded && !truncated)) return 0;
+    dt_verdict_set(v, "store", "bug-numeric", truncated ? "rows are cut to 16 bits, not rounded to nearest"
+                                                        : "rows are not rounded to 16 bits before they are read");
+    return 1;
+}
+
+/* Golf: V (or K) without what the token before adds, in the first row of a step or everywhere. */
+static int lost_shift(const dt_focus *f, int point, const float *raw, const float *got, int64_t n, dt_verdict *v)
+{
+    const kv_config *cfg = &f->model->cfg;
+    const int shifts = point == KV_TAP_V ? cfg->v_shift : cfg->k_shift;
+    if (!shifts) return 0;
+    const float *ref = dt_focus_row(f, DT_REF, point, f->row);
+    double *x = room(n);
+    for (int64_t i = 0; x && i < n; i++)
+        x[i] = (double)raw[i];
+    const int plain = x && point == KV_TAP_V && explains(ref, got, x, n);
+    free(x);
+    if (!plain && f->row > 0) return 0;
+    dt_verdict_set(v, "carry", plain ? "bug-index" : dt_klass_of(ref, got, n, 1, "bug-index"),
+                   plain ? "the row of the token before is not mixed in" : "the first token of a step mixes in another row before it");
+    return 1;
+}
+
+static kv_status blame_value(const dt_focus *f, dt_verdict *v)
+{
+    const int64_t n = f->width[KV_TAP_V];
+    const float *in = dt_focus_row(f, DT_REF, KV_TAP_ATTN_NORM, f->row);
+    const float *ref = dt_focus_row(f, DT_REF, KV_TAP_V, f->row), *got = dt_focus_row(f, DT_GOT, KV_TAP_V, f->row);
+    const float *before = f->row ? dt_focus_row(f, DT_REF, KV_TAP_V, f->row - 1) : NULL;
+    float *exact = malloc((size_t)n * sizeof *exact);
+    if (!exact) return kv_fail(KV_ERR_NOMEM, "out of memory");
+    kv_status st = dt_calc_product(f->model, KV_ROLE_ATTN_V, f->layer, in, exact);
+    if (st == KV_OK && !lost_shift(f, KV_TAP_V, exact, got, n, v) && !rounding_mistake(f, exact, ref, got, n, v))
+        st = dt_blame_product(f->model, KV_ROLE_ATTN_V, f->layer, "gemm", in, ref, got, n, before, v);
+    free(exact);
+    return st;
+}
+
+/* Heads of a row whose bits differ are what `turn` makes of the right ones. */
+static int turned_rows_fit(const dt_focus *f, int point, int64_t pos, int64_t to, int back)
+{
+    const int64_t D = f->model->cfg.head_dim;
+    const float *ref = dt_focus_row(f, DT_REF, point, f->row), *got = dt_focus_row(f, DT_GOT, point, f->row);
+    double x[KV_MAX_HEAD_DIM];
+    int wrong = 0;
+    for (int64_t h = 0; h < f->width[point] / D; h++) {
+        if (memcmp(ref + h * D, got + h * D, (size_t)D * sizeof *ref) == 0) continue;
+        for (int64_t d = 0; d < D; d++)
+            x[d] = (double)ref[h * D + d];
+        dt_rotate(f->rotation, pos, 1, D, x, x);
+        dt_rotate(f->rotation, to, back, D, x, x);
+        if (!explains(ref + h * D, got + h * D, x, D)) return 0;
+        wrong++;
+    }
+    return wrong > 0;
+}
+
+/* The row is right but for the position at which it was rotated. */
+static int wrong_position(const dt_focus *f, int point, dt_verdict *v)
+{
+    if (f->pos < 0 || !f->rotation->pairs) return 0;
+    for (int64_t by = 1; by < f->rotation->n; by++)
+        for (int side = -1; side <= 1; side += 2) {
+            const int64_t to = f->pos + side * by;
+            if (to < 0 || to >= f->rotation->n || !turned_rows_fit(f, point, f->pos, to, 0)) continue;
+            dt_verdict_set(v, "rope", "bug-index", "rotated at position %lld instead of %lld", (long long)to, (long long)f->pos);
+            return 1;
+        }
+    if (f->pos && turned_rows_fit(f, point, f->pos, 0, 0)) {
+        dt_verdict_set(v, "rope", "bug-index", "not rotated");
+        return 1;
+    }
+    if (f->pos && turned_rows_fit(f, point, f->pos, f->pos, 1)) {
+        dt_verdict_set(v, "rope", "bug-numeric", "rotated the other way");
+        return 1;
+    }
+    return 0;
+}
+
+/* Pairs of the other kind: neighbours instead of halves, or halves instead of neighbours. */
+static int wrong_pairing(const dt_focus *f, int point, dt_verdict *v)
+{
+    dt_rotation other = *f->rotation;
+    other.half = !other.half;
+    const int64_t D = f->model->cfg.head_dim;
+    const float *ref = dt_focus_row(f, DT_REF, point, f->row), *got = dt_focus_row(f, DT_GOT, point, f->row);
+    double x[KV_MAX_HEAD_DIM];
+    if (f->pos <= 0) return 0;
+    for (int64_t h = 0; h < f->width[point] / D; h++) {
+        if (memcmp(ref + h * D, got + h * D, (size_t)D * sizeof *ref) == 0) continue;
+        for (int64_t d = 0; d < D; d++)
+            x[d] = (double)ref[h * D + d];
+        dt_rotate(f->rotation, f->pos, 1, D, x, x);
+        dt_rotate(&other, f->pos, 0, D, x, x);
+        if (!explains(ref + h * D, got + h * D, x, D)) return 0;
+    }
+    dt_verdict_set(v, "rope", "bug-index", "dimensions are paired %s", other.half ? "by halves" : "with their neighbours");
+    return 1;
+}
+
+/* Share of the error that is a turn, of all heads that differ; 0 when dimensions that are not rotated differ too. */
+static double share_turned(const dt_focus *f, int point)
+{
+    const int64_t D = f->model->cfg.head_dim, pairs = f->rotation->pairs;
+    const float *ref = dt_focus_row(f, DT_REF, point, f->row), *got = dt_focus_row(f, DT_GOT, point, f->row);
+    double least = 1;
+    for (int64_t h = 0; h < f->width[point] / D; h++) {
+        if (memcmp(ref + h * D + 2 * pairs, got + h * D + 2 * pairs, (size_t)(D - 2 * pairs) * sizeof *ref) != 0) return 0;
+        if (memcmp(ref + h * D, got + h * D, (size_t)D * sizeof *ref) != 0)
+            least = fmin(least, dt_turned(ref + h * D, got + h * D, pairs, f->rotation->half));
+    }
+    return least;
+}
+
+/* Heads that are the right ones times a number: a norm or a gain. */
+static int scaled_heads(const dt_focus *f, int point, dt_verdict *v)
+{
+    const int64_t D = f->model->cfg.head_dim;
+    const float *ref = dt_focus_row(f, DT_REF, point, f->row), *got = dt_focus_row(f, DT_GOT, point, f->row);
+    double factor = (double)NAN;
+    if (f->model->cfg.qk_norm == KV_QK_NORM_NONE) return 0;
+    for (int64_t h = 0; h < f->width[point] / D; h++) {
+        if (memcmp(ref + h * D, got + h * D, (size_t)D * sizeof *ref) == 0) continue;
+        factor = common_factor(ref + h * D, got + h * D, D);
+        if (isnan(factor)) return 0;
+    }
+    if (isnan(factor)) return 0;
+    dt_verdict_set(v, "rmsnorm", dt_klass_of(ref, got, f->width[point], 1, "bug-numeric"),
+                   "a head is %.9g times the right one: its norm or its gain is wrong", factor);
+    return 1;
+}
+
+static int row_differs(const dt_focus *f, int point)
+{
+    return memcmp(dt_focus_row(f, DT_REF, point, f->row), dt_focus_row(f, DT_GOT, point, f->row),
+                  (size_t)f->width[point] * sizeof(float)) != 0;
+}
+
+/* The row before rotation, as the device has it and as it should be. */
+static void unrotated(const dt_focus *f, int point, int side, float *dst)
+{
+    const int64_t D = f->model->cfg.head_dim;
+    const float *row = dt_focus_row(f, side, point, f->row);
+    double x[KV_MAX_HEAD_DIM];
+    for (int64_t h = 0; h < f->width[point] / D; h++) {
+        for (int64_t d = 0; d < D; d++)
+            x[d] = (double)row[h * D + d];
+        dt_rotate(f->rotation, f->pos, 1, D, x, x);
+        for (int64_t d = 0; d < D; d++)
+            dst[h * D + d] = (float)x[d];
+    }
+}
+
+/* Storages of 16 bits: values are wrong in the same way as keys, and easier to read. */
+static kv_status short_keys(const dt_focus *f, int point, dt_verdict *v, int *done)
+{
+    *done = 0;
+    if (point != KV_TAP_K || !is_short(f->policy) || !row_differs(f, KV_TAP_V)) return KV_OK;
+    dt_verdict of_value = {0};
+    KV_TRY(blame_value(f, &of_value));
+    *done = of_value.op && strcmp(of_value.op, "store") == 0;
+    if (*done) *v = of_value;
+    return KV_OK;
+}
+
+static kv_status blame_rotated(const dt_focus *f, int point, kv_role role, dt_verdict *v)
+{
+    const int64_t n = f->width[point];
+    const float *in = dt_focus_row(f, DT_REF, KV_TAP_ATTN_NORM, f->row);
+    const float *ref = dt_focus_row(f, DT_REF, point, f->row), *got = dt_focus_row(f, DT_GOT, point, f->row);
+    int done;
+    KV_TRY(short_keys(f, point, v, &done));
+    if (done || wrong_position(f, point, v) || wrong_pairing(f, point, v) || scaled_heads(f, point, v)) return KV_OK;
+    const double error = dt_row_error(ref, got, n), turned = share_turned(f, point);
+    if (isfinite(error) && turned > 0.95 && error > 8e-6) {
+        dt_verdict_set(v, "rope", "bug-numeric", "pairs keep their length: the angle, or its sine and cosine, is wrong");
+        return KV_OK;
+    }
+    if (isfinite(error) && error <= 8e-6 && !row_differs(f, KV_TAP_V) && f->model->cfg.qk_norm == KV_QK_NORM_NONE && turned > 0) {
+        dt_verdict_set(v, "rope", dt_klass_of(ref, got, n, 0, "rounding"), "rounded differently while it was rotated");
+        return KV_OK;
+    }
+    float *raw = malloc(2 * (size_t)n * sizeof *raw);
+    if (!raw) return kv_fail(KV_ERR_NOMEM, "out of memory");
+    unrotated(f, point, DT_REF, raw);
+    unrotated(f, point, DT_GOT, raw + n);
+    kv_status st = KV_OK;
+    if (!(point == KV_TAP_K && lost_shift(f, point, raw, raw + n, n, v)))
+        st = dt_blame_product(f->model, role, f->layer, "gemm", in, raw, raw + n, n, NULL, v);
+    free(raw);
+    return st;
+}
+
+/* ---- the beginning --------------------------------------------------------------------------------------------------- */
+
+static void blame_embed(const dt_focus *f, dt_verdict *v)
+{
+    const kv_config *cfg = &f->model->cfg;
+    const int64_t n = f->width[KV_TAP_EMBED];
+    const float *ref = dt_focus_row(f, DT_REF, KV_TAP_EMBED, f->row), *got = dt_focus_row(f, DT_GOT, KV_TAP_EMBED, f->row);
+    const char *klass = dt_klass_of(ref, got, n, 0, "bug-index");
+    const double c = common_factor(ref, got, n);
+    if (!isnan(c) && cfg->embed_norm)
+        dt_verdict_set(v, "rmsnorm", dt_klass_of(ref, got, n, 1, "bug-numeric"), "the whole row is %.9g times too large", c);
+    else if (cfg->smear || cfg->bigram_rows)
+        dt_verdict_set(v, "carry", klass, "smear or bigram: %s", f->row ? "what the token before adds is wrong" : "the first token of a step finds another token before it");
+    else
+        dt_verdict_set(v, "embed", klass, "%lld of %lld elements of the embedding differ", (long long)dt_row_differing(ref, got, n),
+                       (long long)n);
+}
+
+static kv_status blame_last(const dt_focus *f, dt_verdict *v)
+{
+    const kv_config *cfg = &f->model->cfg;
+    const int sidecar = f->layer < 64 && (cfg->sidecar_layer_mask >> f->layer & 1);
+    if (sidecar && f->row < 2) {
+        dt_verdict_set(v, "carry", "bug-index", "the first tokens of a step convolve with other rows before them");
+        return KV_OK;
+    }
+    return blame_stream(f, KV_TAP_RESID, KV_TAP_FFN_ACT, KV_TAP_FFN_NORM, KV_ROLE_FFN_DOWN, v);
+}
+
+kv_status dt_blame(const dt_focus *f, int point, dt_verdict *v)
+{
+    switch (point) {
+    case KV_TAP_EMBED:
+        blame_embed(f, v);
+        return KV_OK;
+    case KV_TAP_ATTN_NORM:
+        blame_norm(f, point, KV_ROLE_ATTN_NORM, v);
+        return KV_OK;
+    case KV_TAP_Q:
+        return blame_rotated(f, point, KV_ROLE_ATTN_Q, v);
+    case KV_TAP_K:
+        return blame_rotated(f, point, KV_ROLE_ATTN_K, v);
+    case KV_TAP_V:
+        return blame_value(f, v);
+    case KV_TAP_ATTN_RESID:
+        return blame_stream(f, point, KV_TAP_ATTN, KV_TAP_ATTN_NORM, KV_ROLE_ATTN_OUTPUT, v);
+    case KV_TAP_FFN_NORM:
+        blame_norm(f, point, KV_ROLE_FFN_NORM, v);
+        return KV_OK;
+    case KV_TAP_FFN_ACT:
+        return blame_activation(f, v);
+    case KV_TAP_RESID:
+        return blame_last(f, v);
+    default:
+        blame_norm(f, point, KV_ROLE_OUTPUT_NORM, v);
+        return KV_OK;
+    }
+}
