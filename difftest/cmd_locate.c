@@ -92,6 +92,8 @@ static void repro_of(const cell *c, const dt_shrunk *small, char *dst, size_t si
 static kv_status search(const request *r, const cell *c, int warm, dt_finding *f, char *repro, size_t size)
 {
     dt_subject s = subject_of(c);
+    if (c->plan->device_model != c->plan->model)
+        return kv_fail(KV_ERR_USAGE, "two different models (--device-model) are measured, not judged: there is no first wrong value");
     KV_TRY(dt_locate(&s, f));
     if (f->found == DT_FOUND_NOTHING && warm) {
         s.warm = 1;
