@@ -189,14 +189,14 @@ static void focus_on(const dt_study *s, dt_focus *f)
         }
         f->before[side] = layer ? dt_study_row(s, side, KV_TAP_RESID, layer - 1, 0) : f->tap[side][KV_TAP_EMBED];
     }
-    dt_view view;
+    dt_row_view view;
     const int64_t first = s->flow->turn.at - s->flow->begin;
-    if (dt_view_make(s->flow->s->policy, s->out->state.p, &s->flow->events[DT_REF], first, s->flow->turn.n, f->row, layer, 0,
+    if (dt_row_view_make(s->flow->s->policy, s->out->state.p, &s->flow->events[DT_REF], first, s->flow->turn.n, f->row, layer, 0,
                      &view) == KV_OK)
         f->pos = view.pos;
     else
         f->pos = first + s->row; /* coded storages keep original positions */
-    dt_view_free(&view);
+    dt_row_view_free(&view);
 }
 
 static int32_t head_of(const kv_config *cfg, int32_t point, int64_t elem)

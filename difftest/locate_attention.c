@@ -59,7 +59,7 @@ static void own_entry(const dt_study *s, const dt_entry *e, int32_t kv, int64_t 
 }
 
 /* Heads may hold other tokens; a guess about another head takes what it holds in the same places. */
-static kv_status fill_numbers(const dt_study *s, const dt_view *view, numbers *x)
+static kv_status fill_numbers(const dt_study *s, const dt_row_view *view, numbers *x)
 {
     const void *before = s->out->state.p;
     kv_state_head h;
@@ -127,7 +127,7 @@ static double row_lambda(const kv_model *m, int32_t layer, int32_t head)
     return (double)row[head];
 }
 
-static void ask(dt_study *s, const dt_view *view, const numbers *x, int32_t head, dt_guess *guess)
+static void ask(dt_study *s, const dt_row_view *view, const numbers *x, int32_t head, dt_guess *guess)
 {
     const kv_config *cfg = &s->flow->s->model->cfg;
     const int64_t D = cfg->head_dim;
@@ -182,7 +182,7 @@ static void without_guess(dt_study *s, const char *op)
                  (long long)dt_row_differing(ref, got, D), (long long)D);
 }
 
-static void take_guess(dt_study *s, const dt_view *view, const dt_guess *g)
+static void take_guess(dt_study *s, const dt_row_view *view, const dt_guess *g)
 {
     dt_finding *out = s->out;
     out->op = g->op;
@@ -199,10 +199,10 @@ kv_status dt_study_attention(dt_study *s)
     const kv_config *cfg = &sub->model->cfg;
     const int64_t first = s->flow->turn.at - s->flow->begin;
     const int32_t head = s->out->head, kv = head / (cfg->n_heads / cfg->n_kv_heads);
-    dt_view view;
+    dt_row_view view;
     numbers x = {0};
     dt_guess guess = {.entry = -1};
-    kv_status st = dt_view_make(sub->policy, s->out->state.p, &s->flow->events[DT_REF], first, s->flow->turn.n, (int32_t)s->row,
+    kv_status st = dt_row_view_make(sub->policy, s->out->state.p, &s->flow->events[DT_REF], first, s->flow->turn.n, (int32_t)s->row,
                                 s->layer, kv, &view);
     if (st == KV_ERR_UNSUPPORTED) {
         without_guess(s, has_codes(sub->policy, s->out->state.p, s->layer, cfg->head_dim) ? "attn_quant" : "attn");
@@ -214,6 +214,6 @@ kv_status dt_study_attention(dt_study *s)
     if (st == KV_OK && !guess.op && !sub->quick) st = dt_study_dye(s, &view);
     if (st == KV_OK && !guess.op) without_guess(s, "attn");
     free_numbers(&x);
-    dt_view_free(&view);
+    dt_row_view_free(&view);
     return st;
 }

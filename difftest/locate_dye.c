@@ -80,14 +80,14 @@ static kv_status weigh(dt_study *s, int64_t n, double *p[2], int *ok)
 static int differs(double ref, double got) { return !(fabs(ref - got) <= 2e-6 + 1e-3 * fabs(ref)); }
 
 /* The token of entry i of the run, where it is in view. */
-static const dt_entry *in_view(const dt_view *view, int64_t i)
+static const dt_entry *in_view(const dt_row_view *view, int64_t i)
 {
     for (int64_t j = 0; j < view->n + view->n_gone; j++)
         if (view->v[j].stored == i) return &view->v[j];
     return NULL;
 }
 
-static void tell(dt_study *s, const dt_view *view, int64_t n, double *const p[2])
+static void tell(dt_study *s, const dt_row_view *view, int64_t n, double *const p[2])
 {
     int64_t first = -1, wrong = 0, lost = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -112,7 +112,7 @@ static void tell(dt_study *s, const dt_view *view, int64_t n, double *const p[2]
              (long long)lost);
 }
 
-kv_status dt_study_dye(dt_study *s, const dt_view *view)
+kv_status dt_study_dye(dt_study *s, const dt_row_view *view)
 {
     const dt_subject *sub = s->flow->s;
     const int32_t kv = s->out->head / (sub->model->cfg.n_heads / sub->model->cfg.n_kv_heads);

@@ -41,7 +41,7 @@ kv_status dt_study_attention(dt_study *s);
 
 /* Which stored entry the device weighs otherwise than the reference, by one-hot values (docs/locate.md, "Dye"). Writes into slot,
  * slot_token and, when text is empty, hypothesis. Does nothing where a side cannot import. */
-kv_status dt_study_dye(dt_study *s, const dt_view *view);
+kv_status dt_study_dye(dt_study *s, const dt_row_view *view);
 
 /* Repeats the step and varies the device's schedule; fills replays and same. *race: results differ. */
 kv_status dt_study_repeat(dt_study *s, int *race);

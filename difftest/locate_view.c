@@ -61,12 +61,12 @@ typedef struct builder {
     const kv_state_view *run;
     int64_t first, row_og;
     int32_t layer, head;
-    dt_view *view;
+    dt_row_view *view;
 } builder;
 
 static void add(builder *b, int64_t og, int32_t stored, int32_t row, int visible)
 {
-    dt_view *w = b->view;
+    dt_row_view *w = b->view;
     const int64_t at = visible ? w->n++ : w->n + w->n_gone++;
     dt_entry *e = &w->v[at];
     *e = (dt_entry){.og = og, .stored = stored, .row = row, .slot = visible ? at : -1};
@@ -90,10 +90,10 @@ static void collect(builder *b, int32_t n, int visible)
     }
 }
 
-kv_status dt_view_make(const kv_policy *p, const void *before, const kv_events *events, int64_t first, int32_t n, int32_t row,
-                       int32_t layer, int32_t head, dt_view *out)
+kv_status dt_row_view_make(const kv_policy *p, const void *before, const kv_events *events, int64_t first, int32_t n, int32_t row,
+                       int32_t layer, int32_t head, dt_row_view *out)
 {
-    *out = (dt_view){0};
+    *out = (dt_row_view){0};
     const int tiles = p->storage == KV_STORE_KVARN || p->storage == KV_STORE_KIVI;
     const int pieces = p->selection == KV_SEL_SLIDING && p->sliding.pos == KV_SLIDING_SATURATE && n > p->sliding.cap;
     if (tiles || pieces || p->selection == KV_SEL_XWINDOW)
@@ -108,10 +108,10 @@ kv_status dt_view_make(const kv_policy *p, const void *before, const kv_events *
     return KV_OK;
 }
 
-void dt_view_free(dt_view *v)
+void dt_row_view_free(dt_row_view *v)
 {
     kv_buffer_free(&v->memory);
-    *v = (dt_view){0};
+    *v = (dt_row_view){0};
 }
 
 /* ---- rotation --------------------------------------------------------------------------------------------------- */

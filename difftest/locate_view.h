@@ -18,21 +18,21 @@ typedef struct dt_entry {
 
 /* Entries in view order, the row's own last; behind them those that the row must not see: stored entries that have left,
  * then later tokens of the step. */
-typedef struct dt_view {
+typedef struct dt_row_view {
     dt_entry *v;
     int64_t n, n_gone, stored; /* visible; behind them; stored ones among the visible */
     int32_t pos;               /* of the row */
     kv_buffer memory;
-} dt_view;
+} dt_row_view;
 
 /* The run of a layer and KV head in a checked export of all layers. */
 kv_state_view dt_state_run(const void *blob, int32_t layer, int32_t head);
 
 /* View of row `row` of a step of n tokens that begins with session token `first`; events are the reference's of that step.
  * ERR_UNSUPPORTED: coded storages and policies whose view does not follow from an export. */
-kv_status dt_view_make(const kv_policy *p, const void *before, const kv_events *events, int64_t first, int32_t n, int32_t row,
-                       int32_t layer, int32_t head, dt_view *out);
-void dt_view_free(dt_view *v);
+kv_status dt_row_view_make(const kv_policy *p, const void *before, const kv_events *events, int64_t first, int32_t n, int32_t row,
+                       int32_t layer, int32_t head, dt_row_view *out);
+void dt_row_view_free(dt_row_view *v);
 
 /* Cosines and sines that the reference uses, positions 0 .. n-1. */
 typedef struct dt_rotation {
