@@ -191,7 +191,7 @@ static void look_at(void *ctx, const char *path)
 {
     search *s = ctx;
     s->n++;
-    if (is_ours(path) && !s->found[0] && strcmp(path, s->k->request->kernel) != 0) snprintf(s->found, sizeof s->found, "%s", path);
+    if (is_ours(path) && !s->found[0] && strcmp(path, s->k->request->file) != 0) snprintf(s->found, sizeof s->found, "%s", path);
 }
 
 static void check_borrowed(checking *k, dt_candidate *c)

@@ -15,7 +15,7 @@
 
 enum { BLOCK_BYTES = 256 << 20 };
 
-const dt_limits dt_default_limits = {.call_seconds = 10, .open_seconds = 30, .address_bytes = INT64_C(4) << 30};
+const dt_limits dt_default_limits = {.call_seconds = 10, .open_seconds = 30, .address_bytes = INT64_C(2) << 30};
 
 struct dt_candidate {
     char path[4096];
@@ -24,6 +24,7 @@ struct dt_candidate {
     int memory_fd;
     uint8_t *memory;
     dt_process process;
+    json_int_t n_asked; /* messages sent: each answer names the one that it belongs to */
 };
 
 /* ---- asking ---------------------------------------------------------------------------------------------------- */
@@ -31,6 +32,7 @@ struct dt_candidate {
 /* Sends a message (stolen) and waits; NULL when no answer came, reply says why. */
 static json_t *ask(dt_candidate *c, json_t *message, double seconds, const char *doing, dt_reply *reply)
 {
+    if (message) json_object_set_new(message, "id", json_integer(++c->n_asked));
     char *line = message ? json_dumps(message, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL, *got = NULL;
     json_t *answer = NULL;
     json_decref(message);
@@ -41,8 +43,12 @@ static json_t *ask(dt_candidate *c, json_t *message, double seconds, const char 
         if (end != DT_ANSWERED) {
             reply->outcome = end == DT_ENDED ? DT_DIED : DT_HUNG;
             dt_process_reap(&c->process, end, doing, seconds, reply->why, sizeof reply->why);
-        } else if (!(answer = json_loads(got, 0, NULL)) || !json_is_integer(json_object_get(answer, "status"))) {
-            snprintf(reply->why, sizeof reply->why, "while %s its process answered what is no answer", doing);
+        } else if (!(answer = json_loads(got, 0, NULL)) || !json_is_integer(json_object_get(answer, "status")) ||
+                   json_integer_value(json_object_get(answer, "id")) != c->n_asked) {
+            /* Whoever spoke, answers and questions do not belong together any more. */
+            snprintf(reply->why, sizeof reply->why, "what came over its connection %s is no answer to the question; killed", doing);
+            reply->outcome = DT_DIED;
+            dt_process_stop(&c->process);
             json_decref(answer);
             answer = NULL;
         }

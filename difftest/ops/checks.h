@@ -71,6 +71,7 @@ typedef struct dt_op_report {
 
 typedef struct dt_ops_request {
     const char *kernel;     /* as on the command line, for repros */
+    const char *file;       /* its absolute path */
     uint64_t seed;
     int level;              /* 0 .. 3: how many random shapes */
     int64_t only_shape;     /* -1: all */

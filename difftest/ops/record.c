@@ -7,9 +7,12 @@
 #include <stdio.h>
 #include <string.h>
 
+/* -1: the candidate as a whole, which could not be used. */
+static const char *op_name(int op) { return op < 0 ? "*" : dt_op_schemas[op].name; }
+
 void dt_op_key(const dt_candidate_info *info, int op, const dt_ops_request *r, char *dst, size_t size)
 {
-    snprintf(dst, size, "ops|%s|%s|level=%d|seed=0x%llx", info->name, dt_op_schemas[op].name, r->level, (unsigned long long)r->seed);
+    snprintf(dst, size, "ops|%s|%s|level=%d|seed=0x%llx", info->name, op_name(op), r->level, (unsigned long long)r->seed);
 }
 
 static const char *contract_of(const dt_candidate_info *info)
@@ -40,7 +43,7 @@ static kv_status store_case(dt_db *db, int64_t run_id, const dt_candidate_info *
                             const dt_op_report *r, int64_t set, int64_t *case_id)
 {
     char key[256], repro[600];
-    const char *const op = dt_op_schemas[r->op].name;
+    const char *const op = op_name(r->op);
     dt_op_key(info, r->op, request, key, sizeof key);
     snprintf(repro, sizeof repro, "kvdiff ops --kernel=%s --op=%s --level=%d --seed=0x%llx", request->kernel, op, request->level,
              (unsigned long long)request->seed);
@@ -68,7 +71,7 @@ static kv_status store_checks(dt_db *db, int64_t case_id, const dt_op_report *r)
 {
     for (int i = 0; i < DT_CHECK_COUNT; i++) {
         const dt_check_row *c = &r->checks[i];
-        const dt_value v[] = {DT_INT(case_id),   DT_TEXT(dt_op_schemas[r->op].name),        DT_TEXT(dt_check_name(i)),
+        const dt_value v[] = {DT_INT(case_id),   DT_TEXT(op_name(r->op)),       DT_TEXT(dt_check_name(i)),
                               DT_TEXT(dt_case_status_name(c->status)), DT_INT(c->n), DT_INT(c->n_bad),
                               DT_IF(c->detail[0], DT_TEXT(c->detail)), DT_IF(c->repro[0], DT_TEXT(c->repro))};
         KV_TRY(dt_sql_run(db, "INSERT INTO op_verdict VALUES(?, ?, ?, ?, ?, ?, ?, ?)", v, DT_COUNT(v), NULL));
@@ -101,7 +104,7 @@ static kv_status store_all(dt_db *db, int64_t run_id, const dt_candidate_info *i
 {
     int64_t case_id;
     KV_TRY(store_case(db, run_id, info, request, r, set, &case_id));
-    KV_TRY(store_checks(db, case_id, r));
+    if (r->op >= 0) KV_TRY(store_checks(db, case_id, r));
     for (int64_t i = 0; i < r->n_records; i++)
         KV_TRY(store_record(db, case_id, kernel_id, r->op, &r->records[i]));
     return KV_OK;
@@ -111,7 +114,7 @@ kv_status dt_op_store(dt_db *db, int64_t run_id, const dt_candidate_info *info, 
 {
     int64_t set, kernel_id;
     KV_TRY(dt_db_kernel_set(db, info->name, info->contract, info->sha, &set));
-    KV_TRY(store_kernel(db, info, dt_op_schemas[r->op].name, &kernel_id));
+    KV_TRY(store_kernel(db, info, op_name(r->op), &kernel_id));
     KV_TRY(dt_sql_begin(db));
     return dt_sql_end(db, store_all(db, run_id, info, request, r, set, kernel_id));
 }

@@ -15,10 +15,12 @@ typedef struct worker {
     FILE *in, *out;
     worker_memory memory;
     worker_plugin plugin;
+    json_int_t id; /* of the message that is being answered */
 } worker;
 
 static void answer(worker *w, json_t *reply)
 {
+    if (reply) json_object_set_new(reply, "id", json_integer(w->id));
     if (reply && json_dumpf(reply, w->out, JSON_COMPACT) == 0) fputc('\n', w->out);
     fflush(w->out);
     json_decref(reply);
@@ -99,6 +101,7 @@ static void serve(worker *w)
     size_t cap = 0;
     while (getline(&line, &cap, w->in) > 0) {
         json_t *message = json_loads(line, 0, NULL);
+        w->id = json_integer_value(json_object_get(message, "id"));
         const char *what = json_string_value(json_object_get(message, "do"));
         if (what && strcmp(what, "open") == 0)
             open_candidate(w, message);
