@@ -53,7 +53,7 @@ DIFFTEST_SRC := $(filter-out difftest/vec_metrics.c,$(wildcard difftest/*.c) $(w
 WORKER_SRC   := $(wildcard difftest/worker/*.c) difftest/ops/schema.c
 REF_SRC      := $(filter-out ref/kernels.c,$(wildcard ref/*.c) $(wildcard ref/policy/*.c) $(wildcard ref/storage/*.c) $(wildcard ref/train/*.c))
 BLAS_SRC     := $(wildcard gpu/blas/*.c)
-GPU_SRC      := $(wildcard gpu/*.cu) $(wildcard gpu/policy/*.cu) $(wildcard gpu/train/*.cu)
+GPU_SRC      := $(wildcard gpu/*.cu) $(wildcard gpu/policy/*.cu) $(wildcard gpu/train/*.cu) $(wildcard gpu/door/*.cu)
 SIMT_SRC     := $(wildcard gpu/simt/*.cpp)
 UNIT_SRC     := $(wildcard tests/unit/*.c)
 

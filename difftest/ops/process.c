@@ -232,14 +232,13 @@ void dt_process_reap(dt_process *p, dt_ending end, const char *doing, double sec
 
 int dt_process_lives(const dt_process *p) { return p->pid > 0; }
 
+/* The end of its socket is the end of its work; what it leaves behind ends with it. */
 void dt_process_stop(dt_process *p)
 {
     if (p->socket >= 0) close(p->socket);
     if (p->pid > 0) {
+        await(p->pid, 1);
         kill(-p->pid, SIGKILL);
-        kill(p->pid, SIGKILL);
-        while (waitpid(p->pid, NULL, 0) < 0 && errno == EINTR)
-            ;
     }
     if (p->log >= 0) close(p->log);
     free(p->buffer);

@@ -32,7 +32,8 @@ dt_ending dt_process_ask(dt_process *p, const char *line, double seconds, char *
 void dt_process_reap(dt_process *p, dt_ending end, const char *doing, double seconds, char *why, size_t size);
 
 int dt_process_lives(const dt_process *p);
-void dt_process_stop(dt_process *p); /* kills the group, frees what p holds; accepts one that never started */
+/* Closes the socket, on which a child ends; after a second it and its group are killed. Frees what p holds; accepts one that never started. */
+void dt_process_stop(dt_process *p);
 
 /* Path of another program in the folder of this one. ERR_IO when it is not there. */
 kv_status dt_process_beside(const char *name, char *path, size_t size);

@@ -10,6 +10,7 @@ class gpu_cascade_plan
 {
 public:
     explicit gpu_cascade_plan(const kv_cascade_params &params);
+    gpu_cascade_plan(const kv_cascade_params &params, const gpu_rings &rings); /* goes on from there */
 
     const gpu_rings &rings() const { return rings_; }
 

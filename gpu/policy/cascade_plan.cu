@@ -45,6 +45,11 @@ gpu_cascade_plan::gpu_cascade_plan(const kv_cascade_params &params) : params_(pa
     for (int32_t i = 0; i < params.n; i++) period_[i] = period_of(params.accept, i, params.n);
 }
 
+gpu_cascade_plan::gpu_cascade_plan(const kv_cascade_params &params, const gpu_rings &rings) : gpu_cascade_plan(params)
+{
+    rings_ = rings;
+}
+
 void gpu_cascade_plan::insert(int64_t t, std::vector<gpu_ring_move> *moves)
 {
     gpu_rings &r = rings_;
