@@ -3,6 +3,7 @@
 #include "difftest/locate_calc.h"
 #include "difftest/locate_state.h"
 #include "difftest/locate_study.h"
+#include "difftest/options.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -92,6 +93,11 @@ static void report_failure(dt_finding *o, const dt_flow *f)
     o->klass = mentions(f->why, "nan") || mentions(f->why, "finite") ? "nonfinite" : "unknown";
     for (size_t i = 0; i < sizeof outside / sizeof *outside; i++)
         if (mentions(f->why, outside[i])) o->klass = "oob";
+    if (mentions(f->why, "deadlock") || mentions(f->why, "barrier")) o->klass = "bug-race";
+    if (f->follows && mentions(f->why, "decisions")) {
+        o->op = "follow";
+        o->klass = "bug-policy";
+    }
     snprintf(o->hypothesis, sizeof o->hypothesis, "%s", f->why);
 }
 
@@ -99,10 +105,40 @@ static void report_failure(dt_finding *o, const dt_flow *f)
 
 enum { TABLE_POSITIONS = 16384 }; /* compared at most */
 
-static int64_t positions_of(const dt_subject *s)
+static int64_t at_most(int64_t n) { return n < TABLE_POSITIONS ? n : TABLE_POSITIONS; }
+
+/* Positions that the case uses, and those of all its tokens: a wrong key may have any of them. */
+static int64_t positions_of(const dt_subject *s) { return at_most(kv_policy_max_position(s->policy, s->window ? s->window : s->n, s->q) + 1); }
+static int64_t all_positions(const dt_subject *s)
 {
-    const int64_t n = kv_policy_max_position(s->policy, s->window ? s->window : s->n, s->q) + 1;
-    return n < TABLE_POSITIONS ? n : TABLE_POSITIONS;
+    const int64_t n = at_most((s->window ? s->window : s->n) + s->q + 2), used = positions_of(s);
+    return n > used ? n : used;
+}
+
+/* The device's table is the reference's, some positions away. */
+static int64_t table_shift(const dt_rotation *ref, const dt_rotation *got)
+{
+    for (int64_t by = 1; by <= 8; by++)
+        if (by + got->n <= ref->n &&
+            memcmp(ref->cos + by * ref->pairs, got->cos, (size_t)(got->n * got->pairs) * sizeof *got->cos) == 0)
+            return by;
+    return 0;
+}
+
+static void report_table(dt_study *s, const dt_rotation *theirs, int sine, int64_t at, float a, float b)
+{
+    dt_finding *o = s->out;
+    const int64_t by = table_shift(&s->rotation, theirs);
+    o->found = DT_FOUND_VALUE;
+    o->op = "rope";
+    o->klass = by ? "bug-index" : dt_klass_of(&a, &b, 1, 0, "bug-numeric");
+    o->elem = at % theirs->pairs;
+    o->pos = at / theirs->pairs;
+    set_values(o, sine ? "table of sines" : "table of cosines", a, b);
+    if (by) snprintf(o->hypothesis, sizeof o->hypothesis, "the table begins at position %lld", (long long)by);
+    else
+        snprintf(o->hypothesis, sizeof o->hypothesis, "the table of position %lld, pair %lld is wrong before the first step",
+                 (long long)o->pos, (long long)o->elem);
 }
 
 /* Tables that differ: 1. */
@@ -111,24 +147,15 @@ static kv_status compare_tables(dt_study *s, int *differ)
     dt_flow *f = s->flow;
     const int64_t n = positions_of(f->s);
     dt_rotation theirs = {0};
-    KV_TRY(dt_rotation_make(f->side[DT_REF], f->session[DT_REF], &f->s->model->cfg, n, &s->rotation));
+    KV_TRY(dt_rotation_make(f->side[DT_REF], f->session[DT_REF], &f->s->model->cfg, all_positions(f->s), &s->rotation));
     *differ = 0;
     if (!f->exact) return KV_OK;
     kv_status st = dt_rotation_make(f->side[DT_GOT], f->session[DT_GOT], &f->s->model->cfg, n, &theirs);
-    const float *a = s->rotation.memory.p, *b = theirs.memory.p;
-    for (int64_t i = 0; st == KV_OK && i < 2 * n * s->rotation.pairs && !*differ; i++) {
-        if (memcmp(&a[i], &b[i], sizeof *a) == 0) continue;
-        const int64_t at = i % (n * s->rotation.pairs);
-        dt_finding *o = s->out;
-        *differ = 1;
-        o->found = DT_FOUND_VALUE;
-        o->op = "rope";
-        o->klass = dt_klass_of(&a[i], &b[i], 1, 0, "bug-numeric");
-        o->elem = at % s->rotation.pairs;
-        o->pos = at / s->rotation.pairs;
-        set_values(o, i < n * s->rotation.pairs ? "table of cosines" : "table of sines", a[i], b[i]);
-        snprintf(o->hypothesis, sizeof o->hypothesis, "the table of position %lld, pair %lld is wrong before the first step",
-                 (long long)o->pos, (long long)o->elem);
+    for (int64_t i = 0; st == KV_OK && i < 2 * n * theirs.pairs && !*differ; i++) {
+        const int64_t at = i / 2;
+        const float a = i % 2 ? s->rotation.sin[at] : s->rotation.cos[at], b = i % 2 ? theirs.sin[at] : theirs.cos[at];
+        *differ = memcmp(&a, &b, sizeof a) != 0;
+        if (*differ) report_table(s, &theirs, i % 2, at, a, b);
     }
     dt_rotation_free(&theirs);
     return st == KV_OK ? KV_OK : kv_fail(st, "table of the device: %s", f->side[DT_GOT]->last_error(f->session[DT_GOT]));
@@ -162,7 +189,8 @@ static kv_status compare_before(dt_study *s, int *differ)
     dt_finding *o = s->out;
     *differ = 1;
     o->op = "state";
-    o->klass = d.part == DT_PART_TOKEN || d.part == DT_PART_SHAPE || d.part == DT_PART_POS ? "bug-index" : "stale-read";
+    o->klass = d.part == DT_PART_TOKEN || d.part == DT_PART_SCORE ? "bug-policy"
+               : d.part == DT_PART_SHAPE || d.part == DT_PART_POS ? "bug-index" : "stale-read";
     o->layer = d.layer;
     o->head = d.head;
     o->slot = d.entry;
@@ -191,6 +219,7 @@ static void focus_on(const dt_study *s, dt_focus *f)
     }
     dt_row_view view;
     const int64_t first = s->flow->turn.at - s->flow->begin;
+    f->first_of_stream = first == 0;
     if (dt_row_view_make(s->flow->s->policy, s->out->state.p, &s->flow->events[DT_REF], first, s->flow->turn.n, f->row, layer, 0,
                      &view) == KV_OK)
         f->pos = view.pos;
@@ -205,16 +234,20 @@ static int32_t head_of(const kv_config *cfg, int32_t point, int64_t elem)
     return per_head ? (int32_t)(elem / cfg->head_dim) : -1;
 }
 
-/* Coded keys and values that are wrong after the step have been read wrongly, where they are coded before attention. */
-static kv_status blame_codes(dt_study *s, const dt_state_diff *d, int *done)
+/* Attention reads what the step itself has stored: a record of the layer that is wrong after the step, of a token that the row sees,
+ * is the cause. K and V of the layer are right by their taps. */
+static int blame_stored(dt_study *s, const dt_state_diff *d)
 {
-    const kv_policy *p = s->flow->s->policy;
-    *done = p->storage == KV_STORE_KVARN && s->flow->exact && d->part == DT_PART_RECORD && d->layer == s->layer;
-    if (!*done) return KV_OK;
+    const dt_flow *f = s->flow;
+    const int64_t og = d->og & (((int64_t)1 << 62) - 1), row_og = f->turn.at - f->begin + s->row;
+    if (!f->exact || d->part != DT_PART_RECORD || d->layer != s->layer || og > row_og) return 0;
+    if (f->s->policy->storage == KV_STORE_KIVI) return 0; /* a step reads its rows before they are coded */
     dt_verdict v = {0};
-    dt_blame_record(p, s->out->state.p, s->flow->state[DT_REF].p, s->flow->state[DT_GOT].p, d, &v);
+    dt_blame_record(f->s->policy, s->out->state.p, f->state[DT_REF].p, f->state[DT_GOT].p, d, &v);
     take_verdict(s->out, &v);
-    return KV_OK;
+    s->out->slot = d->entry;
+    s->out->slot_token = dt_flow_pos(f, og);
+    return 1;
 }
 
 /* The first wrong value is in a tapped row. */
@@ -223,7 +256,6 @@ static kv_status blame_tap(dt_study *s, const dt_state_diff *after)
     const kv_config *cfg = &s->flow->s->model->cfg;
     dt_finding *o = s->out;
     const int32_t layer = s->layer < 0 ? 0 : s->layer, from = layer ? layer - 1 : 0;
-    int done;
     if (from < s->layer0 || layer + 1 > s->layer1)
         KV_TRY(dt_study_tap(s, from, s->point == KV_TAP_FINAL_NORM ? cfg->n_layers : layer + 1));
     o->pos = s->flow->turn.at + s->row;
@@ -233,15 +265,17 @@ static kv_status blame_tap(dt_study *s, const dt_state_diff *after)
     o->bound = s->bound;
     set_values(o, tap_names[s->point], dt_study_row(s, DT_REF, s->point, s->layer, s->row)[s->elem],
                dt_study_row(s, DT_GOT, s->point, s->layer, s->row)[s->elem]);
-    if (s->point == KV_TAP_ATTN) {
-        KV_TRY(blame_codes(s, after, &done));
-        return done ? KV_OK : dt_study_attention(s);
-    }
+    if (s->point == KV_TAP_ATTN) return blame_stored(s, after) ? KV_OK : dt_study_attention(s);
     dt_focus focus;
     dt_verdict v = {0};
     focus_on(s, &focus);
     KV_TRY(dt_blame(&focus, s->point, &v));
     take_verdict(o, &v);
+    if (strcmp(o->op, "rope") == 0 && strcmp(o->klass, "bug-index") == 0 && s->flow->exact && s->flow->state[DT_GOT].p &&
+        dt_positions_differ(s->flow->state[DT_REF].p, s->flow->state[DT_GOT].p)) {
+        o->op = "policy"; /* the cache itself counts otherwise */
+        strncat(o->hypothesis, "; the cache numbers its tokens so", sizeof o->hypothesis - strlen(o->hypothesis) - 1);
+    }
     return KV_OK;
 }
 
@@ -309,6 +343,7 @@ static void blame_state(dt_study *s, const dt_state_diff *d)
     const int64_t og = d->og & (((int64_t)1 << 62) - 1);
     if (d->og >= 0) o->slot_token = dt_flow_pos(f, og);
     if (d->has_values) set_values(o, d->part == DT_PART_RECORD ? d->value ? "V record" : "K record" : part_names[d->part], d->ref, d->got);
+    s->by_export = d->part == DT_PART_RECORD || d->part == DT_PART_POS;
     switch (d->part) {
     case DT_PART_RECORD:
         if (dt_flow_pos(f, og) >= f->turn.at) o->pos = dt_flow_pos(f, og);
@@ -324,10 +359,59 @@ static void blame_state(dt_study *s, const dt_state_diff *d)
     case DT_PART_POS:
         dt_verdict_set(&v, "policy", "bug-policy", "token %lld stands at position %d, expected %d", (long long)og, (int)d->got, (int)d->ref);
         break;
+    case DT_PART_TOKEN:
+        if (dt_same_tokens(f->state[DT_REF].p, f->state[DT_GOT].p, d->layer, d->head))
+            dt_verdict_set(&v, "policy", "bug-index", "the right tokens are in the cache, in another order of the view");
+        else
+            dt_verdict_set(&v, "policy", "bug-policy", "the same decisions were reported, but other tokens are in the cache");
+        break;
     default:
-        dt_verdict_set(&v, "policy", "bug-policy", "the same decisions were reported, but other %s are in the cache", part_names[d->part]);
+        dt_verdict_set(&v, "policy", "bug-policy", "the same decisions were reported, but the %s differs", part_names[d->part]);
     }
     take_verdict(o, &v);
+}
+
+/* Puts a text in front of the hypothesis. */
+static void explain(dt_finding *o, const char *op, const char *text)
+{
+    char was[sizeof o->hypothesis];
+    snprintf(was, sizeof was, "%s", o->hypothesis);
+    o->op = op;
+    snprintf(o->hypothesis, sizeof o->hypothesis, "%s; %.300s", text, was);
+}
+
+/* An export that is wrong while everything that follows is right: the export itself is at fault, not the cache. */
+static kv_status check_export(dt_study *s)
+{
+    dt_flow *f = s->flow;
+    const dt_turn bad = f->turn;
+    int32_t fed;
+    int wrong;
+    if (!s->by_export) return KV_OK;
+    KV_TRY(dt_flow_before(f, -1));
+    KV_TRY(dt_flow_step(f, DT_REF, NULL, 0));
+    KV_TRY(dt_flow_step(f, DT_GOT, NULL, 0));
+    KV_TRY(dt_flow_go_on(f, 4, &fed, &wrong));
+    f->turn = bad;
+    if (f->device_failed || wrong || fed == 0) return KV_OK;
+    explain(s->out, "state", "the export is wrong, the cache is right: the steps behind agree");
+    s->out->klass = "bug-index";
+    return KV_OK;
+}
+
+/* Locked mode: what does not fail without imports is the import's fault. */
+static kv_status check_import(dt_study *s)
+{
+    dt_finding free_run = {0};
+    dt_subject free_case = *s->flow->s;
+    if (free_case.mode != DT_MODE_LOCKED || strcmp(s->out->op ? s->out->op : "", "state") == 0) return KV_OK;
+    free_case.mode = DT_MODE_FREE;
+    free_case.quick = 1;
+    if (!free_case.window) free_case.n = s->out->step_at + s->out->step_n;
+    KV_TRY(dt_locate(&free_case, &free_run));
+    if (free_run.found == DT_FOUND_NOTHING) explain(s->out, "state", "only behind an import, which does not restore everything");
+    dt_finding_free(&free_run);
+    return KV_OK;
 }
 
 /* ---- the bad step -------------------------------------------------------------------------------------------------------- */
@@ -390,12 +474,29 @@ static kv_status study_step(dt_study *s)
     }
     if (!f->device_failed) KV_TRY(look_again(s, &look, &after));
     if (!f->device_failed) KV_TRY(judge(s, &look, &after));
+    if (!f->device_failed) KV_TRY(check_export(s));
+    if (!f->device_failed && !f->s->quick) KV_TRY(check_import(s));
     if (!f->device_failed && !f->s->quick) KV_TRY(dt_study_repeat(s, &race));
     if (f->device_failed) {
         report_failure(s->out, f);
         return KV_OK;
     }
     if (race && s->out->found == DT_FOUND_VALUE) s->out->klass = "bug-race";
+    return KV_OK;
+}
+
+/* Both sides agree to the end: does a snapshot hold what it was taken of? */
+static kv_status check_snapshot(dt_study *s)
+{
+    int lost;
+    KV_TRY(dt_flow_round_trip(s->flow, &lost));
+    if (!lost) return KV_OK;
+    dt_finding *o = s->out;
+    o->found = DT_FOUND_VALUE;
+    o->op = "state";
+    o->klass = "stale-read";
+    o->pos = s->flow->s->n - 1;
+    snprintf(o->hypothesis, sizeof o->hypothesis, "the sides agree, but a snapshot does not give back the state that it was taken of");
     return KV_OK;
 }
 
@@ -407,7 +508,7 @@ static kv_status search(dt_study *s)
     KV_TRY(compare_tables(s, &differ));
     if (differ) return KV_OK;
     KV_TRY(dt_flow_search(f, &bad, &look));
-    if (!bad) return KV_OK;
+    if (!bad) return f->s->quick ? KV_OK : check_snapshot(s);
     if (f->device_failed) {
         report_failure(s->out, f);
         return KV_OK;

@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { CHUNK = 256 };
 
@@ -57,17 +58,23 @@ static void weigh(const dt_attn *a, int32_t kv, const double *p, int64_t n, doub
 }
 
 /* What the golf family makes of the row behind attention (docs/golf.md, 9 and 10). */
-static void finish(const dt_attn *a, double *out)
+static void finish_with(const dt_attn *a, const double *own, double scale, double *out)
 {
-    if (!a->own_v) return;
     if (!a->xsa) {
         for (int64_t d = 0; d < a->D; d++)
-            out[d] += a->lambda * a->own_v[d];
+            out[d] += a->lambda * own[d];
         return;
     }
-    const double norm = fmax(sqrt(dot(a->own_v, a->own_v, a->D)), 1e-12), along = dot(out, a->own_v, a->D) / norm;
+    const double along = dot(out, own, a->D) * scale * scale;
     for (int64_t d = 0; d < a->D; d++)
-        out[d] -= along * a->own_v[d] / norm;
+        out[d] -= along * own[d];
+}
+
+static double unit(const dt_attn *a, const double *own) { return 1 / fmax(sqrt(dot(own, own, a->D)), 1e-12); }
+
+static void finish(const dt_attn *a, double *out)
+{
+    if (a->own_v) finish_with(a, a->own_v, unit(a, a->own_v), out);
 }
 
 static double distance(const double *x, const float *y, int64_t n)
@@ -103,22 +110,30 @@ double dt_attn_check(const dt_attn *a)
 static void offer(hunt *h, const double *out, const char *op, const char *klass, int64_t entry, const char *fmt, ...)
     KV_PRINTF(6, 7);
 
-/* out: the row of heads before `finish`. A later guess must be clearly better than an earlier, simpler one. */
-static void offer(hunt *h, const double *out, const char *op, const char *klass, int64_t entry, const char *fmt, ...)
+/* The row as the tap would show it. A later guess must be clearly better than an earlier, simpler one. */
+static void offer_row(hunt *h, const double *row, const char *op, const char *klass, int64_t entry, const char *text)
 {
-    for (int64_t d = 0; d < h->a->D; d++)
-        h->row[d] = out[d];
-    finish(h->a, h->row);
-    const double error = distance(h->row, h->a->got, h->a->D);
+    const double error = distance(row, h->a->got, h->a->D);
     if (!(error < 0.5 * h->best->error)) return;
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(h->best->text, sizeof h->best->text, fmt, ap);
-    va_end(ap);
+    snprintf(h->best->text, sizeof h->best->text, "%s", text);
     h->best->op = op;
     h->best->klass = klass;
     h->best->entry = entry;
     h->best->error = error;
+}
+
+/* The row before `finish`. */
+static void offer(hunt *h, const double *out, const char *op, const char *klass, int64_t entry, const char *fmt, ...)
+{
+    char text[sizeof h->best->text];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    for (int64_t d = 0; d < h->a->D; d++)
+        h->row[d] = out[d];
+    finish(h->a, h->row);
+    offer_row(h, h->row, op, klass, entry, text);
 }
 
 /* Offers the row for probabilities in h->s turned into h->p. */
@@ -134,17 +149,16 @@ static void offer_scores(hunt *h, int64_t n, const char *op, const char *klass, 
 static void guess_other_rows(hunt *h)
 {
     const dt_attn *a = h->a;
+    char text[96];
     for (int32_t i = 0; i < a->n_others; i++) {
         for (int64_t d = 0; d < a->D; d++)
             h->row[d] = (double)a->others[i][d];
-        const double far = distance(h->row, a->got, a->D);
-        if (!(far < 0.5 * h->best->error)) continue;
-        *h->best = (dt_guess){.op = "attn", .klass = "bug-index", .entry = -1, .error = far};
-        snprintf(h->best->text, sizeof h->best->text, "the row is that of %s", a->other_names[i]);
+        snprintf(text, sizeof text, "the row is that of %s", a->other_names[i]);
+        offer_row(h, h->row, "attn", "bug-index", -1, text);
     }
     for (int64_t d = 0; d < a->D; d++)
-        h->out[d] = 0;
-    offer(h, h->out, "attn", "bug-index", -1, "the row was not computed: it is zero");
+        h->row[d] = 0;
+    offer_row(h, h->row, "attn", "bug-index", -1, "the row was not computed: it is zero");
 }
 
 /* ---- which entries ------------------------------------------------------------------------------------------------------ */
@@ -339,6 +353,31 @@ static void guess_heads(hunt *h)
     }
 }
 
+/* What the golf family does with the token's own value, with another head's or another length. */
+static void guess_own_value(hunt *h)
+{
+    const dt_attn *a = h->a;
+    double *y = h->row + a->D;
+    if (!a->own_v) return;
+    scores(a, a->kv, a->n, h->s);
+    softmax(h->s, a->n, h->p);
+    weigh(a, a->kv, h->p, a->n, y);
+    for (int32_t g = -1; g < a->n_kv; g++) {
+        const double *own = g < 0 ? a->own_v : value(a, g, a->n - 1);
+        const double scale = g < 0 ? sqrt(unit(a, own)) : unit(a, own);
+        const char *text = g < 0 ? "the own value is not brought to length 1 before it is taken out" : "the own value is that of another KV head";
+        if (g == a->kv || (g < 0 && !a->xsa)) continue;
+        memcpy(h->out, y, (size_t)a->D * sizeof *y);
+        finish_with(a, own, scale, h->out);
+        offer_row(h, h->out, "attn", g < 0 ? "bug-numeric" : "bug-index", -1, text);
+        if (g >= 0) continue;
+        memcpy(h->out, y, (size_t)a->D * sizeof *y);
+        finish_with(a, own, 1, h->out);
+        offer_row(h, h->out, "attn", "bug-numeric", -1, text);
+    }
+    offer_row(h, y, "attn", "bug-numeric", -1, "what the own value adds or takes out is missing");
+}
+
 /* ---- arithmetic ------------------------------------------------------------------------------------------------------------ */
 
 static void guess_scale(hunt *h)
@@ -364,6 +403,40 @@ static void guess_scale(hunt *h)
             h->s[j] *= scales[i].by;
         offer_scores(h, a->n, "attn", "bug-numeric", -1, scales[i].text);
     }
+}
+
+/* Error of the row when all scores are multiplied by t. */
+static double error_at(hunt *h, double t)
+{
+    const dt_attn *a = h->a;
+    double *row = h->row + a->D;
+    scores(a, a->kv, a->n, h->s);
+    for (int64_t j = 0; j < a->n; j++)
+        h->s[j] *= t;
+    softmax(h->s, a->n, h->p);
+    weigh(a, a->kv, h->p, a->n, row);
+    finish(a, row);
+    return distance(row, a->got, a->D);
+}
+
+/* The factor of all scores that comes nearest, by thirds of an interval around 1. */
+static void guess_any_scale(hunt *h)
+{
+    double lo = 0.7, hi = 1.4;
+    char text[96];
+    if (h->a->n < 3) return; /* two entries fit any factor */
+    for (int i = 0; i < 60; i++) {
+        const double a = lo + (hi - lo) / 3, b = hi - (hi - lo) / 3;
+        if (error_at(h, a) < error_at(h, b)) hi = b;
+        else lo = a;
+    }
+    const double t = (lo + hi) / 2;
+    if (fabs(t - 1) < 1e-5) return;
+    snprintf(text, sizeof text, "all scores are %.7g times too large", t);
+    scores(h->a, h->a->kv, h->a->n, h->s);
+    for (int64_t j = 0; j < h->a->n; j++)
+        h->s[j] *= t;
+    offer_scores(h, h->a->n, "attn", "bug-numeric", -1, text);
 }
 
 /* Chunks put together without what their own maxima ask for. */
@@ -403,30 +476,55 @@ static void guess_combine(hunt *h)
 static float to_bf16(float x) { return kv_bf162f(kv_f2bf16(x)); }
 static float to_f16(float x) { return kv_f162f(kv_f2f16(x)); }
 
-/* Undeclared low precision. Only the chunk's own maximum matters: p = exp(s - m) is what a kernel rounds. */
+/* What is rounded to 16 bits. Probabilities are those of the row's chunk: exp(s - m). */
+enum { OF_WEIGHTS, OF_SCORES, OF_STORED_KEYS, OF_KEYS, OF_VALUES, OF_QUERY, ROUNDED };
+
+static double rounded_dot(const dt_attn *a, int64_t i, int what, float (*round)(float))
+{
+    double sum = 0;
+    const int keys = what == OF_KEYS || (what == OF_STORED_KEYS && i < a->stored);
+    for (int64_t d = 0; d < a->D; d++) {
+        const double k = key(a, a->kv, i)[d], q = a->q[d] * a->scale;
+        sum += (what == OF_QUERY ? (double)round((float)q) : q) * (keys ? (double)round((float)k) : k);
+    }
+    return sum;
+}
+
+static void offer_rounded(hunt *h, int what, float (*round)(float), const char *op, const char *text)
+{
+    const dt_attn *a = h->a;
+    double most = -(double)INFINITY, sum = 0;
+    for (int64_t i = 0; i < a->n; i++) {
+        h->s[i] = rounded_dot(a, i, what, round);
+        if (what == OF_SCORES) h->s[i] = (double)round((float)h->s[i]);
+        most = fmax(most, h->s[i]);
+    }
+    for (int64_t i = 0; i < a->n; i++) {
+        h->p[i] = kv_dexp(h->s[i] - most);
+        if (what == OF_WEIGHTS) h->p[i] = (double)round((float)h->p[i]);
+        sum += h->p[i];
+    }
+    for (int64_t d = 0; d < a->D; d++) {
+        h->out[d] = 0;
+        for (int64_t i = 0; i < a->n; i++) {
+            const double v = value(a, a->kv, i)[d];
+            h->out[d] += h->p[i] / sum * (what == OF_VALUES ? (double)round((float)v) : v);
+        }
+    }
+    offer(h, h->out, op, "bug-numeric", -1, "%s", text);
+}
+
 static void guess_precision(hunt *h)
 {
-    static const char *const names[] = {"probabilities rounded to bf16", "probabilities rounded to f16",
-                                        "scores rounded to bf16", "scores rounded to f16"};
-    const dt_attn *a = h->a;
-    for (int which = 0; which < 4; which++) {
-        float (*const round)(float) = which % 2 ? to_f16 : to_bf16;
-        double most = -(double)INFINITY, sum = 0;
-        scores(a, a->kv, a->n, h->s);
-        for (int64_t i = 0; i < a->n; i++) {
-            if (which >= 2) h->s[i] = (double)round((float)h->s[i]);
-            most = fmax(most, h->s[i]);
+    static const char *const names[ROUNDED] = {"probabilities", "scores", "stored keys", "keys", "values", "the query"};
+    char text[64];
+    for (int what = 0; what < ROUNDED; what++)
+        for (int half = 0; half < 2; half++) {
+            const int keys = what == OF_KEYS || what == OF_STORED_KEYS;
+            snprintf(text, sizeof text, "%s rounded to %s", names[what], half ? "f16" : "bf16");
+            if (what == OF_STORED_KEYS && !h->a->stored) continue;
+            offer_rounded(h, what, half ? to_f16 : to_bf16, keys && h->a->raw ? "rope" : "attn", text);
         }
-        for (int64_t i = 0; i < a->n; i++) {
-            const double e = kv_dexp(h->s[i] - most);
-            sum += e;
-            h->p[i] = which < 2 ? (double)round((float)e) : e;
-        }
-        for (int64_t i = 0; i < a->n; i++)
-            h->p[i] /= sum;
-        weigh(a, a->kv, h->p, a->n, h->out);
-        offer(h, h->out, "attn", "bug-numeric", -1, "%s", names[which]);
-    }
 }
 
 /* The right row times a number: a denominator with something added, a weight too much. */
@@ -488,23 +586,51 @@ static void guess_rules_of_position(hunt *h)
     }
 }
 
+/* Score of every entry with positions of entries lo .. hi-1 shifted. */
+static void offer_shift(hunt *h, int64_t lo, int64_t hi, int64_t by, const char *what)
+{
+    char text[128];
+    scores(h->a, h->a->kv, h->a->n, h->s);
+    for (int64_t i = lo; i < hi; i++)
+        h->s[i] = score_at(h->a, i, h->a->entry[i].pos + by < 0 ? 0 : h->a->entry[i].pos + by, h->row);
+    snprintf(text, sizeof text, "%s are rotated %lld positions too %s", what, (long long)(by < 0 ? -by : by), by < 0 ? "early" : "late");
+    offer_scores(h, h->a->n, "rope", "bug-index", lo, text);
+}
+
 static void guess_shifted_positions(hunt *h)
 {
-    static const char *const parts[] = {"all stored keys", "the sinks", "all stored keys but the sinks"};
     const dt_attn *a = h->a;
-    const int64_t most = a->stored < 64 ? a->stored : 64;
-    for (int part = 0; part < (a->sinks ? 3 : 1); part++) {
-        const int64_t lo = part == 2 ? a->sinks : 0, hi = part == 1 && a->sinks < a->stored ? a->sinks : a->stored;
-        for (int64_t step = 2; step <= 2 * most + 1; step++) {
-            const int64_t by = step % 2 ? -(step / 2) : step / 2;
-            char text[128];
-            scores(a, a->kv, a->n, h->s);
-            for (int64_t i = lo; i < hi; i++)
-                h->s[i] = score_at(a, i, a->entry[i].pos + by < 0 ? 0 : a->entry[i].pos + by, h->row);
-            snprintf(text, sizeof text, "%s are rotated %lld positions too %s", parts[part], (long long)(by < 0 ? -by : by),
-                     by < 0 ? "early" : "late");
-            offer_scores(h, a->n, "rope", "bug-index", lo, text);
+    const int64_t most = a->stored < 64 ? a->stored : 64, sinks = a->sinks < a->stored ? a->sinks : a->stored;
+    char text[48];
+    for (int64_t step = 2; step <= 2 * most + 1; step++) {
+        const int64_t by = step % 2 ? -(step / 2) : step / 2;
+        offer_shift(h, 0, a->stored, by, "all stored keys");
+        if (!sinks) continue;
+        offer_shift(h, 0, sinks, by, "the sinks");
+        offer_shift(h, sinks, a->stored, by, "all stored keys but the sinks");
+    }
+    /* keys of the step itself are rotated with the stored ones where those are kept un-rotated */
+    for (int64_t n = 1; n <= 8 && n <= a->n && a->raw; n++)
+        for (int64_t by = -1; by <= 1; by += 2) {
+            snprintf(text, sizeof text, "the first %lld keys of the view", (long long)n);
+            offer_shift(h, 0, n, by, text);
         }
+    for (int64_t by = -1; by <= 1; by += 2)
+        offer_shift(h, 0, a->n, by, "all keys");
+}
+
+/* Golf: keys that miss their gain. */
+static void guess_gain(hunt *h)
+{
+    const dt_attn *a = h->a;
+    if (a->key_gain == 1) return;
+    for (int what = 0; what < 4; what++) {
+        const double by = what % 2 ? a->key_gain : 1 / a->key_gain;
+        const int64_t n = what < 2 ? a->stored : a->n;
+        scores(a, a->kv, a->n, h->s);
+        for (int64_t i = 0; i < n; i++)
+            h->s[i] *= by;
+        offer_scores(h, a->n, "rope", "bug-numeric", -1, what % 2 ? "keys have their gain twice" : "keys are read without their gain");
     }
 }
 
@@ -548,11 +674,13 @@ void dt_attn_guess(const dt_attn *a, dt_guess *out)
     }
     out->error = 2 * h.wrong;
     guess_other_rows(&h);
+    guess_own_value(&h);
     guess_heads(&h);
     guess_scale(&h);
+    guess_gain(&h);
     guess_combine(&h);
-    if (a->rotation->pairs && a->stored) {
-        guess_rules_of_position(&h);
+    if (a->rotation->pairs) {
+        if (a->stored) guess_rules_of_position(&h);
         guess_shifted_positions(&h);
     }
     guess_extra(&h);
@@ -562,8 +690,9 @@ void dt_attn_guess(const dt_attn *a, dt_guess *out)
     guess_values(&h);
     guess_factor(&h);
     guess_precision(&h);
+    guess_any_scale(&h);
     if (a->rotation->pairs && a->stored && a->n <= 1024) guess_position_of_one(&h);
-    guess_weight_of_one(&h);
+    if (a->n > 2) guess_weight_of_one(&h);
     /* a fit is close to the device's row, and much closer than the right row is */
     if (!(out->error < 0.2 * h.wrong && out->error < 1e-4 * h.size + 1e-30)) *out = (dt_guess){.entry = -1, .error = out->error};
     free(memory);

@@ -16,6 +16,8 @@ typedef struct dt_attn {
     double scale;
     const dt_rotation *rotation;
     int64_t sinks;                     /* leading entries that are sinks */
+    int raw;                           /* keys are kept un-rotated: positions belong to the view */
+    double key_gain;                   /* of the KV head; 1: none */
     const double *own_v;               /* [D] what local_v adds lambda of, or xsa takes out; NULL: neither */
     double lambda;
     int xsa;

@@ -39,6 +39,38 @@ static double common_factor(const float *ref, const float *got, int64_t n)
     return c;
 }
 
+/* The mean square of a Llama row leaves out a part of the row: how many of its last (ends = 1) or first elements; 0: no. */
+static int64_t left_out(const float *x, int64_t n, double factor, double eps, int ends)
+{
+    double all = 0, part = 0;
+    for (int64_t i = 0; i < n; i++)
+        all += (double)x[i] * (double)x[i];
+    const double want = ((all / (double)n + eps) / (factor * factor) - eps) * (double)n;
+    for (int64_t k = 1; k < n; k++) {
+        const double v = (double)x[ends ? n - k : k - 1];
+        part += v * v;
+        if (fabs(all - part - want) <= 1e-6 * all && part > 1e-4 * all) return k;
+    }
+    return 0;
+}
+
+static int sum_is_short(const dt_focus *f, int point, double factor, dt_verdict *v)
+{
+    const kv_config *cfg = &f->model->cfg;
+    const int64_t n = f->width[point];
+    if (kv_config_is_golf(cfg)) return 0;
+    const float *x = point == KV_TAP_ATTN_NORM ? f->before[DT_REF] + f->row * n
+                     : dt_focus_row(f, DT_REF, point == KV_TAP_FFN_NORM ? KV_TAP_ATTN_RESID : KV_TAP_RESID, f->row);
+    for (int end = 1; end >= 0; end--) {
+        const int64_t k = left_out(x, n, factor, (double)cfg->norm_eps, end);
+        if (!k) continue;
+        dt_verdict_set(v, "rmsnorm", "bug-index", "the %s %lld of %lld elements are left out of the mean square", end ? "last" : "first",
+                       (long long)k, (long long)n);
+        return 1;
+    }
+    return 0;
+}
+
 static int mixes_streams(const kv_config *cfg) { return cfg->resid_mix_x0 || cfg->unet_skips; }
 
 static void blame_norm(const dt_focus *f, int point, kv_role gain, dt_verdict *v)
@@ -48,6 +80,7 @@ static void blame_norm(const dt_focus *f, int point, kv_role gain, dt_verdict *v
     const char *klass = dt_klass_of(ref, got, n, 1, "bug-numeric");
     const double c = common_factor(ref, got, n);
     if (!isnan(c)) {
+        if (strcmp(klass, "bug-numeric") == 0 && sum_is_short(f, point, c, v)) return;
         dt_verdict_set(v, "rmsnorm", klass, "the whole row is %.9g times too large: the mean square is wrong", c);
         return;
     }
@@ -61,7 +94,7 @@ static void blame_norm(const dt_focus *f, int point, kv_role gain, dt_verdict *v
             x[i] = (double)ref[i] / (double)w[i];
         if (explains(ref, got, x, n)) dt_verdict_set(v, "rmsnorm", "bug-numeric", "the gains are not applied");
     } else if (point == KV_TAP_ATTN_NORM && mixes_streams(&f->model->cfg) && strcmp(klass, "bug-numeric") == 0)
-        dt_verdict_set(v, "residual", klass, "what enters the norm is wrong: the mix with the first stream, or a skip");
+        dt_verdict_set(v, "residual", "bug-index", "what enters the norm is wrong: the mix with the first stream, or a skip");
     free(w);
     free(x);
 }
@@ -89,7 +122,7 @@ static int stream_mistake(const stream_case *s, dt_verdict *v)
             x[i] = with[which];
         }
         found = explains(s->ref, s->got, x, s->n);
-        if (found) dt_verdict_set(v, "residual", "bug-index", "%s", names[which]);
+        if (found) dt_verdict_set(v, "residual", which == 4 ? "bug-index" : "bug-numeric", "%s", names[which]);
     }
     free(x);
     return found;
@@ -264,6 +297,29 @@ static int rounding_mistake(const dt_focus *f, const float *exact, const float *
     return 1;
 }
 
+/* Golf: what a head of V holds beside its own projection is a multiple of the projection of the token before. */
+static int other_share(const dt_focus *f, const float *raw, const float *got)
+{
+    const int64_t D = f->model->cfg.head_dim, n = f->width[KV_TAP_V];
+    float *before = malloc((size_t)n * sizeof *before);
+    const float *in = dt_focus_row(f, DT_REF, KV_TAP_ATTN_NORM, f->row - 1);
+    int fits = before && dt_calc_product(f->model, KV_ROLE_ATTN_V, f->layer, in, before) == KV_OK;
+    for (int64_t h = 0; fits && h < n / D; h++) {
+        double along = 0, length = 0, most = 0, left = 0;
+        for (int64_t d = h * D; d < (h + 1) * D; d++) {
+            along += ((double)got[d] - (double)raw[d]) * (double)before[d];
+            length += (double)before[d] * (double)before[d];
+        }
+        for (int64_t d = h * D; d < (h + 1) * D; d++) {
+            most = fmax(most, fabs((double)got[d]));
+            left = fmax(left, fabs((double)got[d] - (double)raw[d] - along / length * (double)before[d]));
+        }
+        fits = left <= 1e-5 * most;
+    }
+    free(before);
+    return fits;
+}
+
 /* Golf: V (or K) without what the token before adds, in the first row of a step or everywhere. */
 static int lost_shift(const dt_focus *f, int point, const float *raw, const float *got, int64_t n, dt_verdict *v)
 {
@@ -276,6 +332,10 @@ static int lost_shift(const dt_focus *f, int point, const float *raw, const floa
         x[i] = (double)raw[i];
     const int plain = x && point == KV_TAP_V && explains(ref, got, x, n);
     free(x);
+    if (!plain && point == KV_TAP_V && f->row > 0 && other_share(f, raw, got)) {
+        dt_verdict_set(v, "carry", "bug-index", "the row of the token before is mixed in with another weight");
+        return 1;
+    }
     if (!plain && f->row > 0) return 0;
     dt_verdict_set(v, "carry", plain ? "bug-index" : dt_klass_of(ref, got, n, 1, "bug-index"),
                    plain ? "the row of the token before is not mixed in" : "the first token of a step mixes in another row before it");
@@ -333,6 +393,37 @@ static int wrong_position(const dt_focus *f, int point, dt_verdict *v)
     }
     if (f->pos && turned_rows_fit(f, point, f->pos, f->pos, 1)) {
         dt_verdict_set(v, "rope", "bug-numeric", "rotated the other way");
+        return 1;
+    }
+    return 0;
+}
+
+/* One line of the rotation with another sign, or sine and cosine exchanged. */
+static int wrong_formula(const dt_focus *f, int point, dt_verdict *v)
+{
+    static const int signs[][4] = {{1, 1, 1, 1}, {1, -1, 1, -1}, {-1, -1, 1, 1}, {1, -1, -1, 1}};
+    const dt_rotation *r = f->rotation;
+    const int64_t D = f->model->cfg.head_dim, pos = f->pos;
+    const float *ref = dt_focus_row(f, DT_REF, point, f->row), *got = dt_focus_row(f, DT_GOT, point, f->row);
+    double raw[KV_MAX_HEAD_DIM], x[KV_MAX_HEAD_DIM];
+    for (size_t which = 0; which < sizeof signs / sizeof *signs && pos >= 0 && pos < r->n; which++) {
+        int fits = 1;
+        for (int64_t h = 0; h < f->width[point] / D && fits; h++) {
+            if (memcmp(ref + h * D, got + h * D, (size_t)D * sizeof *ref) == 0) continue;
+            for (int64_t d = 0; d < D; d++)
+                raw[d] = (double)ref[h * D + d];
+            dt_rotate(r, pos, 1, D, raw, raw);
+            memcpy(x, raw, (size_t)D * sizeof *x);
+            for (int64_t i = 0; i < r->pairs; i++) {
+                const int64_t a = r->half ? i : 2 * i, b = r->half ? i + r->pairs : 2 * i + 1;
+                const double c = (double)r->cos[pos * r->pairs + i], s = (double)r->sin[pos * r->pairs + i];
+                x[a] = signs[which][0] * raw[a] * c + signs[which][1] * raw[b] * s;
+                x[b] = signs[which][2] * raw[b] * c + signs[which][3] * raw[a] * s;
+            }
+            fits = explains(ref + h * D, got + h * D, x, D);
+        }
+        if (!fits) continue;
+        dt_verdict_set(v, "rope", "bug-numeric", "a sign in the rotation is wrong");
         return 1;
     }
     return 0;
@@ -431,7 +522,7 @@ static kv_status blame_rotated(const dt_focus *f, int point, kv_role role, dt_ve
     const float *ref = dt_focus_row(f, DT_REF, point, f->row), *got = dt_focus_row(f, DT_GOT, point, f->row);
     int done;
     KV_TRY(short_keys(f, point, v, &done));
-    if (done || wrong_position(f, point, v) || wrong_pairing(f, point, v) || scaled_heads(f, point, v)) return KV_OK;
+    if (done || wrong_position(f, point, v) || wrong_pairing(f, point, v) || wrong_formula(f, point, v) || scaled_heads(f, point, v)) return KV_OK;
     const double error = dt_row_error(ref, got, n), turned = share_turned(f, point);
     if (isfinite(error) && turned > 0.95 && error > 8e-6) {
         dt_verdict_set(v, "rope", "bug-numeric", "pairs keep their length: the angle, or its sine and cosine, is wrong");
@@ -463,8 +554,14 @@ static void blame_embed(const dt_focus *f, dt_verdict *v)
     const double c = common_factor(ref, got, n);
     if (!isnan(c) && cfg->embed_norm)
         dt_verdict_set(v, "rmsnorm", dt_klass_of(ref, got, n, 1, "bug-numeric"), "the whole row is %.9g times too large", c);
-    else if (cfg->smear || cfg->bigram_rows)
-        dt_verdict_set(v, "carry", klass, "smear or bigram: %s", f->row ? "what the token before adds is wrong" : "the first token of a step finds another token before it");
+    else if (cfg->smear || cfg->bigram_rows) {
+        if (f->first_of_stream && f->row == 0)
+            dt_verdict_set(v, "carry", dt_klass_of(ref, got, n, 0, "bug-numeric"), "smear or bigram: the first token, which has none before it, is wrong");
+        else if (f->row == 0)
+            dt_verdict_set(v, "carry", "stale-read", "smear or bigram: the first token of a step does not find the one before the step");
+        else
+            dt_verdict_set(v, "carry", klass, "smear or bigram: what the token before adds is wrong");
+    }
     else
         dt_verdict_set(v, "embed", klass, "%lld of %lld elements of the embedding differ", (long long)dt_row_differing(ref, got, n),
                        (long long)n);

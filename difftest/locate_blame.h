@@ -15,6 +15,7 @@ typedef struct dt_focus {
     const float *tap[2][KV_TAP_COUNT]; /* [DT_REF, DT_GOT][point]: [row + 1][width] */
     const float *before[2];            /* the stream that enters the layer: EMBED, or RESID of the layer below */
     int64_t pos;                       /* of the row; -1: unknown */
+    int first_of_stream;               /* the step begins the stream: nothing came before */
     const dt_rotation *rotation;
 } dt_focus;
 

@@ -96,6 +96,14 @@ static int margins_disagree(const kv_events *ref, const kv_events *got, const kv
     return n == 1 && first != 0 ? 1 : 0;
 }
 
+static int same_state(const void *ref, const void *got)
+{
+    dt_state_diff d;
+    if (!ref || !got) return 0;
+    dt_state_compare(ref, got, &d);
+    return d.part == DT_PART_NONE;
+}
+
 /* ---- the verdict ---------------------------------------------------------------------------------------------- */
 
 static void describe(const kv_event *e, char *dst, size_t size)
@@ -149,12 +157,14 @@ void dt_blame_events(const kv_policy *p, const kv_events *ref, const kv_events *
     if (d->only_order)
         dt_verdict_set(v, "policy", "bug-policy", "the decisions are right, but in another order: reference %s, device %s", own, theirs);
     else if (d->only_margin)
-        dt_verdict_set(v, "policy", "bug-numeric", "same decision, margin %.9g instead of %.9g", (double)d->got->margin,
+        dt_verdict_set(v, "policy", "bug-policy", "same decision, margin %.9g instead of %.9g", (double)d->got->margin,
                        (double)d->ref->margin);
     else if (d->only_slot)
         dt_verdict_set(v, "policy", "bug-policy", "same tokens, other slots: reference %s, device %s", own, theirs);
+    else if (coding && same_state(ref_after, got_after))
+        dt_verdict_set(v, "policy", "bug-policy", "coded alike, but reported otherwise: reference %s, device %s", own, theirs);
     else
-        dt_verdict_set(v, coding ? "quant" : "policy", "bug-policy", "reference %s, device %s", own, theirs);
+        dt_verdict_set(v, coding ? "quant" : "policy", coding ? "bug-index" : "bug-policy", "reference %s, device %s", own, theirs);
 }
 
 /* ---- evictions for the database ----------------------------------------------------------------------------------- */
@@ -168,11 +178,14 @@ static double score_before(const void *before, int32_t layer, int32_t head, int6
     return (double)NAN;
 }
 
-static const kv_event *first_unmatched(const kv_events *of, const kv_events *in, int32_t layer, int32_t head)
+/* The first eviction that the other list does not have for the same cause; cause: only of that token, -1: any. */
+static const kv_event *first_unmatched(const kv_events *of, const kv_events *in, int32_t layer, int32_t head, int64_t cause)
 {
     for (size_t i = 0; i < of->n; i++) {
         const kv_event *e = &of->v[i];
-        if (e->kind == KV_EVENT_EVICT && e->layer == layer && e->head == head && !eviction_of(in, e)) return e;
+        if (e->kind != KV_EVENT_EVICT || e->layer != layer || e->head != head || (cause >= 0 && e->token != cause)) continue;
+        const kv_event *g = eviction_of(in, e);
+        if (!g || g->token != e->token) return e;
     }
     return NULL;
 }
@@ -191,7 +204,8 @@ int32_t dt_evict_diffs(const kv_events *ref, const kv_events *got, const void *b
     for (size_t i = 0; i < ref->n + got->n && n < most; i++) {
         const kv_event *e = i < ref->n ? &ref->v[i] : &got->v[i - ref->n];
         if (e->kind != KV_EVENT_EVICT || !is_new_place(dst, n, e)) continue;
-        const kv_event *r = first_unmatched(ref, got, e->layer, e->head), *g = first_unmatched(got, ref, e->layer, e->head);
+        const kv_event *r = first_unmatched(ref, got, e->layer, e->head, -1);
+        const kv_event *g = first_unmatched(got, ref, e->layer, e->head, r ? r->token : -1);
         if (!r && !g) continue;
         const int64_t victim = r ? r->og : -1, theirs = g ? g->og : -1;
         dst[n++] = (dt_evict_diff){.pos = base + (r ? r->token : g->token), .layer = e->layer, .head = e->head,

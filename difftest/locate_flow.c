@@ -1,5 +1,6 @@
 #include "difftest/locate_flow.h"
 
+#include "common/hash.h"
 #include "common/state.h"
 #include "difftest/budget.h"
 #include "difftest/decisions.h"
@@ -321,6 +322,41 @@ kv_status dt_flow_search(dt_flow *f, int *bad, dt_look *look)
         if (f->device_failed) *bad = 1;
         else KV_TRY(search_segment(f, bad, look));
     }
+    return KV_OK;
+}
+
+/* The schedule behind f->turn: all steps but windows begin where the last one ended. */
+kv_status dt_flow_go_on(dt_flow *f, int32_t steps, int32_t *fed, int *wrong)
+{
+    dt_schedule s = dt_schedule_begin(f->s->policy, f->s->q, f->begin, f->end);
+    const int64_t behind = f->turn.at;
+    dt_turn t;
+    *fed = 0;
+    *wrong = 0;
+    while (dt_schedule_next(&s, &t) && *fed < steps && !*wrong) {
+        if (t.at <= behind) continue;
+        dt_look look = {.row = -1};
+        f->turn = t;
+        KV_TRY(both_step(f));
+        if (f->device_failed) return KV_OK;
+        look_at_rows(f, &look);
+        *wrong = look.row >= 0 || !dt_decisions_same(&f->events[DT_REF], &f->events[DT_GOT], 1);
+        ++*fed;
+    }
+    return KV_OK;
+}
+
+kv_status dt_flow_round_trip(dt_flow *f, int *lost)
+{
+    const kv_backend *b = f->side[DT_GOT];
+    kv_session *s = f->session[DT_GOT];
+    void *snap = NULL;
+    *lost = 0;
+    if (dt_flow_export(f, DT_GOT) != KV_OK || b->snapshot(s, &snap) != KV_OK) return KV_OK;
+    const uint64_t before = kv_xxh64(f->state[DT_GOT].p, f->state_bytes[DT_GOT], 0);
+    *lost = b->restore(s, snap) != KV_OK || dt_flow_export(f, DT_GOT) != KV_OK ||
+            kv_xxh64(f->state[DT_GOT].p, f->state_bytes[DT_GOT], 0) != before;
+    b->snapshot_free(s, snap);
     return KV_OK;
 }
 

@@ -62,6 +62,12 @@ kv_status dt_flow_step(dt_flow *f, int side, const kv_tap *taps, int32_t n_taps)
 /* Compares what the last step of both sides left in the buffers. */
 kv_status dt_flow_look(dt_flow *f, dt_look *look);
 
+/* Goes on behind f->turn for a few steps and compares rows and decisions only: *fed steps, *wrong = 1 when one of them differs. */
+kv_status dt_flow_go_on(dt_flow *f, int32_t steps, int32_t *fed, int *wrong);
+
+/* The device's snapshot gives back what it was taken of: *lost = 0. Without one, or an export: 0. */
+kv_status dt_flow_round_trip(dt_flow *f, int *lost);
+
 /* Export of all layers into state[side], checked. */
 kv_status dt_flow_export(dt_flow *f, int side);
 

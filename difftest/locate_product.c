@@ -61,8 +61,24 @@ static int all_wrong_are(const float *ref, const float *got, int64_t n, const fl
     return wrong > 0;
 }
 
+/* Fresh memory: some elements are NaN, all others right. */
+static int unwritten(const float *ref, const float *got, int64_t n)
+{
+    int64_t wrong = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (same(ref[i], got[i])) continue;
+        if (isfinite(got[i])) return 0;
+        wrong++;
+    }
+    return wrong > 0 && wrong < n;
+}
+
 static int misplaced(const float *ref, const float *got, int64_t n, const float *other, const char *op, dt_verdict *v)
 {
+    if (unwritten(ref, got, n)) {
+        dt_verdict_set(v, op, "bug-index", "%lld of %lld elements were not written", (long long)dt_row_differing(ref, got, n), (long long)n);
+        return 1;
+    }
     if (all_wrong_are(ref, got, n, NULL)) {
         dt_verdict_set(v, op, "bug-index", "%lld of %lld elements were not computed: they are zero",
                        (long long)dt_row_differing(ref, got, n), (long long)n);

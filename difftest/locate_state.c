@@ -133,6 +133,18 @@ void dt_state_compare(const void *ref, const void *got, dt_state_diff *out)
     if (out->part == DT_PART_NONE) compare_carry(ref, got, &h, &g, out);
 }
 
+int dt_positions_differ(const void *ref, const void *got)
+{
+    const kv_state_head h = head_of(ref);
+    for (int32_t l = 0; l < h.n_layers; l++)
+        for (int32_t k = 0; k < h.n_kv_heads; k++) {
+            const kv_state_view r = dt_state_run(ref, l, k), g = dt_state_run(got, l, k);
+            for (int32_t i = 0; i < r.run->n && i < g.run->n; i++)
+                if (r.og[i] == g.og[i] && r.pos[i] != g.pos[i]) return 1;
+        }
+    return 0;
+}
+
 /* ---- records -------------------------------------------------------------------------------------------------- */
 
 static const uint8_t *record_of(const kv_state_head *h, const kv_state_view *v, int64_t entry)
@@ -147,7 +159,9 @@ static const uint8_t *record_of(const kv_state_head *h, const kv_state_view *v, 
 static int64_t owner(const kv_state_head *h, const kv_state_view *v, const uint8_t *row, int64_t offset, int64_t bytes, int64_t but)
 {
     for (int32_t i = 0; i < v->run->n; i++)
-        if (v->og[i] != but && memcmp(record_of(h, v, i) + offset, row, (size_t)bytes) == 0) return i;
+        if (v->og[i] != but && kv_state_record_bytes(h, v, i) >= offset + bytes &&
+            memcmp(record_of(h, v, i) + offset, row, (size_t)bytes) == 0)
+            return i;
     return -1;
 }
 
@@ -156,6 +170,14 @@ static int is_resident(const kv_state_view *v, int64_t og)
     for (int32_t i = 0; i < v->run->n; i++)
         if (v->og[i] == og) return 1;
     return 0;
+}
+
+int dt_same_tokens(const void *ref, const void *got, int32_t layer, int32_t head)
+{
+    const kv_state_view r = dt_state_run(ref, layer, head), g = dt_state_run(got, layer, head);
+    for (int32_t i = 0; i < r.run->n; i++)
+        if (!is_resident(&g, r.og[i])) return 0;
+    return r.run->n == g.run->n;
 }
 
 static int all_bytes(const uint8_t *p, int64_t n, uint8_t low, uint8_t high)
@@ -269,15 +291,33 @@ static int nibbles_swapped(const uint8_t *a, const uint8_t *b, int64_t n)
     return wrong > 0;
 }
 
+/* Rows of tile storages that wait to be coded. */
+static void blame_tail(const record_case *c, dt_verdict *v)
+{
+    const int64_t og = c->d->og & (KV_KIVI_V - 1);
+    dt_verdict_set(v, "quant", "bug-numeric", "an uncoded row of token %lld differs: it is not what was computed, rotated", (long long)og);
+}
+
+static int nobody_but(const record_case *c, int64_t bytes, dt_verdict *v)
+{
+    record_case whole = *c;
+    dt_verdict other;
+    whole.offset = 0;
+    whole.bytes = bytes;
+    whole.what = "the record";
+    if (!somebody_elses(&whole, &other)) return 0;
+    *v = other;
+    v->op = "quant";
+    return 1;
+}
+
 static void blame_coded(const record_case *c, const kv_policy *p, int64_t bytes, dt_verdict *v)
 {
     const int32_t D = c->h->head_dim;
-    if (is_tail(p, D, bytes)) {
-        dt_verdict_set(v, "store", "bug-numeric", "an uncoded row of token %lld differs", (long long)(c->d->og & (KV_KIVI_V - 1)));
-        return;
-    }
     const char *part = p->storage == KV_STORE_KVARN ? kvarn_part(p, D, c->d->byte) : kivi_part(p, D, c->d->og, c->d->byte);
-    if (nibbles_swapped(c->want, c->have, bytes))
+    if (nobody_but(c, bytes, v)) return;
+    if (is_tail(p, D, bytes)) blame_tail(c, v);
+    else if (nibbles_swapped(c->want, c->have, bytes))
         dt_verdict_set(v, "quant", "bug-index", "%s: the two codes of a byte are exchanged", part);
     else
         dt_verdict_set(v, "quant", "bug-numeric", "%s differ first, at byte %lld of the record", part, (long long)c->d->byte);

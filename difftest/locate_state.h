@@ -29,6 +29,12 @@ typedef struct dt_state_diff {
  * head), positions, scores, carry. */
 void dt_state_compare(const void *ref, const void *got, dt_state_diff *out);
 
+/* Whether tokens that both exports hold at the same entry stand at other positions. */
+int dt_positions_differ(const void *ref, const void *got);
+
+/* The run holds the same tokens, in whatever order. */
+int dt_same_tokens(const void *ref, const void *got, int32_t layer, int32_t head);
+
 /* What is wrong with a record: whose row it is, or how it was rounded or coded. before: the reference's export before the
  * step, or NULL. */
 void dt_blame_record(const kv_policy *p, const void *before, const void *ref, const void *got, const dt_state_diff *d,

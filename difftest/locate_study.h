@@ -21,6 +21,7 @@ typedef struct dt_study {
     int32_t point, layer;             /* where in it */
     int64_t elem;
     double bound;
+    int by_export;                    /* only the export after the step says so */
     dt_rotation rotation;
 } dt_study;
 
