@@ -2,6 +2,7 @@
 
 #include "common/fpenv.h"
 #include "common/hash.h"
+#include "difftest/kernel_side.h"
 #include "difftest/policy_side.h"
 #include "ref/backend.h"
 
@@ -255,11 +256,33 @@ static kv_status load_file(const char *spec, const char *path, dt_side *out)
 
 /* ---- the door ------------------------------------------------------------------------------- */
 
+/* "kernel:dir/my.so,ops=gemm" is called "kernel:my,ops=gemm" by results. */
+static kv_status load_kernel(const char *spec, dt_side *out)
+{
+    const char *file = spec + 7, *ops = strstr(file, ",ops="), *end = ops ? ops : file + strlen(file);
+    const char *stem = end;
+    while (stem > file && stem[-1] != '/')
+        stem--;
+    const char *dot = end;
+    while (dot > stem && *dot != '.')
+        dot--;
+    for (const char *c = spec; *c; c++)
+        if (*c == '|' || (unsigned char)*c < 0x20) return kv_fail(KV_ERR_USAGE, "device: the name holds '|' or a control character; rename the file");
+    const int used = snprintf(out->name, sizeof out->name, "kernel:%.*s%s", (int)((dot > stem ? dot : end) - stem), stem, ops ? ops : "");
+    const int kept = snprintf(out->options, sizeof out->options, "%s", file);
+    if (used < 0 || (size_t)used >= sizeof out->name || kept < 0 || (size_t)kept >= sizeof out->options)
+        return kv_fail(KV_ERR_USAGE, "device '%.40s...': name and options are longer than %zu bytes", spec, sizeof out->name - 1);
+    const kv_status st = dt_kernel_side(file, &out->backend);
+    if (st != KV_OK) kv_prefix_message("device '%s'", spec);
+    return st;
+}
+
 kv_status dt_side_load(const char *spec, dt_side *out)
 {
     side_spec s;
     char path[PATH_BYTES];
     memset(out, 0, sizeof *out);
+    if (strncmp(spec, "kernel:", 7) == 0) return load_kernel(spec, out);
     KV_TRY(cut_spec(spec, &s));
     KV_TRY(name_side(spec, &s, out));
     if (strcmp(s.base, "ref") == 0 || strcmp(s.base, "ref64") == 0) {

@@ -2,6 +2,7 @@
  *
  *   ref | ref64                    linked in
  *   policy:SPEC                    linked in: the reference under another policy (policy_side.h)
+ *   kernel:FILE[,ops=A+B]          the reference with operations of a candidate (kernel_side.h)
  *   NAME[:options]                 NAME.so in the sides folder ($KVDIFF_SIDES, else "sides" next to
  * the program): blas, emu:seed=3, cuda:exact PATH/FILE.so[:options]         anybody's
  *

@@ -2,6 +2,7 @@
  * into the cache (insert.c). The arithmetic of a row is in kernels_attn.h. */
 #include "ref/attention.h"
 #include "ref/golf.h"
+#include "ref/hooked.h"
 #include "ref/storage.h"
 
 #include <string.h>
@@ -126,8 +127,7 @@ static int64_t row_blocks(const ref_attn_layer *j)
     return (j->m * j->group + REF_ATTN_ROWS - 1) / REF_ATTN_ROWS;
 }
 
-/* What the rows of KV head h may see. */
-static int64_t find_spans(const ref_attn_layer *j, int64_t h, ref_span *spans, ref_tiles *tiles)
+int64_t REF(attn_spans)(const ref_attn_layer *j, int64_t h, ref_span *spans, ref_tiles *tiles)
 {
     const ref_cache *c = &j->s->cache;
     const ref_work *w = &j->s->work;
@@ -167,7 +167,7 @@ static void attend_task(void *arg, int64_t task, int worker)
         hi[r] = j->stored + x + 1 + KV_MUT(F23, x + 1 < j->m, 0);
         out[r] = w->att + x * qw + head * D;
     }
-    job.n_spans = find_spans(j, h, spans, &tiles);
+    job.n_spans = REF(attn_spans)(j, h, spans, &tiles);
     job.decoded = job.scratch + REF(attn_scratch)(j->stored + j->m, D);
     if (rotated) job.tiles = &tiles;
     s->kernels->attn(&job);
@@ -260,7 +260,7 @@ kv_status REF(attend)(ref_session *s, int32_t layer, const ref_piece *p, int64_t
         s->seconds[REF_OP_OTHER] += t1 - t0;
     }
     KV_TRY(reserve_scratch(s, j.stored + p->m));
-    kv_pool_run(s->pool, c->n_kv_heads * row_blocks(&j), attend_task, &j);
+    if (!REF(hooked_attention)(&j)) kv_pool_run(s->pool, c->n_kv_heads * row_blocks(&j), attend_task, &j);
     t0 = REF(now)();
     s->seconds[REF_OP_ATTENTION] += t0 - t1;
     const kv_status st = take_in(&j, layer, base, &demand);

@@ -30,6 +30,9 @@ static inline int64_t ref_kv_width(const ref_session *s)
     return (int64_t)s->cache.n_kv_heads * s->cache.head_dim;
 }
 
+/* What the rows of KV head h may see; tiles may be NULL where the storage has none. attention.c */
+int64_t REF(attn_spans)(const ref_attn_layer *a, int64_t h, ref_span *spans, ref_tiles *tiles);
+
 /* Sums of probabilities as the policy demands them; out->acc lives until the next call. */
 kv_status REF(columns)(ref_attn_layer *a, const ref_demand *d, ref_sums *out);
 

@@ -2,6 +2,7 @@
 #include "ref/backend.h"
 
 #include "ref/golf_forward.h"
+#include "ref/hooked.h"
 #include "ref/session.h"
 #include "ref/storage.h"
 #include "ref/trace.h"
@@ -77,6 +78,7 @@ static void close_session(kv_session *handle)
     REF(cache_free)(&s->cache);
     REF(carry_free)(&s->carries);
     REF(golf_free)(&s->golf);
+    REF(hooked_free)(s);
     ref_weights_release(s->weights);
     kv_pool_destroy(s->pool);
     free(s);

@@ -2,6 +2,7 @@
  * it says so by what the config leaves on; golf_forward.c has its parts. */
 #include "ref/golf.h"
 #include "ref/golf_forward.h"
+#include "ref/hooked.h"
 
 #include <string.h>
 #include <time.h>
@@ -33,8 +34,8 @@ void REF(multiply_all)(const ref_session *s, const real *x, int64_t m, const ref
     ref_products g = {.kernels = s->kernels, .pool = s->pool, .cold = s->weights->arena_bytes > REF_CACHED_BYTES,
                       .x = x, .m = m};
     for (int i = 0; i < 3; i++)
-        if (p[i].w && p[i].w->n) g.p[g.n++] = p[i];
-    REF(multiply)(&g);
+        if (p[i].w && p[i].w->n && !REF(hooked_multiply)(s, x, m, p[i].w, p[i].c)) g.p[g.n++] = p[i];
+    if (g.n) REF(multiply)(&g);
 }
 
 static void multiply_one(const ref_session *s, const real *x, int64_t m, const ref_packed *w, real *c)
@@ -72,6 +73,12 @@ static void norm_rows(const ref_session *s, const float *gain, real scale, int64
         s->kernels->rmsnorm(w->x + x * d, gain, d, (real)s->model->cfg.norm_eps, y);
         if (scale != 1) REF(scale)(y, scale, d, y);
     }
+}
+
+/* The norm of a whole piece: fn's rows, unless somebody else computes them. */
+static void norm_piece(const ref_session *s, int64_t m, int32_t layer, ref_rows_fn *fn, const float *gain, real scale)
+{
+    if (!REF(hooked_norm)(s, m, gain, scale)) REF(over_rows)(s, m, layer, fn);
 }
 
 static void attn_norm_rows(const ref_session *s, int32_t layer, int64_t x, int64_t end)
@@ -144,7 +151,7 @@ static kv_status attention_block(ref_session *s, int32_t layer, const ref_piece 
     const int64_t base = s->cache.ops->begin(&s->cache, layer, p->m);
     double t = REF(now)();
     REF(golf_enter)(s, layer, p);
-    REF(over_rows)(s, p->m, layer, attn_norm_rows);
+    norm_piece(s, p->m, layer, attn_norm_rows, lw->attn_norm, ref_ln_scale(&s->model->cfg, layer));
     REF(tap_rows)(p, KV_TAP_ATTN_NORM, layer, w->xn, s->model->cfg.d_model);
     s->seconds[REF_OP_OTHER] += REF(now)() - t;
     project(s, layer, p);
@@ -165,7 +172,7 @@ static void ffn_block(ref_session *s, int32_t layer, const ref_piece *p)
     const ref_layer_weights *lw = &s->weights->layers[layer];
     const ref_work *w = &s->work;
     const double t0 = REF(now)();
-    REF(over_rows)(s, p->m, layer, ffn_norm_rows);
+    norm_piece(s, p->m, layer, ffn_norm_rows, lw->ffn_norm, ref_ln_scale(&s->model->cfg, layer));
     REF(tap_rows)(p, KV_TAP_FFN_NORM, layer, w->xn, s->model->cfg.d_model);
     const double t1 = REF(now)();
     const ref_product up[3] = {{.w = &lw->gate, .c = w->gate}, {.w = &lw->up, .c = w->up}};
@@ -248,7 +255,7 @@ static kv_status head(ref_session *s, const ref_piece *p)
 {
     const kv_step *step = p->step;
     const int64_t d = s->model->cfg.d_model;
-    REF(over_rows)(s, p->m, 0, output_norm_rows);
+    norm_piece(s, p->m, 0, output_norm_rows, s->weights->output_norm, 1);
     REF(tap_rows)(p, KV_TAP_FINAL_NORM, -1, s->work.xn, d);
     if (step->rows == KV_ROWS_NONE || (!step->logits && !step->nll)) return KV_OK;
     if (step->rows == KV_ROWS_LAST)
@@ -265,5 +272,6 @@ kv_status REF(forward)(ref_session *s, const ref_piece *p)
         KV_TRY(attention_block(s, l, p));
         ffn_block(s, l, p);
     }
-    return head(s, p);
+    KV_TRY(head(s, p));
+    return REF(hooked_status)(s);
 }

@@ -72,6 +72,7 @@ typedef struct ref_session {
     kv_buffer columns;   /* sums of probabilities, and the queries they come from */
     kv_buffer embed_row;   /* [d_model] floats */
     kv_buffer head_out;  /* [rows][vocab] where the caller wants no float logits */
+    struct ref_hooked *hooked; /* NULL: all operations are the reference's own */
     int64_t seen;
     int broken;          /* a step failed half-way */
     double seconds[REF_OP_COUNT];

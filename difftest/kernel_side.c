@@ -1,0 +1,319 @@
+#include "difftest/kernel_side.h"
+
+#include "common/rng.h"
+#include "difftest/ops/build.h"
+#include "difftest/ops/exec.h"
+#include "ref/backend.h"
+#include "ref/hooks.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { DECODE_TOKENS = 4 };
+
+/* A candidate as one session uses it. */
+typedef struct kernel {
+    dt_candidate *candidate;
+    dt_exec exec;
+    uint8_t uses[KVDK_OP_COUNT];
+    float *ones; /* gains of a norm that has none */
+    int64_t n_ones;
+    uint64_t calls;
+} kernel;
+
+/* The reference's session, and whose kernels it calls. The reference's calls are given the former. */
+typedef struct session {
+    kv_session *inner;
+    kernel k;
+    char error[KV_MESSAGE_MAX];
+} session;
+
+/* ---- one call ------------------------------------------------------------------------------------------------------------ */
+
+static kv_status call(kernel *k, dt_opcase *c, float *const out[], const char *const names[], int n_out)
+{
+    const dt_op_schema *s = &dt_op_schemas[c->op];
+    dt_result r;
+    const dt_placement p = {.salt = kv_splitmix64(k->calls++), .base = -1};
+    KV_TRY(dt_exec_call(&k->exec, c, &p, &r));
+    kv_status st = KV_OK;
+    if (r.reply.outcome != DT_DONE)
+        st = kv_fail(r.reply.outcome == DT_REFUSED ? KV_ERR_UNSUPPORTED : KV_ERR_DEVICE, "%s of the candidate: %.400s", s->name, r.reply.why);
+    else if (!r.guard_ok || !r.inputs_ok)
+        st = kv_fail(KV_ERR_DEVICE, "%s of the candidate %s", s->name, r.where);
+    for (int i = 0; i < n_out && st == KV_OK; i++)
+        for (int t = 0; t < s->n_tensors; t++)
+            if (strcmp(s->tensors[t].name, names[i]) == 0)
+                memcpy(out[i], r.out[t], (size_t)dt_tensor_count(dt_opcase_find(c, names[i])) * sizeof(float));
+    dt_result_free(&r);
+    return st;
+}
+
+/* The case borrows the caller's arrays. */
+static void lend(dt_opcase *c, const char *name, const float *p, int64_t d0, int64_t d1, int64_t d2)
+{
+    *dt_opcase_find(c, name) = (kvdk_tensor){.data = (void *)(uintptr_t)p, .dtype = KVDK_F32, .dim = {d0, d1, d2, 1},
+                                             .stride = {d1 * d2, d2, 1, 1}};
+}
+
+static kv_status hook_rmsnorm(void *ctx, const float *x, const float *w, int64_t m, int64_t n, float eps, float *y)
+{
+    kernel *k = ctx;
+    dt_opcase c;
+    if (!w && k->n_ones < n) {
+        free(k->ones);
+        k->n_ones = n;
+        k->ones = malloc((size_t)n * sizeof *k->ones);
+        if (!k->ones) return kv_fail(KV_ERR_NOMEM, "out of memory");
+        for (int64_t i = 0; i < n; i++)
+            k->ones[i] = 1;
+    }
+    dt_opcase_begin(&c, KVDK_OP_rmsnorm, 0, DT_DIST_normal, 0);
+    c.args.rmsnorm.T = m;
+    c.args.rmsnorm.D = n;
+    c.args.rmsnorm.eps = (double)eps;
+    lend(&c, "x", x, m, n, 1);
+    lend(&c, "weight", w ? w : k->ones, n, 1, 1);
+    lend(&c, "y", y, m, n, 1);
+    return call(k, &c, &y, (const char *const[]){"y"}, 1);
+}
+
+static kv_status hook_gemm(void *ctx, const float *a, const float *w, int64_t m, int64_t n, int64_t k, float *out)
+{
+    dt_opcase c;
+    dt_opcase_begin(&c, KVDK_OP_gemm, 0, DT_DIST_normal, 0);
+    c.args.gemm.M = m;
+    c.args.gemm.N = n;
+    c.args.gemm.K = k;
+    c.args.gemm.epilogue = KVDK_STORE;
+    lend(&c, "a", a, m, k, 1);
+    lend(&c, "w", w, n, k, 1);
+    lend(&c, "c", out, m, n, 1);
+    return call(ctx, &c, &out, (const char *const[]){"c"}, 1);
+}
+
+/* Tokens from .. from+T-1: what came before them in the step is cache to them. Statistics are [Hq][a->T] outside, [Hq][T] inside. */
+static kv_status attend(kernel *k, int op, const ref_op_attn *a, int64_t from, int64_t T)
+{
+    dt_opcase c;
+    const int64_t stored = a->stored + from, width = a->Hk * a->D, row = a->Hq * a->D;
+    float *stats = malloc((size_t)(2 * a->Hq * T) * sizeof *stats);
+    if (!stats) return kv_fail(KV_ERR_NOMEM, "out of memory");
+    dt_opcase_begin(&c, op, 0, DT_DIST_normal, 0);
+    kvdk_attn_args *args = &c.args.attn_prefill;
+    args->T = T;
+    args->Hq = a->Hq;
+    args->Hk = a->Hk;
+    args->hd = a->D;
+    args->scale = (double)a->scale;
+    args->n_segments = 2;
+    args->segment[0].kind = KVDK_CACHE;
+    args->segment[1].kind = KVDK_SELF;
+    lend(&c, "q", a->q + from * row, T, a->Hq, a->D);
+    lend(&c, "segment0.k", a->k, stored, a->Hk, a->D);
+    lend(&c, "segment0.v", a->v, stored, a->Hk, a->D);
+    lend(&c, "segment1.k", a->k + stored * width, T, a->Hk, a->D);
+    lend(&c, "segment1.v", a->v + stored * width, T, a->Hk, a->D);
+    lend(&c, "o", a->o + from * row, T, a->Hq, a->D);
+    lend(&c, "row_max", stats, a->Hq, T, 1);
+    lend(&c, "row_sum", stats, a->Hq, T, 1);
+    float *const out[] = {a->o + from * row, stats, stats + a->Hq * T};
+    const kv_status st = call(k, &c, out, (const char *const[]){"o", "row_max", "row_sum"}, 3);
+    for (int64_t h = 0; h < a->Hq; h++)
+        for (int64_t t = 0; t < T; t++) {
+            a->max[h * a->T + from + t] = stats[h * T + t];
+            a->sum[h * a->T + from + t] = stats[a->Hq * T + h * T + t];
+        }
+    free(stats);
+    return st;
+}
+
+static kv_status hook_attention(void *ctx, const ref_op_attn *a)
+{
+    kernel *k = ctx;
+    const int has_prefill = k->uses[KVDK_OP_attn_prefill], has_decode = k->uses[KVDK_OP_attn_decode];
+    if (has_prefill && (a->T > DECODE_TOKENS || !has_decode)) return attend(k, KVDK_OP_attn_prefill, a, 0, a->T);
+    for (int64_t from = 0; from < a->T; from += DECODE_TOKENS) {
+        const int64_t left = a->T - from;
+        KV_TRY(attend(k, KVDK_OP_attn_decode, a, from, left < DECODE_TOKENS ? left : DECODE_TOKENS));
+    }
+    return KV_OK;
+}
+
+/* ---- options --------------------------------------------------------------------------------------------------------------- */
+
+typedef struct choice {
+    char path[PATH_MAX];
+    uint8_t ops[KVDK_OP_COUNT];
+    int all;
+} choice;
+
+static int is_taken(int op)
+{
+    return op == KVDK_OP_rmsnorm || op == KVDK_OP_gemm || op == KVDK_OP_attn_prefill || op == KVDK_OP_attn_decode;
+}
+
+static kv_status parse_ops(const char *list, choice *out)
+{
+    char name[40];
+    while (*list) {
+        const size_t n = strcspn(list, "+");
+        snprintf(name, sizeof name, "%.*s", (int)(n < sizeof name ? n : sizeof name - 1), list);
+        const int op = dt_op_find(name);
+        if (op < 0 || !is_taken(op))
+            return kv_fail(KV_ERR_USAGE, "ops=%s: a model takes rmsnorm, gemm, attn_prefill and attn_decode from a candidate", name);
+        out->ops[op] = 1;
+        list += n + (list[n] == '+');
+    }
+    return KV_OK;
+}
+
+static kv_status parse(const char *options, choice *out)
+{
+    *out = (choice){.all = 1};
+    const char *comma = options ? strstr(options, ",ops=") : NULL;
+    const size_t n = comma ? (size_t)(comma - options) : options ? strlen(options) : 0;
+    if (n == 0 || n >= sizeof out->path)
+        return kv_fail(KV_ERR_USAGE, "it needs the file of a candidate; write --device=kernel:./my_kernels.so");
+    memcpy(out->path, options, n);
+    out->path[n] = '\0';
+    out->all = comma == NULL;
+    return comma ? parse_ops(comma + 5, out) : KV_OK;
+}
+
+static kv_status open_kernel(const choice *o, kernel *k)
+{
+    char built[PATH_MAX];
+    int n = 0;
+    KV_TRY(dt_candidate_build(o->path, built, sizeof built));
+    KV_TRY(dt_candidate_open(built, NULL, &k->candidate));
+    const dt_candidate_info *info = dt_candidate_describe(k->candidate);
+    for (int op = 0; op < KVDK_OP_COUNT; op++) {
+        k->uses[op] = info->has[op] && is_taken(op) && (o->all || o->ops[op]);
+        n += k->uses[op];
+        if (o->ops[op] && !info->has[op])
+            return kv_fail(KV_ERR_USAGE, "candidate '%s' has no %s", o->path, dt_op_schemas[op].name);
+    }
+    dt_exec_begin(&k->exec, k->candidate);
+    return n ? KV_OK : kv_fail(KV_ERR_UNSUPPORTED, "candidate '%s' has none of rmsnorm, gemm, attn_prefill, attn_decode; `kvdiff ops` judges "
+                                                   "the other operations", o->path);
+}
+
+static void close_kernel(kernel *k)
+{
+    if (k->candidate) dt_exec_end(&k->exec);
+    dt_candidate_close(k->candidate);
+    free(k->ones);
+}
+
+/* ---- the side ------------------------------------------------------------------------------------------------------------------ */
+
+/* The reference writes its reasons into its own session. */
+static kv_status from_inner(session *s, kv_status st)
+{
+    if (st != KV_OK) snprintf(s->error, sizeof s->error, "%s", ref_backend()->last_error(s->inner));
+    return st;
+}
+
+static void close_session(kv_session *handle)
+{
+    session *s = (session *)handle;
+    if (!s) return;
+    ref_backend()->close(s->inner);
+    close_kernel(&s->k);
+    free(s);
+}
+
+static kv_status fill_session(session *s, const kv_open_args *args)
+{
+    choice o;
+    kv_open_args a = *args;
+    a.options = NULL;
+    KV_TRY(parse(args->options, &o));
+    KV_TRY(open_kernel(&o, &s->k));
+    KV_TRY(ref_backend()->open(&a, &s->inner));
+    const uint8_t *uses = s->k.uses;
+    const ref_hooks hooks = {.ctx = &s->k,
+                             .rmsnorm = uses[KVDK_OP_rmsnorm] ? hook_rmsnorm : NULL,
+                             .gemm = uses[KVDK_OP_gemm] ? hook_gemm : NULL,
+                             .attention = uses[KVDK_OP_attn_prefill] || uses[KVDK_OP_attn_decode] ? hook_attention : NULL};
+    return ref_session_hook(s->inner, &hooks);
+}
+
+static kv_status open_session(const kv_open_args *args, kv_session **out)
+{
+    *out = NULL;
+    session *s = calloc(1, sizeof *s);
+    if (!s) return kv_fail(KV_ERR_NOMEM, "out of memory");
+    const kv_status st = fill_session(s, args);
+    if (st == KV_OK)
+        *out = (kv_session *)s;
+    else
+        close_session((kv_session *)s);
+    return st;
+}
+
+static const char *last_error(const kv_session *handle) { return handle ? ((const session *)handle)->error : kv_message(); }
+
+#define INNER(handle) (((session *)(handle))->inner)
+#define FORWARD(handle, name, ...) from_inner((session *)(handle), ref_backend()->name(INNER(handle), ##__VA_ARGS__))
+
+static kv_status reset(kv_session *s) { return FORWARD(s, reset); }
+static kv_status step(kv_session *s, const kv_step *p) { return FORWARD(s, step, p); }
+static kv_status export_state(kv_session *s, int32_t layer, uint32_t what, void *dst, size_t cap, size_t *need)
+{
+    return FORWARD(s, export_state, layer, what, dst, cap, need);
+}
+static kv_status import_state(kv_session *s, const void *src, size_t size) { return FORWARD(s, import_state, src, size); }
+static kv_status snapshot(kv_session *s, void **out) { return FORWARD(s, snapshot, out); }
+static kv_status restore(kv_session *s, const void *snap) { return FORWARD(s, restore, snap); }
+static void snapshot_free(kv_session *s, void *snap) { ref_backend()->snapshot_free(INNER(s), snap); }
+static kv_status digest(kv_session *s, int32_t layer, kv_digest *out) { return FORWARD(s, digest, layer, out); }
+static kv_status table(kv_session *s, kv_table which, int64_t first, int64_t n, float *dst) { return FORWARD(s, table, which, first, n, dst); }
+
+static kv_status available(const char *options, char *why, size_t size)
+{
+    choice o;
+    kernel k = {0};
+    kv_status st = parse(options, &o);
+    if (st == KV_OK) st = open_kernel(&o, &k);
+    if (st != KV_OK) snprintf(why, size, "%s", kv_message());
+    close_kernel(&k);
+    return st;
+}
+
+/* One table for every contract: the promise is the candidate's, and a table has only one. */
+kv_status dt_kernel_side(const char *options, const kv_backend **out)
+{
+    static kv_backend sides[3];
+    choice o;
+    kernel k = {0};
+    KV_TRY(parse(options, &o));
+    const kv_status st = open_kernel(&o, &k);
+    const int contract = st == KV_OK ? dt_candidate_describe(k.candidate)->contract : 0;
+    close_kernel(&k);
+    KV_TRY(st);
+    sides[contract] = (kv_backend){.abi = KV_BACKEND_ABI,
+                                   .caps = ref_backend()->caps,
+                                   .contract = contract == KVDK_BITEXACT  ? KV_CONTRACT_BITEXACT
+                                               : contract == KVDK_BOUNDED ? KV_CONTRACT_BOUNDED
+                                                                          : KV_CONTRACT_STATISTICAL,
+                                   .name = "kernel",
+                                   .available = available,
+                                   .open = open_session,
+                                   .close = close_session,
+                                   .last_error = last_error,
+                                   .reset = reset,
+                                   .step = step,
+                                   .export_state = export_state,
+                                   .import_state = import_state,
+                                   .snapshot = snapshot,
+                                   .restore = restore,
+                                   .snapshot_free = snapshot_free,
+                                   .digest = digest,
+                                   .table = table};
+    *out = &sides[contract];
+    return KV_OK;
+}
