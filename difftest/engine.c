@@ -23,7 +23,7 @@ kv_status dt_engine_open(dt_engine *e)
     KV_TRY(kv_pool_create(p->options->threads, &e->pool));
     KV_TRY(dt_budget_init(&e->budget, p->model, p->n_docs, p->n_sides, p->options->threads));
     for (int i = 0; i < p->n_sides; i++)
-        if (p->sides[i].backend->contract == KV_CONTRACT_BOUNDED && p->device_model == p->model) {
+        if (p->sides[i].backend->contract == KV_CONTRACT_BOUNDED && p->device_model == p->model && !p->sides[i].is_kernel) {
             e->budget.devices[i].backend = p->sides[i].backend;
             e->budget.devices[i].options = p->sides[i].options;
         }

@@ -1,8 +1,8 @@
 #include "difftest/kernel_side.h"
 
 #include "common/rng.h"
+#include "difftest/kernel_judge.h"
 #include "difftest/ops/build.h"
-#include "difftest/ops/exec.h"
 #include "ref/backend.h"
 #include "ref/hooks.h"
 
@@ -21,6 +21,8 @@ typedef struct kernel {
     float *ones; /* gains of a norm that has none */
     int64_t n_ones;
     uint64_t calls;
+    dt_kernel_judge judge;
+    int64_t first_token; /* of the piece */
 } kernel;
 
 /* The reference's session, and whose kernels it calls. The reference's calls are given the former. */
@@ -32,23 +34,38 @@ typedef struct session {
 
 /* ---- one call ------------------------------------------------------------------------------------------------------------ */
 
+static kv_status make_call(void *ctx, const dt_opcase *c, dt_result *r)
+{
+    kernel *k = ctx;
+    const char *const name = dt_op_schemas[c->op].name;
+    const dt_placement p = {.salt = kv_splitmix64(k->calls++), .base = -1};
+    KV_TRY(dt_exec_call(&k->exec, c, &p, r));
+    if (r->reply.outcome != DT_DONE)
+        return kv_fail(r->reply.outcome == DT_REFUSED ? KV_ERR_UNSUPPORTED : KV_ERR_DEVICE, "%s of the candidate: %.400s", name, r->reply.why);
+    if (!r->guard_ok || !r->inputs_ok) return kv_fail(KV_ERR_CONTRACT, "%s of the candidate %s", name, r->where);
+    return KV_OK;
+}
+
 static kv_status call(kernel *k, dt_opcase *c, float *const out[], const char *const names[], int n_out)
 {
     const dt_op_schema *s = &dt_op_schemas[c->op];
     dt_result r;
-    const dt_placement p = {.salt = kv_splitmix64(k->calls++), .base = -1};
-    KV_TRY(dt_exec_call(&k->exec, c, &p, &r));
-    kv_status st = KV_OK;
-    if (r.reply.outcome != DT_DONE)
-        st = kv_fail(r.reply.outcome == DT_REFUSED ? KV_ERR_UNSUPPORTED : KV_ERR_DEVICE, "%s of the candidate: %.400s", s->name, r.reply.why);
-    else if (!r.guard_ok || !r.inputs_ok)
-        st = kv_fail(KV_ERR_DEVICE, "%s of the candidate %s", s->name, r.where);
+    kv_status st = make_call(k, c, &r);
+    if (st == KV_OK) st = dt_kernel_judge_call(&k->judge, c, &r, make_call, k);
     for (int i = 0; i < n_out && st == KV_OK; i++)
         for (int t = 0; t < s->n_tensors; t++)
             if (strcmp(s->tensors[t].name, names[i]) == 0)
                 memcpy(out[i], r.out[t], (size_t)dt_tensor_count(dt_opcase_find(c, names[i])) * sizeof(float));
     dt_result_free(&r);
     return st;
+}
+
+/* Where the forward pass is. */
+static void hook_at(void *ctx, int32_t layer, int64_t token)
+{
+    kernel *k = ctx;
+    k->judge.layer = layer;
+    k->first_token = k->judge.token = token;
 }
 
 /* The case borrows the caller's arrays. */
@@ -120,6 +137,7 @@ static kv_status attend(kernel *k, int op, const ref_op_attn *a, int64_t from, i
     lend(&c, "row_max", stats, a->Hq, T, 1);
     lend(&c, "row_sum", stats, a->Hq, T, 1);
     float *const out[] = {a->o + from * row, stats, stats + a->Hq * T};
+    k->judge.token = k->first_token + from;
     const kv_status st = call(k, &c, out, (const char *const[]){"o", "row_max", "row_sum"}, 3);
     for (int64_t h = 0; h < a->Hq; h++)
         for (int64_t t = 0; t < T; t++) {
@@ -127,6 +145,7 @@ static kv_status attend(kernel *k, int op, const ref_op_attn *a, int64_t from, i
             a->sum[h * a->T + from + t] = stats[a->Hq * T + h * T + t];
         }
     free(stats);
+    k->judge.token = k->first_token;
     return st;
 }
 
@@ -235,7 +254,9 @@ static kv_status fill_session(session *s, const kv_open_args *args)
     KV_TRY(open_kernel(&o, &s->k));
     KV_TRY(ref_backend()->open(&a, &s->inner));
     const uint8_t *uses = s->k.uses;
+    s->k.judge = (dt_kernel_judge){.info = dt_candidate_describe(s->k.candidate), .bad_token = -1};
     const ref_hooks hooks = {.ctx = &s->k,
+                             .at = hook_at,
                              .rmsnorm = uses[KVDK_OP_rmsnorm] ? hook_rmsnorm : NULL,
                              .gemm = uses[KVDK_OP_gemm] ? hook_gemm : NULL,
                              .attention = uses[KVDK_OP_attn_prefill] || uses[KVDK_OP_attn_decode] ? hook_attention : NULL};
@@ -253,6 +274,12 @@ static kv_status open_session(const kv_open_args *args, kv_session **out)
     else
         close_session((kv_session *)s);
     return st;
+}
+
+dt_kernel_record dt_kernel_session_record(const kv_session *handle)
+{
+    const dt_kernel_judge *j = &((const session *)handle)->k.judge;
+    return (dt_kernel_record){j->n_judged, j->worst_ratio, j->bad_token};
 }
 
 static const char *last_error(const kv_session *handle) { return handle ? ((const session *)handle)->error : kv_message(); }

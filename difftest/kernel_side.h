@@ -16,4 +16,12 @@
  * else as dt_candidate_open. */
 kv_status dt_kernel_side(const char *options, const kv_backend **out);
 
+/* Every call is judged as it is made (kernel_judge.h); the first that breaks the contract makes the step fail with ERR_CONTRACT. */
+typedef struct dt_kernel_record {
+    int64_t n_judged;   /* calls */
+    double worst_ratio; /* share of the bound that the worst element used */
+    int64_t bad_token;  /* original index; -1: none */
+} dt_kernel_record;
+dt_kernel_record dt_kernel_session_record(const kv_session *s);
+
 #endif

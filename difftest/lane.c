@@ -1,5 +1,7 @@
 #include "difftest/lane.h"
 
+#include "difftest/kernel_side.h"
+
 #include "common/state.h"
 #include "common/tile.h"
 #include "difftest/decisions.h"
@@ -61,8 +63,10 @@ void dt_lane_step(dt_lane *l, const kv_step *step)
     const kv_status st = l->side->backend->step(l->session, step);
     l->seconds += kv_now() - t;
     if (st == KV_OK) return;
-    dt_lane_fail(l, DT_CASE_ERROR, -1, "step of %d tokens: %s", step->n,
-                 l->side->backend->last_error(l->session));
+    if (l->side->is_kernel && st == KV_ERR_CONTRACT)
+        dt_lane_fail(l, DT_CASE_FAIL, dt_kernel_session_record(l->session).bad_token, "%s", l->side->backend->last_error(l->session));
+    else
+        dt_lane_fail(l, DT_CASE_ERROR, -1, "step of %d tokens: %s", step->n, l->side->backend->last_error(l->session));
     l->alive = 0;
 }
 

@@ -272,6 +272,7 @@ static kv_status load_kernel(const char *spec, dt_side *out)
     const int kept = snprintf(out->options, sizeof out->options, "%s", file);
     if (used < 0 || (size_t)used >= sizeof out->name || kept < 0 || (size_t)kept >= sizeof out->options)
         return kv_fail(KV_ERR_USAGE, "device '%.40s...': name and options are longer than %zu bytes", spec, sizeof out->name - 1);
+    out->is_kernel = 1;
     const kv_status st = dt_kernel_side(file, &out->backend);
     if (st != KV_OK) kv_prefix_message("device '%s'", spec);
     return st;

@@ -18,6 +18,7 @@ typedef struct dt_side {
     char options[256];  /* what follows the colon; "" = none */
     uint8_t so_sha[32]; /* SHA-256 of the shared object */
     int has_sha;        /* 0: linked in */
+    int is_kernel;      /* kernel:FILE: judges every call by itself */
     int is_policy;      /* policy:SPEC: measured, not judged */
     void *handle;       /* of dlopen; NULL: linked in */
 } dt_side;

@@ -1,6 +1,8 @@
 /* verdict.c - from what a lane has seen to the case that the database keeps. */
 #include "difftest/lane.h"
 
+#include "difftest/kernel_side.h"
+
 #include "common/math.h"
 
 #include <math.h>
@@ -37,6 +39,15 @@ static double judge_codes(dt_lane *l)
     return fmax(kl / most.kl, nll / most.nll);
 }
 
+/* Every call was judged against the bound of its own; what is left to see is that there were any. */
+static double judge_kernel(dt_lane *l)
+{
+    const dt_kernel_record r = dt_kernel_session_record(l->session);
+    if (r.n_judged == 0)
+        dt_lane_fail(l, DT_CASE_UNTRUSTED, -1, "the candidate was never called: this model and policy use none of its operations");
+    return r.n_judged ? r.worst_ratio : (double)NAN;
+}
+
 static double judge(dt_lane *l)
 {
     if (!l->side || l->status != DT_CASE_PASS) return (double)NAN;
@@ -54,6 +65,7 @@ static double judge(dt_lane *l)
         snprintf(l->reason, sizeof l->reason, "another policy: a measurement, there is no contract to hold");
         return (double)NAN;
     }
+    if (l->side->is_kernel && l->side->backend->contract != KV_CONTRACT_STATISTICAL) return judge_kernel(l);
     switch (l->side->backend->contract) {
     case KV_CONTRACT_BITEXACT:
         return (double)NAN;

@@ -269,9 +269,11 @@ kv_status REF(forward)(ref_session *s, const ref_piece *p)
 {
     embed(s, p);
     for (int32_t l = 0; l < s->model->cfg.n_layers; l++) {
+        REF(hooked_at)(s, l);
         KV_TRY(attention_block(s, l, p));
         ffn_block(s, l, p);
     }
+    REF(hooked_at)(s, -1);
     KV_TRY(head(s, p));
     return REF(hooked_status)(s);
 }

@@ -33,6 +33,12 @@ static float *rows(ref_hooked *h, int64_t n)
     return st == KV_OK ? h->rows.p : NULL;
 }
 
+void ref_hooked_at(const ref_session *s, int32_t layer)
+{
+    const ref_hooked *h = s->hooked;
+    if (h && h->hooks.at) h->hooks.at(h->hooks.ctx, layer, s->seen);
+}
+
 int ref_hooked_norm(const ref_session *s, int64_t m, const float *gain, real scale)
 {
     ref_hooked *h = s->hooked;
@@ -110,6 +116,11 @@ void ref_hooked_free(ref_session *s)
 }
 
 #else
+
+void REF(hooked_at)(const ref_session *s, int32_t layer)
+{
+    (void)s, (void)layer;
+}
 
 int REF(hooked_norm)(const ref_session *s, int64_t m, const float *gain, real scale)
 {

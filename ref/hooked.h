@@ -12,6 +12,9 @@ typedef struct ref_hooked {
     char message[KV_MESSAGE_MAX];
 } ref_hooked;
 
+/* Says where the forward pass is; -1: behind the last layer. */
+void REF(hooked_at)(const ref_session *s, int32_t layer);
+
 /* Each: 1 when it has been done. */
 int REF(hooked_norm)(const ref_session *s, int64_t m, const float *gain, real scale);
 int REF(hooked_multiply)(const ref_session *s, const real *x, int64_t m, const ref_packed *w, real *c);

@@ -14,6 +14,8 @@ KV_EXTERN_C_BEGIN
 
 typedef struct ref_hooks {
     void *ctx;
+    /* The layer whose operations come next, -1 behind the last one, and the original index of the piece's first token. May be NULL. */
+    void (*at)(void *ctx, int32_t layer, int64_t token);
     /* NULL: the reference's own. w of rmsnorm may be NULL: no gains. */
     kv_status (*rmsnorm)(void *ctx, const float *x, const float *w, int64_t m, int64_t n, float eps, float *y);
     kv_status (*gemm)(void *ctx, const float *a, const float *w, int64_t m, int64_t n, int64_t k, float *c);

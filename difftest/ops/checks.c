@@ -131,19 +131,27 @@ static void fail_difference(checking *k, dt_check check, const dt_opcase *c, con
                        d->max_ratio);
 }
 
-/* A wrong weight makes all weights of its row wrong a little: the culprit is the one that is most wrong, among the parts of
- * the first coloured shape that shows it. Dye says more about a place than a random input. */
-static void note_culprit(checking *k, const dt_opcase *c, const dt_op_difference *d, dt_check check)
+static kv_status recall(void *ctx, const dt_opcase *c, dt_result *out)
 {
-    const int is_dye = check == DT_CHECK_dye;
+    checking *k = ctx;
+    const dt_placement p = dt_checks_place(k);
+    KV_TRY(dt_exec_call(&k->exec, c, &p, out));
+    return out->reply.outcome == DT_DONE ? KV_OK : kv_fail(KV_ERR_DEVICE, "%s", out->reply.why);
+}
+
+/* The first wrong element in words; of attention the entry of the view that is to blame. */
+static void note_culprit(checking *k, const dt_opcase *c, const dt_op_difference *d)
+{
     dt_op_report *r = k->report;
-    if (r->has_first_bad && !is_dye) return;
-    if (is_dye && r->checks[check].n_bad && (c->shape != k->dyed_shape || !(d->max_ratio > k->dyed_ratio))) return;
-    if (is_dye && d->worst_slot != d->bad_slot) return; /* statistics of the row have no slot */
-    k->dyed_shape = c->shape;
-    k->dyed_ratio = is_dye ? d->max_ratio : 0;
+    dt_probe probe = {.kind = DT_PROBE_NOTHING};
+    if (r->has_first_bad && (!dt_probe_applies(c->op) || k->is_probed)) return;
+    k->impl->name(c, d->bad_slot, d->bad_index, &r->first_bad);
     r->has_first_bad = 1;
-    k->impl->name(c, d->bad_slot, is_dye ? d->worst_index : d->bad_index, &r->first_bad);
+    if (!dt_probe_applies(c->op) || dt_probe_weights(c, &k->info->precision, 0, recall, k, &probe) != KV_OK || !probe.kind) return;
+    k->is_probed = 1;
+    r->first_bad = (dt_element_name){.token = probe.token, .head = probe.head, .slot = probe.entry, .dim = -1};
+    snprintf(r->first_bad.text, sizeof r->first_bad.text, "%s", probe.text);
+    snprintf(r->first_bad_case, sizeof r->first_bad_case, "%s, %s", c->title, dt_dist_name(c->dist));
 }
 
 kv_status dt_checks_judge(checking *k, const dt_opcase *c, const dt_answer *right, void *const got[DT_OP_TENSORS], dt_check check,
@@ -158,7 +166,7 @@ kv_status dt_checks_judge(checking *k, const dt_opcase *c, const dt_answer *righ
         dt_checks_pass(k, check);
         return KV_OK;
     }
-    note_culprit(k, c, d, check);
+    note_culprit(k, c, d);
     fail_difference(k, check, c, d);
     return KV_OK;
 }

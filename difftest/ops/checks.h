@@ -4,6 +4,7 @@
 
 #include "difftest/db.h"
 #include "difftest/ops/compare.h"
+#include "difftest/ops/probe.h"
 
 /* X(name, about) */
 #define DT_CHECK_LIST(X)                                                                              \
@@ -66,6 +67,7 @@ typedef struct dt_op_report {
     int64_t max_ulp;
     dt_element_name first_bad;     /* of the first wrong element */
     int has_first_bad;
+    char first_bad_case[180];       /* the call in which it was found */
     double wall;
 } dt_op_report;
 

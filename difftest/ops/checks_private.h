@@ -15,8 +15,7 @@ typedef struct checking {
     int64_t placements;
     int crashes;
     char refusal[400];
-    int64_t dyed_shape; /* of the coloured case that shows the culprit best */
-    double dyed_ratio;
+    int is_probed; /* the entry to blame is known */
 } checking;
 
 double dt_checks_now(void);

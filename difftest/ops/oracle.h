@@ -30,7 +30,7 @@ kv_status dt_answer_tensor(const dt_opcase *c, const char *name, dt_answer *a, i
 /* An element in words of the operation; -1: the operation has no such thing. */
 typedef struct dt_element_name {
     int64_t token, head, slot, dim;
-    char text[120]; /* "token 3 head 5 dim 2" */
+    char text[200]; /* "token 3 head 5 dim 2" */
 } dt_element_name;
 
 typedef struct dt_op_impl {

@@ -69,7 +69,8 @@ static void say_failures(FILE *out, const char *candidate, const dt_op_report *r
                 dt_check_name(i), (long long)c->n_bad, (long long)c->n, c->detail, c->repro);
     }
     if (!failed) fprintf(out, "%s  %s  %s: %s\n", dt_case_status_name(r->status), candidate, op, r->reason);
-    if (r->has_first_bad) fprintf(out, "      most wrong: %s\n", r->first_bad.text);
+    if (r->has_first_bad && r->first_bad_case[0]) fprintf(out, "      where: %s: %s\n", r->first_bad_case, r->first_bad.text);
+    else if (r->has_first_bad) fprintf(out, "      where: %s\n", r->first_bad.text);
 }
 
 /* ---- one candidate ------------------------------------------------------------------------------------------------------- */
