@@ -307,7 +307,13 @@ $(BUILD)/tests/sides/%.so: $(O)/tests/sides/%.o
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
 	$(Q)$(CC) -shared -o $@ $< $(LDFLAGS_ALL)
-test-build test-asan-build: $(TEST_SIDES) $(BUILD)/sides/blas.so
+# Candidates of tests: tests/kernels/NAME.c becomes tests/kernels/NAME.so. They see the header alone.
+TEST_KERNELS := $(patsubst tests/kernels/%.c,$(BUILD)/tests/kernels/%.so,$(wildcard tests/kernels/*.c))
+$(BUILD)/tests/kernels/%.so: tests/kernels/%.c tests/kernels/naive.c include/kvdiff_kernel.h
+	@mkdir -p $(@D)
+	$(call say,CC,$@)
+	$(Q)$(CC) -std=c11 -O2 -Wall -Wextra -Werror -ffp-contract=off -fPIC -shared -Wl,-Bsymbolic -Iinclude -o $@ $< -lm
+test-build test-asan-build: $(TEST_SIDES) $(TEST_KERNELS) $(BUILD)/sides/blas.so
 
 # ---- tests --------------------------------------------------------------------------------------
 # Programs: tests/unit/test_*.c and tests/emu/test_*.cpp (other files there are linked into each), and

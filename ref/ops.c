@@ -49,6 +49,39 @@ kv_status ref_op_gemm(const float *a, const float *w, int64_t m, int64_t n, int6
     return KV_OK;
 }
 
+static void finish_row(const ref_op_gemm_args *g, const ref_kernels *table, float *row, int64_t i)
+{
+    const kv_config relu2 = {.ffn_kind = KV_FFN_RELU2};
+    for (int64_t j = 0; g->bias && j < g->n; j++)
+        row[j] = row[j] + g->bias[j];
+    switch (g->epilogue) {
+    case REF_OP_ADD:
+        table->add(g->c + i * g->n, row, g->n);
+        break;
+    case REF_OP_SILU_MUL:
+        table->swiglu(row, row + g->n / 2, g->n / 2, g->c + i * (g->n / 2));
+        break;
+    case REF_OP_RELU2:
+        REF(square_relu)(&relu2, row, g->n, g->c + i * g->n);
+        break;
+    default:
+        memcpy(g->c + i * g->n, row, (size_t)g->n * sizeof *row);
+    }
+}
+
+kv_status ref_op_gemm_epilogue(const ref_op_gemm_args *g)
+{
+    const ref_kernels *table;
+    KV_TRY(kernels(&table));
+    float *product = room(g->m * g->n);
+    if (!product) return no_memory();
+    const kv_status st = ref_op_gemm(g->a, g->w, g->m, g->n, g->k, product);
+    for (int64_t i = 0; st == KV_OK && i < g->m; i++)
+        finish_row(g, table, product + i * g->n, i);
+    give_back(product, g->m * g->n);
+    return st;
+}
+
 kv_status ref_op_swiglu(const float *g, const float *u, int64_t n, float *h)
 {
     const ref_kernels *k;

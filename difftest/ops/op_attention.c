@@ -1,4 +1,4 @@
-/* op_attention.c - attn_prefill, attn_decode and attn_colsum.
+/* op_attention.c - attn_prefill and attn_decode.
  *
  * Bound of an output (docs/ops.md): a score is off by at most delta = (hd + 4) u sum |q k| scale, plus the unit of the type that
  * it is kept in times |score|. Weights are off by expm1(2 delta) relatively, sums over n entries by 2 n u, rescaling of blocks
@@ -204,20 +204,6 @@ static kv_status answer(const dt_opcase *c, const kvdk_precision *precision, dt_
 
 /* ---- names -------------------------------------------------------------------------------------------------------------- */
 
-static void name_entry(const kvdk_segment *segments, int64_t n_segments, int64_t entry, char *dst, size_t size)
-{
-    static const char *const kinds[] = {"sink", "cache", "self"};
-    for (int64_t i = 0; i < n_segments; i++) {
-        const int64_t n = segments[i].k.data ? segments[i].k.dim[0] : 0;
-        if (entry < n) {
-            snprintf(dst, size, "entry %lld of the %s", (long long)entry, kinds[segments[i].kind]);
-            return;
-        }
-        entry -= n;
-    }
-    snprintf(dst, size, "an entry that there is not");
-}
-
 static void name(const dt_opcase *c, int slot, int64_t i, dt_element_name *out)
 {
     const kvdk_attn_args *a = &c->args.attn_prefill;
@@ -238,7 +224,7 @@ static void name(const dt_opcase *c, int slot, int64_t i, dt_element_name *out)
         return;
     }
     out->slot = c->part * a->hd + out->dim;
-    name_entry(a->segment, a->n_segments, out->slot, entry, sizeof entry);
+    dt_view_name_entry(a->segment, a->n_segments, out->slot, entry, sizeof entry);
     snprintf(out->text, sizeof out->text, "token %lld head %lld, weight of %s", (long long)out->token, (long long)out->head, entry);
 }
 

@@ -32,6 +32,13 @@ kv_status dt_answer_tensor(const dt_opcase *c, const char *name, dt_answer *a, i
     return KV_OK;
 }
 
+void dt_answer_exact(const dt_opcase *c, dt_answer *a, int slot)
+{
+    const int64_t n = dt_tensor_count(dt_op_tensor_of(&c->args, &dt_op_schemas[c->op].tensors[slot]));
+    for (int64_t i = 0; i < n; i++)
+        a->value[slot][i] = (double)((const float *)a->bits[slot])[i];
+}
+
 double dt_unit_of(int32_t dtype)
 {
     switch (dtype) {
@@ -52,7 +59,10 @@ void dt_name_rows(int64_t i, int64_t width, dt_element_name *out)
 
 const dt_op_impl *dt_op_impl_of(int op)
 {
-    static const dt_op_impl *const all[KVDK_OP_COUNT] = {[KVDK_OP_rmsnorm] = &dt_op_rmsnorm, [KVDK_OP_attn_prefill] = &dt_op_attn_prefill, [KVDK_OP_attn_decode] = &dt_op_attn_decode,
+    static const dt_op_impl *const all[KVDK_OP_COUNT] = {
+#define X(name, type) [KVDK_OP_##name] = &dt_op_##name,
+        KVDK_OP_LIST(X)
+#undef X
     };
     return all[op];
 }

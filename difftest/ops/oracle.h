@@ -27,6 +27,9 @@ void dt_answer_free(dt_answer *a);
 /* Memory for an output of the case: bits, and unless it is of whole numbers value and bound. The slot comes back. */
 kv_status dt_answer_tensor(const dt_opcase *c, const char *name, dt_answer *a, int *slot);
 
+/* The bits of an fp32 output have no error: value = bits, bound = 0. */
+void dt_answer_exact(const dt_opcase *c, dt_answer *a, int slot);
+
 /* An element in words of the operation; -1: the operation has no such thing. */
 typedef struct dt_element_name {
     int64_t token, head, slot, dim;

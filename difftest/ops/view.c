@@ -57,6 +57,20 @@ void dt_view_free(dt_view *v)
     memset(v, 0, sizeof *v);
 }
 
+void dt_view_name_entry(const kvdk_segment *segments, int64_t n_segments, int64_t entry, char *dst, size_t size)
+{
+    static const char *const kinds[] = {"sink", "cache", "self"};
+    for (int64_t i = 0; i < n_segments; i++) {
+        const int64_t n = segments[i].k.data ? segments[i].k.dim[0] : 0;
+        if (entry < n) {
+            snprintf(dst, size, "entry %lld of the %s", (long long)entry, kinds[segments[i].kind]);
+            return;
+        }
+        entry -= n;
+    }
+    snprintf(dst, size, "an entry that there is not");
+}
+
 /* ---- drawing ----------------------------------------------------------------------------------------------------------- */
 
 enum { Q = 1, K = 10, V = 20, VALID = 30, SHAPE = 90 };

@@ -15,6 +15,9 @@ typedef struct dt_view {
 kv_status dt_view_make(const kvdk_segment *segments, int64_t n_segments, int64_t Hk, int64_t hd, dt_view *out);
 void dt_view_free(dt_view *v);
 
+/* "entry 3 of the cache" for a number through all segments. */
+void dt_view_name_entry(const kvdk_segment *segments, int64_t n_segments, int64_t entry, char *dst, size_t size);
+
 /* Draws heads, tokens and segments of an attention call, with `scale`; most: tokens. The tensors q and segment* exist afterwards and
  * are filled by the case's distribution; with_v = 0: no values. */
 typedef struct dt_attn_shape {

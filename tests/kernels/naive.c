@@ -1,0 +1,666 @@
+/* naive.c - every operation of kvdiff_kernel.h in the plainest way, in double: a candidate that is bounded and right. Only the coding of
+ * tiles is in fp32, step by step, because its record must be equal (docs/policy/kvarn.md).
+ *
+ * wrong.c is the same text with bugs in it: BUG(x) is 0 here. */
+#include "kvdiff_kernel.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifndef BUG
+#    define BUG(x) 0
+KVDK_CANDIDATE("naive", KVDK_BOUNDED)
+#endif
+
+static float *at(const kvdk_tensor *t, int64_t i, int64_t j, int64_t k)
+{
+    return (float *)t->data + i * t->stride[0] + j * t->stride[1] + k * t->stride[2];
+}
+
+static int32_t *int_at(const kvdk_tensor *t, int64_t i, int64_t j) { return (int32_t *)t->data + i * t->stride[0] + j * t->stride[1]; }
+static int64_t *long_at(const kvdk_tensor *t, int64_t i, int64_t j) { return (int64_t *)t->data + i * t->stride[0] + j * t->stride[1]; }
+
+static double half_value(uint16_t h)
+{
+    const int exponent = h >> 10 & 31, fraction = h & 1023;
+    const double x = exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24);
+    return h & 0x8000 ? -x : x;
+}
+
+/* K and V come in three types; dead rows may be NaN, which nobody looks at. */
+static double load(const kvdk_tensor *t, int64_t i, int64_t j, int64_t k)
+{
+    const int64_t where = i * t->stride[0] + j * t->stride[1] + k;
+    if (t->dtype == KVDK_F16) return half_value(((const uint16_t *)t->data)[where]);
+    if (t->dtype == KVDK_BF16) {
+        union { uint32_t bits; float value; } u = {(uint32_t)((const uint16_t *)t->data)[where] << 16};
+        return (double)u.value;
+    }
+    return (double)((const float *)t->data)[where];
+}
+
+/* ---- rows -------------------------------------------------------------------------------------------------------------------- */
+
+int kvdk_rmsnorm(const kvdk_rmsnorm_args *a, kvdk_stream stream)
+{
+    (void)stream;
+    for (int64_t t = 0; t < a->T; t++) {
+        double sum = 0;
+        for (int64_t i = 0; i < a->D; i++) {
+            float x = *at(&a->x, t, i, 0);
+            if (a->residual.data) *at(&a->residual, t, i, 0) = x = *at(&a->residual, t, i, 0) + x;
+            if (!BUG(rmsnorm_tail) || i < 256) sum += (double)x * (double)x;
+        }
+        const double r = 1 / sqrt(sum / (double)a->D + a->eps);
+        for (int64_t i = 0; i < a->D; i++) {
+            const float x = a->residual.data ? *at(&a->residual, t, i, 0) : *at(&a->x, t, i, 0);
+            *at(&a->y, t, i, 0) = (float)((double)x * r * (double)*at(&a->weight, i, 0, 0));
+        }
+    }
+    return 0;
+}
+
+static double product(const kvdk_gemm_args *a, int64_t m, int64_t n)
+{
+    double sum = a->bias.data && !BUG(gemm_bias) ? (double)*at(&a->bias, n, 0, 0) : 0;
+    for (int64_t k = 0; k < (BUG(gemm_tail) && a->K > 16 ? a->K / 16 * 16 : a->K); k++)
+        sum += (double)*at(&a->a, m, k, 0) * (double)*at(&a->w, n, k, 0);
+    return sum;
+}
+
+int kvdk_gemm(const kvdk_gemm_args *a, kvdk_stream stream)
+{
+    const int64_t width = a->epilogue == KVDK_SILU_MUL ? a->N / 2 : a->N;
+    (void)stream;
+    for (int64_t m = 0; m < a->M; m++)
+        for (int64_t n = 0; n < width; n++) {
+            const double p = product(a, m, n), r = p > 0 ? p : 0;
+            float *c = at(&a->c, m, n, 0);
+            if (a->epilogue == KVDK_ADD)
+                *c = (float)((double)*c + p);
+            else if (a->epilogue == KVDK_SILU_MUL)
+                *c = (float)(p / (1 + exp(-p)) * product(a, m, BUG(gemm_interleaved) ? 2 * n + 1 : n + width));
+            else
+                *c = (float)(a->epilogue == KVDK_RELU2 ? r * r : BUG(gemm_beta) ? p + 0 * (double)*c : p);
+        }
+    return 0;
+}
+
+int kvdk_rope(const kvdk_rope_args *a, kvdk_stream stream)
+{
+    (void)stream;
+    const int half = a->pairing == KVDK_HALF && !BUG(rope_pairing);
+    for (int64_t t = 0; t < a->T; t++) {
+        const int64_t read = *int_at(&a->pos, t, 0), pos = BUG(rope_position) && read ? read - 1 : read;
+        for (int64_t h = 0; h < a->H; h++)
+            for (int64_t i = 0; i < a->rd / 2; i++) {
+                float *x = at(&a->x, t, h, half ? i : 2 * i), *y = at(&a->x, t, h, half ? i + a->rd / 2 : 2 * i + 1);
+                const double c = (double)*at(&a->cos, pos, i, 0), s = (double)*at(&a->sin, pos, i, 0), p = (double)*x, q = (double)*y;
+                *x = (float)(p * c - q * s);
+                *y = (float)(q * c + p * s);
+            }
+    }
+    return 0;
+}
+
+/* ---- attention ---------------------------------------------------------------------------------------------------------------------- */
+
+/* Entries of a segment that token t may look at. */
+static int64_t seen(const kvdk_segment *s, int64_t t)
+{
+    if (!s->k.data) return 0;
+    return s->kind == KVDK_SELF ? (BUG(attn_mask) ? t : t + 1) : s->k.dim[0];
+}
+
+static int alive(const kvdk_segment *s, int64_t i)
+{
+    return !s->valid.data || ((const uint8_t *)s->valid.data)[i * s->valid.stride[0]];
+}
+
+static double score(const kvdk_tensor *q, int64_t t, int64_t head, const kvdk_segment *s, int64_t i, int64_t kv, int64_t hd)
+{
+    double sum = 0;
+    for (int64_t d = 0; d < hd; d++)
+        sum += load(q, t, head, d) * load(&s->k, i, kv, d);
+    return sum;
+}
+
+static void attend(const kvdk_attn_args *a, int64_t t, int64_t head)
+{
+    const int64_t kv = BUG(attn_heads) ? head % a->Hk : head / (a->Hq / a->Hk);
+    double o[512] = {0}, max = BUG(attn_max) ? 0 : -INFINITY, sum = 0;
+    for (int pass = 0; pass < 2; pass++)
+        for (int64_t g = 0; g < a->n_segments; g++)
+            for (int64_t i = 0; i < seen(&a->segment[g], t); i++) {
+                const kvdk_segment *s = &a->segment[g];
+                if (!alive(s, i)) continue;
+                const double x = score(&a->q, t, head, s, i, kv, a->hd) * a->scale;
+                max = pass == 0 && x > max ? x : max;
+                if (pass == 0) continue;
+                const double p = exp(x - max);
+                sum += p;
+                for (int64_t d = 0; d < a->hd; d++)
+                    o[d] += p * load(&s->v, i, kv, d);
+            }
+    for (int64_t d = 0; d < a->hd; d++)
+        *at(&a->o, t, head, d) = (float)(sum > 0 ? o[d] / sum : 0);
+    if (a->row_max.data) *at(&a->row_max, head, t, 0) = (float)max;
+    if (a->row_sum.data) *at(&a->row_sum, head, t, 0) = (float)sum;
+}
+
+int kvdk_attn_decode(const kvdk_attn_args *a, kvdk_stream stream)
+{
+    (void)stream;
+    for (int64_t t = 0; t < a->T; t++)
+        for (int64_t head = 0; head < a->Hq; head++)
+            attend(a, t, head);
+    return 0;
+}
+
+int kvdk_attn_prefill(const kvdk_attn_args *a, kvdk_stream stream) { return kvdk_attn_decode(a, stream); }
+
+int kvdk_attn_colsum(const kvdk_colsum_args *a, kvdk_stream stream)
+{
+    (void)stream;
+    for (int64_t head = 0; head < a->Hq; head++)
+        for (int64_t g = 0, entry = 0; g < a->n_segments; g++)
+            for (int64_t i = 0; i < (a->segment[g].k.data ? a->segment[g].k.dim[0] : 0); i++, entry++) {
+                const kvdk_segment *s = &a->segment[g];
+                double sum = 0;
+                const int64_t first = s->kind == KVDK_SELF && !BUG(colsum_causal) ? i : 0;
+                const int64_t end = BUG(colsum_block) && a->T > 256 ? 256 : a->T;
+                for (int64_t t = first; alive(s, i) && t < end; t++) {
+                    const double x = score(&a->q, t, head, s, i, head / (a->Hq / a->Hk), a->hd) * a->scale;
+                    const double w = a->weights.data && !BUG(colsum_weights) ? (double)*at(&a->weights, t, 0, 0) : 1;
+                    sum += w * exp(x - (double)*at(&a->row_max, head, t, 0)) / (double)*at(&a->row_sum, head, t, 0);
+                }
+                *at(&a->colsum, head, entry, 0) = (float)sum;
+            }
+    return 0;
+}
+
+/* ---- the cache ------------------------------------------------------------------------------------------------------------------------- */
+
+int kvdk_window_append(const kvdk_append_args *a, kvdk_stream stream)
+{
+    int64_t *start = long_at(&a->ring, 0, 0), *count = long_at(&a->ring, 1, 0);
+    (void)stream;
+    for (int64_t t = 0; t < a->n; t++) {
+        const int64_t slot = (*start + *count) % a->cap;
+        for (int64_t h = 0; h < a->Hk; h++)
+            for (int64_t d = 0; d < a->hd; d++) {
+                *at(&a->k_cache, BUG(append_start) && *count < a->cap ? *count : slot, h, d) = *at(&a->k, t, h, d);
+                *at(&a->v_cache, BUG(append_start) && *count < a->cap ? *count : slot, h, d) = *at(BUG(append_value) ? &a->k : &a->v, t, h, d);
+            }
+        if (*count < a->cap)
+            ++*count;
+        else if (!BUG(append_ring))
+            *start = (*start + 1) % a->cap;
+    }
+    return 0;
+}
+
+/* One list of a cascade while tokens come in. src[s]: where the row of slot s comes from. */
+typedef struct list {
+    const kvdk_plan_args *a;
+    int64_t g, S;
+    int32_t sinks, count[8], start[8];
+    double *score;
+    int64_t *og;
+    int32_t *src;
+} list;
+
+typedef struct token {
+    double score;
+    int64_t og;
+    int32_t src;
+} token;
+
+static void swap(list *l, int64_t slot, token *t)
+{
+    const token out = {l->score[slot], l->og[slot], l->src[slot]};
+    l->score[slot] = t->score;
+    l->og[slot] = t->og;
+    l->src[slot] = t->src;
+    *t = out;
+}
+
+/* Original index of the token that leaves; -1: none. */
+static int64_t insert(list *l, token t)
+{
+    const kvdk_plan_args *a = l->a;
+    const int64_t index = t.og, C = a->W * a->levels;
+    if (l->sinks < a->sinks) {
+        swap(l, l->sinks++, &t);
+        return -1;
+    }
+    for (int64_t i = 0; i < a->levels; i++) {
+        const int64_t base = a->sinks + i * a->W;
+        const int accepts = (a->eager && (BUG(plan_eager) ? index < a->sinks + C : index <= a->sinks + C)) || (index - a->sinks) % (1LL << i) == 0;
+        if (l->count[i] < a->W && (accepts || l->count[i] == 0)) {
+            swap(l, base + l->start[i] + l->count[i]++, &t);
+            return -1;
+        }
+        if (!accepts) {
+            const int64_t newest = base + (l->start[i] + l->count[i] - 1) % a->W;
+            if (BUG(plan_tie) ? t.score > l->score[newest] : t.score >= l->score[newest]) swap(l, newest, &t);
+            return t.og;
+        }
+        swap(l, base + l->start[i], &t);
+        l->start[i] = (int32_t)((l->start[i] + 1) % a->W);
+    }
+    return t.og;
+}
+
+static void begin_list(list *l)
+{
+    const kvdk_plan_args *a = l->a;
+    l->sinks = *int_at(&a->rings, 0, 0);
+    for (int64_t i = 0; i < a->levels; i++) {
+        l->count[i] = *int_at(&a->rings, 1 + 2 * i, 0);
+        l->start[i] = *int_at(&a->rings, 2 + 2 * i, 0);
+    }
+    for (int64_t s = 0; s < l->S; s++) {
+        l->score[s] = (double)*at(&a->score, l->g, s, 0);
+        l->og[s] = *long_at(&a->og, l->g, s);
+        l->src[s] = (int32_t)s;
+    }
+}
+
+static void end_list(const list *l, int last)
+{
+    const kvdk_plan_args *a = l->a;
+    for (int64_t s = 0; s < l->S; s++)
+        *int_at(&a->src, l->g, s) = l->src[s];
+    if (!last) return;
+    *int_at(&a->rings, 0, 0) = l->sinks;
+    for (int64_t i = 0; i < a->levels; i++) {
+        *int_at(&a->rings, 1 + 2 * i, 0) = l->count[i];
+        *int_at(&a->rings, 2 + 2 * i, 0) = l->start[i];
+    }
+}
+
+int kvdk_cascade_plan(const kvdk_plan_args *a, kvdk_stream stream)
+{
+    list l = {.a = a, .S = a->sinks + a->W * a->levels};
+    (void)stream;
+    l.score = malloc((size_t)l.S * sizeof *l.score);
+    l.og = malloc((size_t)l.S * sizeof *l.og);
+    l.src = malloc((size_t)l.S * sizeof *l.src);
+    if (!l.score || !l.og || !l.src) return 1;
+    for (l.g = 0; l.g < a->G; l.g++) {
+        begin_list(&l);
+        for (int64_t t = 0; t < a->T; t++)
+            *long_at(&a->dropped, l.g, t) = insert(&l, (token){(double)*at(&a->new_score, l.g, t, 0), a->seen + t, (int32_t)(-1 - t)});
+        end_list(&l, l.g == a->G - 1);
+    }
+    free(l.score);
+    free(l.og);
+    free(l.src);
+    return 0;
+}
+
+static int move(const kvdk_move_args *a, const kvdk_tensor *fresh, const kvdk_tensor *cache)
+{
+    float *old = malloc((size_t)(a->S * a->G * a->hd) * sizeof *old);
+    if (!old) return 1;
+    for (int64_t i = 0; i < a->S * a->G * a->hd; i++)
+        old[i] = *at(cache, i / (a->G * a->hd), i / a->hd % a->G, i % a->hd);
+    for (int64_t s = 0; s < a->S; s++)
+        for (int64_t g = 0; g < a->G; g++)
+            for (int64_t d = 0; d < a->hd; d++) {
+                const int64_t from = *int_at(&a->src, g, s);
+                if (BUG(move_in_place))
+                    *at(cache, s, g, d) = from < 0 ? *at(fresh, -1 - from, g, d) : *at(cache, from, g, d);
+                else
+                    *at(cache, s, g, d) = from < 0 ? *at(fresh, -1 - from, g, d) : old[(from * a->G + g) * a->hd + d];
+            }
+    free(old);
+    return 0;
+}
+
+int kvdk_cascade_move(const kvdk_move_args *a, kvdk_stream stream)
+{
+    (void)stream;
+    return move(a, &a->k, &a->k_cache) || move(a, BUG(move_value) ? &a->k : &a->v, &a->v_cache);
+}
+
+/* ---- coded tiles ---------------------------------------------------------------------------------------------------------------------- */
+
+/* Where the parts of a record lie (docs/policy/kvarn.md, "Record"). */
+typedef struct layout {
+    int64_t T, D, g, k_row, v_row, k_codes, k_s, k_z, k_c, v_codes, v_c, v_s, v_z, bytes;
+} layout;
+
+static layout layout_of(int64_t T, int64_t D, int64_t kbits, int64_t vbits)
+{
+    layout l = {.T = T, .D = D, .g = D <= 128 ? D : 128, .k_row = T * kbits / 8, .v_row = D * vbits / 8};
+    l.k_s = D * l.k_row;
+    l.k_z = l.k_s + 2 * D;
+    l.k_c = l.k_z + 2 * D;
+    l.v_codes = l.k_c + 2 * T;
+    l.v_c = l.v_codes + T * l.v_row;
+    l.v_s = l.v_c + 2 * D;
+    l.v_z = l.v_s + 2 * T * (D / l.g);
+    l.bytes = l.v_z + 2 * T * (D / l.g);
+    return l;
+}
+
+static int bit_of(int64_t index) { return (int)(BUG(nibble_order) ? index % 8 ^ 4 : index % 8); }
+
+static void put_code(uint8_t *row, int64_t i, int64_t bits, uint32_t code)
+{
+    for (int64_t b = 0; b < bits; b++)
+        if (code >> b & 1) row[(i * bits + b) / 8] = (uint8_t)(row[(i * bits + b) / 8] | 1u << bit_of(i * bits + b));
+}
+
+static double get_code(const uint8_t *row, int64_t i, int64_t bits)
+{
+    double code = 0;
+    for (int64_t b = bits - 1; b >= 0; b--)
+        code = 2 * code + (row[(i * bits + b) / 8] >> bit_of(i * bits + b) & 1);
+    return code;
+}
+
+static uint16_t to_half(float x)
+{
+    union { float value; uint32_t bits; } u = {x > 65504 ? 65504 : x < -65504 ? -65504 : x};
+    const uint16_t sign = (uint16_t)(u.bits >> 16 & 0x8000);
+    const double y = fabs((double)u.value);
+    int exponent;
+    frexp(y, &exponent);
+    if (y < 0x1p-14) return (uint16_t)(sign | (uint16_t)nearbyint(ldexp(y, 24)));
+    const double m = nearbyint(ldexp(y, 11 - exponent)); /* 1024 .. 2048 */
+    return (uint16_t)(sign | (uint16_t)(m - 1024 + 1024 * (exponent + 14)));
+}
+
+static void put_half(uint8_t *p, int64_t i, float x)
+{
+    const uint16_t h = to_half(x);
+    memcpy(p + 2 * i, &h, 2);
+}
+
+static double get_half(const uint8_t *p, int64_t i)
+{
+    uint16_t h;
+    memcpy(&h, p + 2 * i, 2);
+    return half_value(h);
+}
+
+/* A matrix that is being balanced. */
+typedef struct matrix {
+    int64_t rows, cols;
+    float x[128 * 256], now[128 * 256], col[256], row[256], best_col[256], best_row[256];
+} matrix;
+
+static float deviation(const float *v, int64_t n, int64_t step)
+{
+    float sum = 0, s = 0;
+    for (int64_t i = 0; i < n; i++)
+        sum = sum + v[i * step];
+    const float mean = sum / (float)n;
+    for (int64_t i = 0; i < n; i++) {
+        const float d = v[i * step] - mean, square = d * d;
+        s = s + square;
+    }
+    return sqrtf(s / (float)(n - (BUG(tile_std) ? 0 : 1)));
+}
+
+static float line(const matrix *m, int by_row, int64_t i)
+{
+    return by_row ? deviation(m->now + i * m->cols, m->cols, 1) : deviation(m->now + i, m->rows, m->cols);
+}
+
+static float imbalance(const matrix *m)
+{
+    float total = 0;
+    for (int by_row = 0; by_row < 2; by_row++) {
+        float most = line(m, by_row, 0), least = most;
+        for (int64_t i = 1; i < (by_row ? m->rows : m->cols); i++) {
+            const float s = line(m, by_row, i);
+            most = s > most ? s : most;
+            least = s < least ? s : least;
+        }
+        const float ratio = most / (least > 1e-8f ? least : 1e-8f);
+        total = by_row ? total + ratio : ratio;
+    }
+    return total;
+}
+
+static float exp_of(float x) { return (float)exp((double)x); }
+
+static void divide(matrix *m, const float *col, const float *row)
+{
+    for (int64_t i = 0; i < m->rows * m->cols; i++) {
+        const float x = m->x[i] / col[i % m->cols];
+        m->now[i] = x / row[i / m->cols];
+    }
+}
+
+/* One half of a round: logarithms of the columns or the rows, and the matrix divided by what they say. */
+static void improve(matrix *m, int by_row, float *lc, float *lr)
+{
+    float *l = by_row ? lr : lc, add[256];
+    for (int64_t i = 0; i < (by_row ? m->rows : m->cols); i++) {
+        float s = line(m, by_row, i);
+        s = s > 1e-3f ? s < 1e3f ? s : 1e3f : 1e-3f;
+        add[i] = l[i] + (float)log((double)s);
+        add[i] = add[i] > -0.3f ? add[i] < 10 ? add[i] : 10 : -0.3f;
+    }
+    memcpy(l, add, (size_t)(by_row ? m->rows : m->cols) * sizeof *l);
+    for (int64_t i = 0; i < m->cols; i++)
+        m->col[i] = exp_of(lc[i]);
+    for (int64_t i = 0; i < m->rows; i++)
+        m->row[i] = exp_of(lr[i]);
+    divide(m, m->col, m->row);
+}
+
+static void balance(matrix *m, int64_t iters)
+{
+    float lc[256] = {0}, lr[256] = {0};
+    for (int i = 0; i < 256; i++)
+        m->best_col[i] = m->best_row[i] = 1;
+    memcpy(m->now, m->x, sizeof m->x);
+    float best = imbalance(m);
+    for (int64_t n = 0; n < iters; n++) {
+        improve(m, 0, lc, lr);
+        improve(m, 1, lc, lr);
+        const float now = imbalance(m);
+        if (!(now <= best)) continue;
+        best = now;
+        memcpy(m->best_col, m->col, sizeof m->col);
+        memcpy(m->best_row, m->row, sizeof m->row);
+    }
+    divide(m, m->best_col, m->best_row);
+}
+
+/* Parts of a record that a matrix goes to. */
+typedef struct target {
+    uint8_t *codes, *scale, *zero, *col;
+    int64_t row_bytes, bits, group;
+} target;
+
+static int below(float a, float b) { return a < b || (a == b && signbit(a) && !signbit(b)); }
+
+static void code_matrix(const matrix *m, const target *to)
+{
+    const float n = (float)((1 << to->bits) - 1);
+    memset(to->codes, 0, (size_t)(m->rows * to->row_bytes));
+    for (int64_t r = 0; r < m->rows; r++)
+        for (int64_t g = 0; g < m->cols; g += to->group) {
+            const float *x = m->now + r * m->cols + g;
+            float lo = x[0], hi = x[0];
+            for (int64_t i = 1; i < to->group; i++) {
+                if (below(x[i], lo)) lo = x[i];
+                if (below(hi, x[i])) hi = x[i];
+            }
+            const float s0 = (hi - lo) / n, s = s0 > 1e-10f ? s0 : 1e-10f;
+            for (int64_t i = 0; i < to->group; i++) {
+                const float q = nearbyintf((x[i] - lo) / s);
+                put_code(to->codes + r * to->row_bytes, g + i, to->bits, (uint32_t)(q > 0 ? q < n ? q : n : 0));
+            }
+            const int64_t at_group = r * (m->cols / to->group) + g / to->group;
+            put_half(to->scale, at_group, s * m->best_row[r]);
+            put_half(to->zero, at_group, BUG(tile_zero) ? lo : lo * m->best_row[r]);
+        }
+    for (int64_t i = 0; i < m->cols; i++)
+        put_half(to->col, i, m->best_col[i]);
+}
+
+int kvdk_kv_quant_tile(const kvdk_tile_args *a, kvdk_stream stream)
+{
+    const layout l = layout_of(a->tile, a->hd, a->kbits, a->vbits);
+    uint8_t *p = a->record.data;
+    matrix *m = calloc(1, sizeof *m);
+    (void)stream;
+    if (!m) return 1;
+    m->rows = a->hd;
+    m->cols = a->tile;
+    for (int64_t i = 0; i < a->tile * a->hd; i++)
+        m->x[i] = *at(&a->k, i % a->tile, i / a->tile, 0);
+    balance(m, a->iters);
+    code_matrix(m, &(target){p + l.k_codes, p + l.k_s, p + l.k_z, p + l.k_c, l.k_row, a->kbits, a->tile});
+    m->rows = a->tile;
+    m->cols = a->hd;
+    for (int64_t i = 0; i < a->tile * a->hd; i++)
+        m->x[i] = *at(&a->v, i / a->hd, i % a->hd, 0);
+    balance(m, a->iters);
+    code_matrix(m, &(target){p + l.v_codes, p + l.v_s, p + l.v_z, p + l.v_c, l.v_row, a->vbits, l.g});
+    free(m);
+    return 0;
+}
+
+static void hadamard(double *x, int64_t D)
+{
+    for (int64_t h = 1; h < D; h *= 2)
+        for (int64_t i = 0; i < D; i++)
+            if (!(i & h)) {
+                const double p = x[i], q = x[i + h];
+                x[i] = p + q;
+                x[i + h] = p - q;
+            }
+    for (int64_t i = 0; i < D; i++)
+        x[i] /= sqrt((double)D);
+}
+
+static double key_of(const kvdk_attn_quant_args *a, const layout *l, int64_t kv, int64_t i, int64_t d)
+{
+    const int64_t t = i - a->tiles * a->tile, j = i % a->tile;
+    if (t >= 0) return (double)*at(&a->tail_k, t, kv, d);
+    const uint8_t *p = (const uint8_t *)a->records.data + i / a->tile * a->records.stride[0] + kv * a->records.stride[1];
+    const double c = BUG(quant_token_scale) ? 1 : get_half(p + l->k_c, j);
+    return (get_code(p + l->k_codes + d * l->k_row, j, a->kbits) * get_half(p + l->k_s, d) + get_half(p + l->k_z, d)) * c;
+}
+
+static double value_of(const kvdk_attn_quant_args *a, const layout *l, int64_t kv, int64_t i, int64_t d)
+{
+    const int64_t t = i - a->tiles * a->tile, j = i % a->tile, group = j * (a->hd / l->g) + d / l->g;
+    if (t >= 0) return (double)*at(&a->tail_v, t, kv, d);
+    const uint8_t *p = (const uint8_t *)a->records.data + i / a->tile * a->records.stride[0] + kv * a->records.stride[1];
+    return (get_code(p + l->v_codes + j * l->v_row, d, a->vbits) * get_half(p + l->v_s, group) + get_half(p + l->v_z, group)) *
+           get_half(p + l->v_c, d);
+}
+
+static void attend_codes(const kvdk_attn_quant_args *a, const layout *l, int64_t head, double *scores)
+{
+    const int64_t kv = head / (a->Hq / a->Hk), n = a->tiles * a->tile + (BUG(quant_tail) ? 0 : a->tail);
+    double q[256], o[256] = {0}, max = -INFINITY, sum = 0;
+    for (int64_t d = 0; d < a->hd; d++)
+        q[d] = (double)*at(&a->q, head, d, 0);
+    hadamard(q, a->hd);
+    for (int64_t i = 0; i < n; i++) {
+        scores[i] = 0;
+        for (int64_t d = 0; d < a->hd; d++)
+            scores[i] += q[d] * a->scale * key_of(a, l, kv, i, d);
+        max = scores[i] > max ? scores[i] : max;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        const double p = exp(scores[i] - max);
+        sum += p;
+        for (int64_t d = 0; d < a->hd; d++)
+            o[d] += p * value_of(a, l, kv, i, d);
+    }
+    for (int64_t d = 0; d < a->hd; d++)
+        o[d] /= sum;
+    if (!BUG(quant_unrotated)) hadamard(o, a->hd);
+    for (int64_t d = 0; d < a->hd; d++)
+        *at(&a->o, head, d, 0) = (float)o[d];
+}
+
+int kvdk_attn_quant(const kvdk_attn_quant_args *a, kvdk_stream stream)
+{
+    const layout l = layout_of(a->tile, a->hd, a->kbits, a->vbits);
+    double *scores = malloc((size_t)(a->tiles * a->tile + a->tail + 1) * sizeof *scores);
+    (void)stream;
+    if (!scores) return 1;
+    for (int64_t head = 0; head < a->Hq; head++)
+        attend_codes(a, &l, head, scores);
+    free(scores);
+    return 0;
+}
+
+/* ---- logits ------------------------------------------------------------------------------------------------------------------------------ */
+
+static void row_nll(const kvdk_nll_args *a, int64_t t, double *z)
+{
+    double max = -INFINITY, sum = 0;
+    for (int64_t v = 0; v < a->V; v++) {
+        z[v] = 0;
+        for (int64_t d = 0; d < a->D; d++)
+            z[v] += (double)*at(&a->h, t, d, 0) * (double)*at(&a->w, v, d, 0);
+        if (a->softcap != 0 && !BUG(nll_softcap)) z[v] = a->softcap * tanh(z[v] / a->softcap);
+        max = z[v] > max ? z[v] : max;
+    }
+    for (int64_t v = 0; v < (BUG(nll_block) && a->V > 4096 ? 4096 : a->V); v++)
+        sum += exp(z[v] - max);
+    const int64_t target = *int_at(&a->target, t, 0);
+    *at(&a->nll, t, 0, 0) = (float)(log(sum) - (z[target] - max));
+    *at(&a->row_max, t, 0, 0) = (float)max;
+    *at(&a->row_sum, t, 0, 0) = (float)sum;
+}
+
+int kvdk_logits_nll(const kvdk_nll_args *a, kvdk_stream stream)
+{
+    double *z = malloc((size_t)a->V * sizeof *z);
+    (void)stream;
+    if (!z) return 1;
+    for (int64_t t = 0; t < a->T; t++)
+        row_nll(a, t, z);
+    free(z);
+    return 0;
+}
+
+/* Whether x beats the best so far, whose index is lower. */
+static int beats(float x, float best)
+{
+    if (isnan(best)) return BUG(topk_nan) ? 0 : !isnan(x);
+    return BUG(topk_tie) ? x >= best : x > best;
+}
+
+static void row_topk(const kvdk_topk_args *a, int64_t r, uint8_t *taken)
+{
+    memset(taken, 0, (size_t)a->V);
+    for (int64_t n = 0; n < a->k; n++) {
+        int64_t best = -1;
+        for (int64_t i = 0; i < a->V; i++)
+            if (!taken[i] && (best < 0 || beats(*at(&a->z, r, i, 0), *at(&a->z, r, best, 0)))) best = i;
+        if (best >= 0) taken[best] = 1;
+    }
+    for (int64_t i = 0, n = 0; i < a->V; i++)
+        if (taken[i]) {
+            *int_at(&a->index, r, n) = (int32_t)i;
+            *at(&a->value, r, n++, 0) = *at(&a->z, r, i, 0);
+        }
+}
+
+int kvdk_topk(const kvdk_topk_args *a, kvdk_stream stream)
+{
+    uint8_t *taken = malloc((size_t)a->V);
+    (void)stream;
+    if (!taken) return 1;
+    for (int64_t r = 0; r < a->R; r++)
+        row_topk(a, r, taken);
+    free(taken);
+    return 0;
+}
