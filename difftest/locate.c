@@ -272,7 +272,7 @@ static kv_status blame_tap(dt_study *s, const dt_state_diff *after)
     KV_TRY(dt_blame(&focus, s->point, &v));
     take_verdict(o, &v);
     if (strcmp(o->op, "rope") == 0 && strcmp(o->klass, "bug-index") == 0 && s->flow->exact && s->flow->state[DT_GOT].p &&
-        dt_positions_differ(s->flow->state[DT_REF].p, s->flow->state[DT_GOT].p)) {
+        dt_positions_differ(s->flow->state[DT_REF].p, s->flow->state[DT_GOT].p) > 0) {
         o->op = "policy"; /* the cache itself counts otherwise */
         strncat(o->hypothesis, "; the cache numbers its tokens so", sizeof o->hypothesis - strlen(o->hypothesis) - 1);
     }
@@ -343,7 +343,7 @@ static void blame_state(dt_study *s, const dt_state_diff *d)
     const int64_t og = d->og & (((int64_t)1 << 62) - 1);
     if (d->og >= 0) o->slot_token = dt_flow_pos(f, og);
     if (d->has_values) set_values(o, d->part == DT_PART_RECORD ? d->value ? "V record" : "K record" : part_names[d->part], d->ref, d->got);
-    s->by_export = d->part == DT_PART_RECORD || d->part == DT_PART_POS;
+    s->by_export = d->part == DT_PART_RECORD || (d->part == DT_PART_POS && dt_positions_differ(f->state[DT_REF].p, f->state[DT_GOT].p) == 1);
     switch (d->part) {
     case DT_PART_RECORD:
         if (dt_flow_pos(f, og) >= f->turn.at) o->pos = dt_flow_pos(f, og);
@@ -354,7 +354,8 @@ static void blame_state(dt_study *s, const dt_state_diff *d)
                        (long long)og, (double)d->got, (double)d->ref);
         break;
     case DT_PART_CARRY:
-        dt_verdict_set(&v, "carry", "stale-read", "what the model remembers of the newest tokens differs, at byte %lld", (long long)d->byte);
+        dt_verdict_set(&v, "carry", dt_same_carry(s->out->state.p, f->state[DT_GOT].p) ? "stale-read" : "bug-index",
+                       "what the model remembers of the newest tokens differs, at byte %lld", (long long)d->byte);
         break;
     case DT_PART_POS:
         dt_verdict_set(&v, "policy", "bug-policy", "token %lld stands at position %d, expected %d", (long long)og, (int)d->got, (int)d->ref);
@@ -474,6 +475,7 @@ static kv_status study_step(dt_study *s)
     }
     if (!f->device_failed) KV_TRY(look_again(s, &look, &after));
     if (!f->device_failed) KV_TRY(judge(s, &look, &after));
+    if (!f->device_failed && s->out->op && strcmp(s->out->op, "colsum") == 0) KV_TRY(dt_study_scores(s));
     if (!f->device_failed) KV_TRY(check_export(s));
     if (!f->device_failed && !f->s->quick) KV_TRY(check_import(s));
     if (!f->device_failed && !f->s->quick) KV_TRY(dt_study_repeat(s, &race));

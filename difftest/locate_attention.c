@@ -1,6 +1,7 @@
 /* locate_attention.c - a wrong row of attention: its view in numbers, for the guesses of locate_attn.h. */
 #include "difftest/locate_attn.h"
 #include "difftest/locate_calc.h"
+#include "difftest/locate_scores.h"
 #include "difftest/locate_study.h"
 
 #include "common/tile.h"
@@ -275,4 +276,73 @@ kv_status dt_study_attention(dt_study *s)
         return KV_OK;
     }
     return st;
+}
+
+/* ---- scores ------------------------------------------------------------------------------------------------------- */
+
+/* What a side said of the entries of a view: scores in its export after the step, margins of its evictions. */
+static void read_said(const dt_study *s, int side, const dt_row_view *view, double *score, double *margin)
+{
+    const kv_policy *p = s->flow->s->policy;
+    const kv_events *events = &s->flow->events[side];
+    const int32_t layer = s->out->layer, head = s->out->head;
+    const kv_state_view run = dt_state_run(s->flow->state[side].p, layer, head < 0 ? 0 : head);
+    const int cascade = p->selection == KV_SEL_CASCADE;
+    for (int64_t i = 0; i < view->n; i++) {
+        score[i] = margin[i] = (double)NAN;
+        for (int32_t j = 0; run.score && j < run.run->n; j++)
+            if (run.og[j] == view->v[i].og && !(cascade && run.og[j] < p->cascade.sinks)) score[i] = (double)run.score[j];
+        for (size_t e = 0; e < events->n && !cascade; e++)
+            if (events->v[e].kind == KV_EVENT_EVICT && events->v[e].layer == layer && events->v[e].head == head &&
+                events->v[e].og == view->v[i].og)
+                margin[i] = (double)events->v[e].margin;
+    }
+}
+
+static kv_status compare_scores(dt_study *s, const dt_row_view *view, const numbers *x)
+{
+    const kv_config *cfg = &s->flow->s->model->cfg;
+    const int32_t kv = s->out->head < 0 ? 0 : s->out->head;
+    const kv_state_view before = dt_state_run(s->out->state.p, s->layer, kv);
+    double *said = malloc((size_t)(4 * view->n) * sizeof *said);
+    if (!said) return kv_fail(KV_ERR_NOMEM, "out of memory");
+    const dt_sums sums = {.policy = s->flow->s->policy, .n = view->n, .stored = view->stored, .m = s->flow->turn.n, .D = cfg->head_dim,
+                          .n_heads = cfg->n_heads, .n_kv = cfg->n_kv_heads, .kv = kv, .q = dt_study_row(s, DT_REF, KV_TAP_Q, s->layer, 0),
+                          .k = (const double *const *)x->k, .carried = before.score,
+                          .scale = cfg->softmax_scale > 0 ? (double)cfg->softmax_scale : 1 / sqrt((double)cfg->head_dim)};
+    const dt_scored ref = {said, said + view->n}, got = {said + 2 * view->n, said + 3 * view->n};
+    const char *text = NULL;
+    read_said(s, DT_REF, view, said, said + view->n);
+    read_said(s, DT_GOT, view, said + 2 * view->n, said + 3 * view->n);
+    const char *klass = dt_scores_guess(&sums, &ref, &got, &text);
+    if (klass) {
+        char was[sizeof s->out->hypothesis];
+        snprintf(was, sizeof was, "%s", s->out->hypothesis);
+        s->out->klass = klass;
+        snprintf(s->out->hypothesis, sizeof s->out->hypothesis, "%s; %.300s", text, was);
+    }
+    free(said);
+    return KV_OK;
+}
+
+kv_status dt_study_scores(dt_study *s)
+{
+    const dt_subject *sub = s->flow->s;
+    const int32_t kv = s->out->head < 0 ? 0 : s->out->head;
+    dt_row_view view = {0};
+    numbers x = {0};
+    if (!s->flow->exact || !(s->flow->side[DT_GOT]->caps & KV_CAP_TAPS) || s->out->layer < 0) return KV_OK;
+    s->layer = s->out->layer;
+    if (s->layer < s->layer0 || s->layer >= s->layer1) {
+        KV_TRY(dt_study_tap(s, s->layer, s->layer + 1));
+        KV_TRY(dt_flow_export(s->flow, DT_REF));
+        KV_TRY(dt_flow_export(s->flow, DT_GOT));
+    }
+    kv_status st = dt_row_view_make(sub->policy, s->out->state.p, &s->flow->events[DT_REF], s->flow->turn.at - s->flow->begin,
+                                    s->flow->turn.n, s->flow->turn.n - 1, s->layer, kv, &view);
+    if (st == KV_OK) st = fill_numbers(s, &view, &x);
+    if (st == KV_OK) st = compare_scores(s, &view, &x);
+    free_numbers(&x);
+    dt_row_view_free(&view);
+    return st == KV_ERR_UNSUPPORTED ? KV_OK : st;
 }

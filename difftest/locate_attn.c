@@ -405,6 +405,20 @@ static void guess_scale(hunt *h)
     }
 }
 
+/* One dimension does not count in the scores: usually the last. */
+static void guess_dimension(hunt *h)
+{
+    const dt_attn *a = h->a;
+    char text[64];
+    for (int64_t d = a->D - 1; d >= 0; d--) {
+        scores(a, a->kv, a->n, h->s);
+        for (int64_t i = 0; i < a->n; i++)
+            h->s[i] -= a->scale * a->q[d] * key(a, a->kv, i)[d];
+        snprintf(text, sizeof text, "dimension %lld is left out of the scores", (long long)d);
+        offer_scores(h, a->n, "attn", "bug-index", -1, text);
+    }
+}
+
 /* Error of the row when all scores are multiplied by t. */
 static double error_at(hunt *h, double t)
 {
@@ -477,7 +491,7 @@ static float to_bf16(float x) { return kv_bf162f(kv_f2bf16(x)); }
 static float to_f16(float x) { return kv_f162f(kv_f2f16(x)); }
 
 /* What is rounded to 16 bits. Probabilities are those of the row's chunk: exp(s - m). */
-enum { OF_WEIGHTS, OF_SCORES, OF_STORED_KEYS, OF_KEYS, OF_VALUES, OF_QUERY, ROUNDED };
+enum { OF_WEIGHTS, OF_SCORES, OF_STORED_KEYS, OF_KEYS, OF_HALF_KEYS, OF_VALUES, OF_QUERY, ROUNDED };
 
 static double rounded_dot(const dt_attn *a, int64_t i, int what, float (*round)(float))
 {
@@ -485,7 +499,9 @@ static double rounded_dot(const dt_attn *a, int64_t i, int what, float (*round)(
     const int keys = what == OF_KEYS || (what == OF_STORED_KEYS && i < a->stored);
     for (int64_t d = 0; d < a->D; d++) {
         const double k = key(a, a->kv, i)[d], q = a->q[d] * a->scale;
-        sum += (what == OF_QUERY ? (double)round((float)q) : q) * (keys ? (double)round((float)k) : k);
+        const int first = a->rotation->half ? d < a->rotation->pairs : d < 2 * a->rotation->pairs && d % 2 == 0;
+        const int this = keys || (what == OF_HALF_KEYS && first);
+        sum += (what == OF_QUERY ? (double)round((float)q) : q) * (this ? (double)round((float)k) : k);
     }
     return sum;
 }
@@ -516,11 +532,12 @@ static void offer_rounded(hunt *h, int what, float (*round)(float), const char *
 
 static void guess_precision(hunt *h)
 {
-    static const char *const names[ROUNDED] = {"probabilities", "scores", "stored keys", "keys", "values", "the query"};
-    char text[64];
+    static const char *const names[ROUNDED] = {"probabilities", "scores", "stored keys", "keys", "the first dims of pairs of keys",
+                                               "values", "the query"};
+    char text[80];
     for (int what = 0; what < ROUNDED; what++)
         for (int half = 0; half < 2; half++) {
-            const int keys = what == OF_KEYS || what == OF_STORED_KEYS;
+            const int keys = what == OF_KEYS || what == OF_STORED_KEYS || what == OF_HALF_KEYS;
             snprintf(text, sizeof text, "%s rounded to %s", names[what], half ? "f16" : "bf16");
             if (what == OF_STORED_KEYS && !h->a->stored) continue;
             offer_rounded(h, what, half ? to_f16 : to_bf16, keys && h->a->raw ? "rope" : "attn", text);
@@ -677,6 +694,7 @@ void dt_attn_guess(const dt_attn *a, dt_guess *out)
     guess_own_value(&h);
     guess_heads(&h);
     guess_scale(&h);
+    guess_dimension(&h);
     guess_gain(&h);
     guess_combine(&h);
     if (a->rotation->pairs) {

@@ -133,16 +133,26 @@ void dt_state_compare(const void *ref, const void *got, dt_state_diff *out)
     if (out->part == DT_PART_NONE) compare_carry(ref, got, &h, &g, out);
 }
 
-int dt_positions_differ(const void *ref, const void *got)
+int32_t dt_positions_differ(const void *ref, const void *got)
 {
     const kv_state_head h = head_of(ref);
+    int32_t most = 0;
     for (int32_t l = 0; l < h.n_layers; l++)
         for (int32_t k = 0; k < h.n_kv_heads; k++) {
             const kv_state_view r = dt_state_run(ref, l, k), g = dt_state_run(got, l, k);
+            int32_t n = 0;
             for (int32_t i = 0; i < r.run->n && i < g.run->n; i++)
-                if (r.og[i] == g.og[i] && r.pos[i] != g.pos[i]) return 1;
+                n += r.og[i] == g.og[i] && r.pos[i] != g.pos[i];
+            if (n > most) most = n;
         }
-    return 0;
+    return most;
+}
+
+int dt_same_carry(const void *a, const void *b)
+{
+    const kv_state_head h = head_of(a), g = head_of(b);
+    const uint8_t *x = (const uint8_t *)a + carry_at(a, &h), *y = (const uint8_t *)b + carry_at(b, &g);
+    return h.carry_bytes == g.carry_bytes && h.carry_bytes > 8 && memcmp(x + 8, y + 8, h.carry_bytes - 8) == 0;
 }
 
 /* ---- records -------------------------------------------------------------------------------------------------- */
@@ -244,8 +254,10 @@ static void blame_row(const record_case *c, const kv_policy *p, dt_verdict *v)
     else if (shorts && cut_off(c))
         dt_verdict_set(v, "store", "bug-numeric", "%s is cut to 16 bits, not rounded to nearest", c->what);
     else {
+        /* a row that is wrong in every value, in a cache from which tokens leave: an older one, most likely */
         const double e = dt_row_error(ref, got, D);
-        dt_verdict_set(v, "store", !isfinite(e) ? "nonfinite" : e < 0.05 ? "bug-numeric" : "bug-index",
+        const int older = dt_row_differing(ref, got, D) == D && p->selection != KV_SEL_FULL;
+        dt_verdict_set(v, "store", !isfinite(e) ? "nonfinite" : e < 0.05 ? "bug-numeric" : older ? "stale-read" : "bug-index",
                        "%s of token %lld: %lld of %lld values differ from what was computed", c->what, (long long)c->d->og,
                        (long long)dt_row_differing(ref, got, D), (long long)D);
     }
@@ -291,11 +303,27 @@ static int nibbles_swapped(const uint8_t *a, const uint8_t *b, int64_t n)
     return wrong > 0;
 }
 
-/* Rows of tile storages that wait to be coded. */
-static void blame_tail(const record_case *c, dt_verdict *v)
+static double length_of(const uint8_t *row, int64_t n)
 {
-    const int64_t og = c->d->og & (KV_KIVI_V - 1);
-    dt_verdict_set(v, "quant", "bug-numeric", "an uncoded row of token %lld differs: it is not what was computed, rotated", (long long)og);
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        float x;
+        memcpy(&x, row + 4 * i, sizeof x);
+        sum += (double)x * (double)x;
+    }
+    return sqrt(sum);
+}
+
+/* Rows of tile storages that wait to be coded. Rotations keep their length, or change it by one factor; another token's row has
+ * another length. */
+static void blame_tail(const record_case *c, int64_t bytes, dt_verdict *v)
+{
+    const int64_t og = c->d->og & (KV_KIVI_V - 1), half = bytes / 2, n = half / 4;
+    const double k = length_of(c->have, n) / length_of(c->want, n), w = length_of(c->have + half, n) / length_of(c->want + half, n);
+    if (fabs(k / w - 1) < 1e-3)
+        dt_verdict_set(v, "quant", "bug-numeric", "an uncoded row of token %lld differs, by one factor in length: its rotation is wrong", (long long)og);
+    else
+        dt_verdict_set(v, "quant", "bug-index", "an uncoded row of token %lld is that of another token", (long long)og);
 }
 
 static int nobody_but(const record_case *c, int64_t bytes, dt_verdict *v)
@@ -316,7 +344,7 @@ static void blame_coded(const record_case *c, const kv_policy *p, int64_t bytes,
     const int32_t D = c->h->head_dim;
     const char *part = p->storage == KV_STORE_KVARN ? kvarn_part(p, D, c->d->byte) : kivi_part(p, D, c->d->og, c->d->byte);
     if (nobody_but(c, bytes, v)) return;
-    if (is_tail(p, D, bytes)) blame_tail(c, v);
+    if (is_tail(p, D, bytes)) blame_tail(c, bytes, v);
     else if (nibbles_swapped(c->want, c->have, bytes))
         dt_verdict_set(v, "quant", "bug-index", "%s: the two codes of a byte are exchanged", part);
     else

@@ -29,8 +29,11 @@ typedef struct dt_state_diff {
  * head), positions, scores, carry. */
 void dt_state_compare(const void *ref, const void *got, dt_state_diff *out);
 
-/* Whether tokens that both exports hold at the same entry stand at other positions. */
-int dt_positions_differ(const void *ref, const void *got);
+/* Tokens that both exports hold at the same entry of a run, at other positions: the most in one run. */
+int32_t dt_positions_differ(const void *ref, const void *got);
+
+/* Both exports end with the same carry, which has not moved on then. */
+int dt_same_carry(const void *a, const void *b);
 
 /* The run holds the same tokens, in whatever order. */
 int dt_same_tokens(const void *ref, const void *got, int32_t layer, int32_t head);

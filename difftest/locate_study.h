@@ -40,6 +40,9 @@ void dt_study_free(dt_study *s);
 /* The wrong row of attention: guesses, dye. Fills op, klass, slot and hypothesis of the finding. */
 kv_status dt_study_attention(dt_study *s);
 
+/* Wrong scores of the finding's layer and head: the mistake that gives them, if there is one (locate_scores.h). */
+kv_status dt_study_scores(dt_study *s);
+
 /* Which stored entry the device weighs otherwise than the reference, by one-hot values (docs/locate.md, "Dye"). Writes into slot,
  * slot_token and, when text is empty, hypothesis. Does nothing where a side cannot import. */
 kv_status dt_study_dye(dt_study *s, const dt_row_view *view);
