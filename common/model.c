@@ -284,5 +284,6 @@ kv_status kv_model_open(const char *name, const char *models_dir, kv_model **out
         return unknown(name);
     }
     kv_tokenizer_free(unused);
+    if (st == KV_OK && strlen(name) < sizeof (*out)->source) snprintf((*out)->source, sizeof (*out)->source, "%s", name);
     return st;
 }

@@ -65,6 +65,7 @@ typedef struct kv_model {
     kv_config cfg;
     const kv_tensor *tensors; /* KV_ROLE_GLOBAL_COUNT + n_layers * KV_ROLE_PER_LAYER entries */
     void *owner;            /* private to common/model.c */
+    char source[1024];      /* what kv_model_open was given; "": made otherwise, or longer */
 } kv_model;
 
 /* The tensor of a role; layer is ignored for whole-model roles. data == NULL when absent. */

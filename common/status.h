@@ -24,10 +24,10 @@
     X(ERR_DB, 3, "results database")                                                               \
     X(ERR_DEVICE, 3, "device not available")                                                       \
     X(ERR_NONFINITE, 1, "NaN or infinity in a result")                                             \
-    X(ERR_CONTRACT, 1, "a promise was broken")                                                     \
     X(ERR_STATE, 6, "call out of order")                                                           \
     X(ERR_INTERNAL, 6, "fault of the tester itself")                                               \
-    X(ERR_INTERRUPTED, 130, "interrupted")
+    X(ERR_INTERRUPTED, 130, "interrupted")                                                         \
+    X(ERR_CONTRACT, 1, "a promise was broken")
 
 typedef enum kv_status {
 #define X(name, code, text) KV_##name,

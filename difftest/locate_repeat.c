@@ -44,7 +44,7 @@ static kv_status repeat_here(dt_study *s, int *race)
 static kv_status step_seeded(dt_study *s, int seed, uint64_t *print, int *ok)
 {
     dt_flow *f = s->flow;
-    char options[320];
+    char options[5120]; /* of a side in another process they hold its file, too */
     snprintf(options, sizeof options, "%s%sseed=%d", f->s->options ? f->s->options : "", f->s->options && *f->s->options ? "," : "", seed);
     const kv_open_args a = {.model = f->s->model, .policy = f->s->policy, .options = options, .threads = f->s->threads,
                             .max_step = f->turn.n};

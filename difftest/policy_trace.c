@@ -414,7 +414,7 @@ static kv_status trace(const request *r)
     dt_side side;
     dt_trace_out *out = NULL;
     KV_TRY(kv_policy_parse(r->spec, &p));
-    KV_TRY(dt_side_open(r->side, &side));
+    KV_TRY(dt_side_open_here(r->side, &side));
     kv_status st = KV_OK;
     if (strcmp(side.backend->name, "policy") == 0)
         st = kv_fail(KV_ERR_USAGE, "--side=%s is the reference under another policy; trace that one", r->side);

@@ -1,12 +1,12 @@
 #include "difftest/side.h"
 
-#include "common/fpenv.h"
 #include "common/hash.h"
 #include "difftest/kernel_side.h"
 #include "difftest/policy_side.h"
+#include "difftest/remote.h"
+#include "difftest/side_map.h"
 #include "ref/backend.h"
 
-#include <dlfcn.h>
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -83,7 +83,7 @@ static kv_status name_side(const char *spec, const side_spec *s, dt_side *out)
         return kv_fail(KV_ERR_USAGE,
                        "device '%.40s...': name and options are longer than %zu bytes", spec,
                        sizeof out->name - 1);
-    memcpy(out->options, s->options, strlen(s->options) + 1);
+    snprintf(out->options, sizeof out->options, "%s", s->options);
     return KV_OK;
 }
 
@@ -167,91 +167,16 @@ static kv_status check_file(const char *spec, const char *path, uint8_t sha[32])
                    spec, path);
 }
 
-/* First missing entry of a table, or NULL. Only `digest` may be absent, and only without its
- * capability. */
-static const char *missing_entry(const kv_backend *b)
-{
-    const struct {
-        const char *name;
-        int present;
-    } entries[] = {
-#define ENTRY(e) {#e, b->e != NULL}
-        ENTRY(name),
-        ENTRY(available),
-        ENTRY(open),
-        ENTRY(close),
-        ENTRY(last_error),
-        ENTRY(reset),
-        ENTRY(step),
-        ENTRY(export_state),
-        ENTRY(import_state),
-        ENTRY(snapshot),
-        ENTRY(restore),
-        ENTRY(snapshot_free),
-        ENTRY(table),
-#undef ENTRY
-        {"digest", b->digest || !(b->caps & KV_CAP_DIGEST)},
-    };
-    for (size_t i = 0; i < sizeof entries / sizeof *entries; i++)
-        if (!entries[i].present) return entries[i].name;
-    return NULL;
-}
-
-static kv_status check_table(const char *spec, const kv_backend *b)
-{
-    if (!b)
-        return kv_fail(KV_ERR_MISMATCH,
-                       "device '%s' does not speak ABI %u of common/backend.h; build it "
-                       "against this version",
-                       spec, KV_BACKEND_ABI);
-    if (b->abi != KV_BACKEND_ABI)
-        return kv_fail(KV_ERR_MISMATCH,
-                       "device '%s' speaks ABI %u, not %u; build it against this version "
-                       "of common/backend.h",
-                       spec, b->abi, KV_BACKEND_ABI);
-    const char *missing = missing_entry(b);
-    if (missing)
-        return kv_fail(KV_ERR_MISMATCH,
-                       "device '%s': its table has no %s; docs/backend.md says what a side "
-                       "must do",
-                       spec, missing);
-    if (b->contract < KV_CONTRACT_BITEXACT || b->contract > KV_CONTRACT_STATISTICAL)
-        return kv_fail(KV_ERR_MISMATCH, "device '%s': contract %d is none of kv_contract", spec,
-                       b->contract);
-    return KV_OK;
-}
-
-/* dlerror() may span lines and repeats the path. */
-static kv_status fail_dlopen(const char *spec)
-{
-    char why[512];
-    const char *text = dlerror();
-    snprintf(why, sizeof why, "%s", text ? text : "no reason given");
-    for (char *c = why; *c; c++)
-        if (*c == '\n') *c = ' ';
-    return kv_fail(KV_ERR_MISMATCH, "device '%s' cannot be loaded: %s", spec, why);
-}
-
-static kv_status load_file(const char *spec, const char *path, dt_side *out)
+static kv_status load_file(const char *spec, const char *path, int here, dt_side *out)
 {
     KV_TRY(check_file(spec, path, out->so_sha));
     out->has_sha = 1;
-    out->handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (!out->handle) return fail_dlopen(spec);
-    if (kv_fpenv_check("after it was loaded") != KV_OK) {
-        kv_prefix_message("device '%s'", spec);
-        return KV_ERR_MISMATCH;
-    }
-    kv_side_entry_fn *entry;
-    void *symbol = dlsym(out->handle, KV_SIDE_ENTRY);
-    if (!symbol)
-        return kv_fail(KV_ERR_MISMATCH,
-                       "device '%s': '%s' exports no %s, so it is not a side "
-                       "(docs/backend.md)",
-                       spec, path, KV_SIDE_ENTRY);
-    memcpy(&entry, &symbol, sizeof entry);
-    out->backend = entry(KV_BACKEND_ABI);
-    return check_table(spec, out->backend);
+    if (here || dt_remote_is_off()) return dt_side_map(spec, path, &out->handle, &out->backend);
+    char *options;
+    KV_TRY(dt_remote_side(spec, path, out->options, &out->backend, &options));
+    snprintf(out->options, sizeof out->options, "%s", options);
+    free(options);
+    return KV_OK;
 }
 
 /* ---- the door ------------------------------------------------------------------------------- */
@@ -278,7 +203,7 @@ static kv_status load_kernel(const char *spec, dt_side *out)
     return st;
 }
 
-kv_status dt_side_load(const char *spec, dt_side *out)
+static kv_status load(const char *spec, int here, dt_side *out)
 {
     side_spec s;
     char path[PATH_BYTES];
@@ -296,13 +221,13 @@ kv_status dt_side_load(const char *spec, dt_side *out)
         return KV_OK;
     }
     KV_TRY(locate(spec, &s, path));
-    return load_file(spec, path, out);
+    return load_file(spec, path, here || !s.is_path, out);
 }
 
-kv_status dt_side_open(const char *spec, dt_side *out)
+static kv_status open_it(const char *spec, int here, dt_side *out)
 {
     char why[KV_MESSAGE_MAX - 300] = "";
-    KV_TRY(dt_side_load(spec, out));
+    KV_TRY(load(spec, here, out));
     const kv_status st = out->backend->available(out->options, why, sizeof why);
     if (st == KV_OK) return KV_OK;
     why[sizeof why - 1] = '\0';
@@ -311,6 +236,10 @@ kv_status dt_side_open(const char *spec, dt_side *out)
     return kv_fail(st == KV_ERR_USAGE ? KV_ERR_USAGE : KV_ERR_DEVICE,
                    "device '%s' cannot run here: %s", spec, *why ? why : "it gives no reason");
 }
+
+kv_status dt_side_load(const char *spec, dt_side *out) { return load(spec, 0, out); }
+kv_status dt_side_open(const char *spec, dt_side *out) { return open_it(spec, 0, out); }
+kv_status dt_side_open_here(const char *spec, dt_side *out) { return open_it(spec, 1, out); }
 
 void dt_side_close(dt_side *s)
 {

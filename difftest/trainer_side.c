@@ -23,7 +23,7 @@ static kv_status find_entry(const char *spec, dt_trainer_side *out)
 kv_status dt_trainer_side_open(const char *spec, dt_trainer_side *out)
 {
     *out = (dt_trainer_side){0};
-    KV_TRY(dt_side_open(spec, &out->side));
+    KV_TRY(dt_side_open_here(spec, &out->side));
     const int is_ref = strncmp(out->side.name, "ref", 3) == 0;
     if (out->side.handle || out->side.is_policy || !is_ref) return find_entry(spec, out);
     out->api = strncmp(out->side.name, "ref64", 5) == 0 ? ref64_trainer_door() : ref_trainer_door();

@@ -1,5 +1,5 @@
 /* main.c - kvdiff-worker: answers what the tester asks until the socket closes. */
-#include "difftest/worker/worker.h"
+#include "difftest/worker/side.h"
 
 #include "common/fpenv.h"
 
@@ -15,6 +15,7 @@ typedef struct worker {
     FILE *in, *out;
     worker_memory memory;
     worker_plugin plugin;
+    worker_side side;
     json_int_t id; /* of the message that is being answered */
 } worker;
 
@@ -95,6 +96,16 @@ static void list_objects(worker *w)
     answer(w, json_pack("{s:i, s:o}", "status", 0, "objects", list));
 }
 
+/* The tester has made the block larger. */
+static int follow_block(worker *w, size_t bytes)
+{
+    if (bytes <= w->memory.bytes) return 1;
+    munmap(w->memory.p, w->memory.bytes);
+    w->memory.p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, WORKER_MEMORY, 0);
+    w->memory.bytes = bytes;
+    return w->memory.p != MAP_FAILED;
+}
+
 static void serve(worker *w)
 {
     char *line = NULL;
@@ -103,7 +114,10 @@ static void serve(worker *w)
         json_t *message = json_loads(line, 0, NULL);
         w->id = json_integer_value(json_object_get(message, "id"));
         const char *what = json_string_value(json_object_get(message, "do"));
-        if (what && strcmp(what, "open") == 0)
+        if (!follow_block(w, (size_t)json_integer_value(json_object_get(message, "block")))) _exit(3);
+        if (what && strncmp(what, "side_", 5) == 0)
+            answer(w, worker_side_answer(&w->side, what, message, &w->memory));
+        else if (what && strcmp(what, "open") == 0)
             open_candidate(w, message);
         else if (what && strcmp(what, "call") == 0)
             call_candidate(w, message, 0);

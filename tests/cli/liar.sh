@@ -40,6 +40,19 @@ check "one bit of the stored values fails after the step that stored them" told 
 check "one bit of the stored values fails at the end at the latest" told 1 'K or V' state --digest-every=0
 check "a step that fails is an error with its reason" told 1 'as told' error
 
+# It runs in a process of its own: its end is a row, and the device behind it goes on.
+ended() { # WORDS LIE
+    got=0
+    KVDIFF_SIDE_LIMIT=1 run_with "$2" --device emu >"$dir/out" 2>&1 || got=$?
+    cat "$dir/out"
+    [ "$got" -eq 1 ] && grep -q "$1" "$dir/out" && grep -q '^PASS 1  FAIL 0  ERROR 1' "$dir/out"
+}
+check "a crash is an error of its case alone" ended 'signal 11' segv
+check "so is an abort" ended 'signal 6' abort
+check "so is an exit, even with code 0" ended 'exit code 0' exit
+check "so is a hang" ended 'no answer within 1 s' hang
+check "so is a voice on its connection" ended 'no answer to the question' babble
+
 stored() { # QUERY WANTED
     got=$(sqlite3 "$dir/r.db" "$1")
     echo "$1: $got"

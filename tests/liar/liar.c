@@ -2,7 +2,7 @@
  * it was told. Built and driven by tests/cli/liar.sh.
  *
  *     LIAR_SIDE   path of the honest side
- *     LIAR_LIE    logit | nan | event | lost-event | state | error
+ *     LIAR_LIE    logit | nan | event | lost-event | state | error, or how it ends: segv | abort | exit | hang | babble
  *     LIAR_TOKEN  index of the token at which the lie is told */
 #include "common/backend.h"
 #include "common/state.h"
@@ -10,6 +10,7 @@
 #include <dlfcn.h>
 #include <stdint.h>
 #include <string.h>
+#include <unistd.h>
 
 static const kv_backend *honest;
 static kv_backend liar;
@@ -63,9 +64,23 @@ static void bend_events(const kv_step *step)
     }
 }
 
+static volatile int *volatile nowhere;
+
+/* Ends that a tester must survive. */
+static void end_badly(void)
+{
+    if (is("segv")) *nowhere = 1;
+    if (is("abort")) abort();
+    if (is("exit")) exit(0);
+    while (is("hang"))
+        pause();
+    if (is("babble") && write(3, "{}\n", 3) != 3) abort();
+}
+
 static kv_status liar_step(kv_session *s, const kv_step *step)
 {
     const int64_t first = seen;
+    if (first + step->n > target) end_badly();
     if (is("error") && first + step->n > target) return kv_fail(KV_ERR_INTERNAL, "as told");
     const kv_status st = honest->step(s, step);
     if (st != KV_OK) return st;
