@@ -4,27 +4,43 @@
 #include <stdlib.h>
 #include <string.h>
 
+static int is_finite(uint32_t bits) { return (bits & 0x7f800000) != 0x7f800000; }
+
+static void note(dt_kernel_judge *j, const dt_opcase *c, const dt_op_difference *d, const dt_element_name *where, const dt_probe *probe)
+{
+    j->first = (dt_violation){.op = c->op,
+                              .token = j->token + (where->token > 0 ? where->token : 0),
+                              .layer = j->layer,
+                              .head = where->head,
+                              .elem = where->dim,
+                              .tensor = dt_op_schemas[c->op].tensors[d->bad_slot].name,
+                              .ref_bits = d->ref_bits,
+                              .got_bits = d->got_bits,
+                              .right = d->ref_value,
+                              .got = d->got_value,
+                              .bound = j->info->contract == KVDK_BITEXACT ? 0 : d->bad_bound,
+                              .is_nonfinite = !is_finite(d->got_bits),
+                              .probe = *probe};
+}
+
 static kv_status accuse(dt_kernel_judge *j, const dt_opcase *c, const dt_op_difference *d, dt_recall_fn *recall, void *ctx)
 {
     dt_element_name where;
     dt_probe probe = {.kind = DT_PROBE_NOTHING};
-    char at[24] = "the head";
+    char at[24] = "the head", far[80];
     dt_op_impl_of(c->op)->name(c, d->bad_slot, d->bad_index, &where);
     /* Without it the message only says less. */
     if (dt_probe_applies(c->op)) (void)dt_probe_weights(c, &j->info->precision, j->token, recall, ctx, &probe);
-    const char *const colon = probe.kind ? "; " : "";
+    note(j, c, d, &where, &probe);
+    const dt_violation *v = &j->first;
+    const double err = v->got > v->right ? v->got - v->right : v->right - v->got;
     if (j->layer >= 0) snprintf(at, sizeof at, "layer %d", j->layer);
-    j->bad_token = j->token + (where.token > 0 ? where.token : 0);
-    const char *const tensor = dt_op_schemas[c->op].tensors[d->bad_slot].name;
-    if (j->info->contract == KVDK_BITEXACT || d->bad_bound == 0)
-        return kv_fail(KV_ERR_CONTRACT, "token %lld, %s, %s: %s, %s of the call: ref %.9g (0x%08x) got %.9g (0x%08x)%s%s",
-                       (long long)j->bad_token, at, dt_op_schemas[c->op].name, tensor, where.text, d->ref_value, d->ref_bits,
-                       d->got_value, d->got_bits, colon, probe.text);
-    return kv_fail(KV_ERR_CONTRACT, "token %lld, %s, %s: %s, %s of the call: true %.9g got %.9g, %.3g times its bound%s%s",
-                   (long long)j->bad_token, at, dt_op_schemas[c->op].name, tensor, where.text, d->ref_value, d->got_value,
-                   d->bad_bound > 0 ? (d->got_value > d->ref_value ? d->got_value - d->ref_value : d->ref_value - d->got_value) / d->bad_bound
-                                    : 0,
-                   colon, probe.text);
+    if (v->bound > 0)
+        snprintf(far, sizeof far, "%.3g times its bound", err / v->bound);
+    else
+        snprintf(far, sizeof far, "bits 0x%08x instead of 0x%08x", v->got_bits, v->ref_bits);
+    return kv_fail(KV_ERR_CONTRACT, "token %lld, %s, %s: %s, %s of the call: right %.9g got %.9g, %s%s%s", (long long)v->token, at,
+                   dt_op_schemas[c->op].name, v->tensor, where.text, v->right, v->got, far, probe.kind ? "; " : "", probe.text);
 }
 
 kv_status dt_kernel_judge_call(dt_kernel_judge *j, dt_opcase *c, const dt_result *r, dt_recall_fn *recall, void *ctx)

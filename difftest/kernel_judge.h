@@ -6,13 +6,26 @@
 #include "difftest/ops/compare.h"
 #include "difftest/ops/probe.h"
 
+/* A call that broke the contract. */
+typedef struct dt_violation {
+    int op;               /* kvdk_op */
+    int64_t token;        /* original index; -1: there is none */
+    int32_t layer;        /* -1: behind the last */
+    int64_t head, elem;   /* of the first wrong element, in its row; -1: none */
+    const char *tensor;   /* output that it belongs to */
+    uint32_t ref_bits, got_bits;
+    double right, got, bound; /* bound 0: bits were promised */
+    int is_nonfinite;
+    dt_probe probe;       /* of attention: the entry that is to blame */
+} dt_violation;
+
 typedef struct dt_kernel_judge {
     const dt_candidate_info *info;
     int64_t token;      /* original index of the call's first token */
     int32_t layer;      /* -1: behind the last */
     int64_t n_judged;   /* calls */
     double worst_ratio; /* share of the bound that was used */
-    int64_t bad_token;  /* of the first violation; -1: none */
+    dt_violation first; /* token -1: none yet */
 } dt_kernel_judge;
 
 /* ERR_CONTRACT with "operation at token, layer: element ..." when the call breaks the contract. An attention call is then made

@@ -1,7 +1,6 @@
 #include "difftest/kernel_side.h"
 
 #include "common/rng.h"
-#include "difftest/kernel_judge.h"
 #include "difftest/ops/build.h"
 #include "ref/backend.h"
 #include "ref/hooks.h"
@@ -254,7 +253,7 @@ static kv_status fill_session(session *s, const kv_open_args *args)
     KV_TRY(open_kernel(&o, &s->k));
     KV_TRY(ref_backend()->open(&a, &s->inner));
     const uint8_t *uses = s->k.uses;
-    s->k.judge = (dt_kernel_judge){.info = dt_candidate_describe(s->k.candidate), .bad_token = -1};
+    s->k.judge = (dt_kernel_judge){.info = dt_candidate_describe(s->k.candidate), .first = {.token = -1}};
     const ref_hooks hooks = {.ctx = &s->k,
                              .at = hook_at,
                              .rmsnorm = uses[KVDK_OP_rmsnorm] ? hook_rmsnorm : NULL,
@@ -276,11 +275,7 @@ static kv_status open_session(const kv_open_args *args, kv_session **out)
     return st;
 }
 
-dt_kernel_record dt_kernel_session_record(const kv_session *handle)
-{
-    const dt_kernel_judge *j = &((const session *)handle)->k.judge;
-    return (dt_kernel_record){j->n_judged, j->worst_ratio, j->bad_token};
-}
+const dt_kernel_judge *dt_kernel_session_judge(const kv_session *handle) { return &((const session *)handle)->k.judge; }
 
 static const char *last_error(const kv_session *handle) { return handle ? ((const session *)handle)->error : kv_message(); }
 
@@ -312,9 +307,12 @@ static kv_status available(const char *options, char *why, size_t size)
 }
 
 /* One table for every contract: the promise is the candidate's, and a table has only one. */
+static kv_backend sides[KVDK_STATISTICAL + 1];
+
+int dt_is_kernel_side(const kv_backend *b) { return b >= sides && b <= &sides[KVDK_STATISTICAL]; }
+
 kv_status dt_kernel_side(const char *options, const kv_backend **out)
 {
-    static kv_backend sides[3];
     choice o;
     kernel k = {0};
     KV_TRY(parse(options, &o));

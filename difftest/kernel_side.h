@@ -11,17 +11,17 @@
 #define KV_DIFFTEST_KERNEL_SIDE_H
 
 #include "common/backend.h"
+#include "difftest/kernel_judge.h"
 
 /* Starts the candidate and asks who it is. The table lives as long as the program. options: "FILE[,ops=A+B]". ERR_USAGE: options;
  * else as dt_candidate_open. */
 kv_status dt_kernel_side(const char *options, const kv_backend **out);
 
-/* Every call is judged as it is made (kernel_judge.h); the first that breaks the contract makes the step fail with ERR_CONTRACT. */
-typedef struct dt_kernel_record {
-    int64_t n_judged;   /* calls */
-    double worst_ratio; /* share of the bound that the worst element used */
-    int64_t bad_token;  /* original index; -1: none */
-} dt_kernel_record;
-dt_kernel_record dt_kernel_session_record(const kv_session *s);
+/* Whether a table is one of those that dt_kernel_side gave. */
+int dt_is_kernel_side(const kv_backend *b);
+
+/* Every call is judged as it is made (kernel_judge.h); the first that breaks the contract makes the step fail with ERR_CONTRACT. s: a
+ * session of such a table. */
+const dt_kernel_judge *dt_kernel_session_judge(const kv_session *s);
 
 #endif

@@ -64,7 +64,7 @@ void dt_lane_step(dt_lane *l, const kv_step *step)
     l->seconds += kv_now() - t;
     if (st == KV_OK) return;
     if (l->side->is_kernel && st == KV_ERR_CONTRACT)
-        dt_lane_fail(l, DT_CASE_FAIL, dt_kernel_session_record(l->session).bad_token, "%s", l->side->backend->last_error(l->session));
+        dt_lane_fail(l, DT_CASE_FAIL, dt_kernel_session_judge(l->session)->first.token, "%s", l->side->backend->last_error(l->session));
     else
         dt_lane_fail(l, DT_CASE_ERROR, -1, "step of %d tokens: %s", step->n, l->side->backend->last_error(l->session));
     l->alive = 0;

@@ -1,4 +1,5 @@
 #include "difftest/locate.h"
+#include "difftest/locate_kernel.h"
 
 #include "difftest/locate_calc.h"
 #include "difftest/locate_state.h"
@@ -85,6 +86,7 @@ static const char *op_of_text(const char *text)
 static void report_failure(dt_finding *o, const dt_flow *f)
 {
     static const char *const outside[] = {"red zone", "out of bounds", "outside", "beyond", "overrun", "memcheck"};
+    if (dt_locate_kernel(f, o)) return;
     o->found = DT_FOUND_ERROR;
     o->pos = f->turn.at;
     o->step_at = f->turn.at;

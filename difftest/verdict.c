@@ -42,10 +42,10 @@ static double judge_codes(dt_lane *l)
 /* Every call was judged against the bound of its own; what is left to see is that there were any. */
 static double judge_kernel(dt_lane *l)
 {
-    const dt_kernel_record r = dt_kernel_session_record(l->session);
-    if (r.n_judged == 0)
+    const dt_kernel_judge *j = dt_kernel_session_judge(l->session);
+    if (j->n_judged == 0)
         dt_lane_fail(l, DT_CASE_UNTRUSTED, -1, "the candidate was never called: this model and policy use none of its operations");
-    return r.n_judged ? r.worst_ratio : (double)NAN;
+    return j->n_judged ? j->worst_ratio : (double)NAN;
 }
 
 static double judge(dt_lane *l)

@@ -50,4 +50,6 @@ check "the operation fails" follow 2 1
 check "  and the entry is named" says 2 'does not read entry 59 of the cache'
 check "inside the model it fails" follow 3 1
 check "  with token, layer, operation, head and entry" says 3 'token [0-9]*, layer 0, attn_decode' 'head [0-9]* does not read entry [0-9]* of the cache'
+check "and the search says the same of the stored case" follow 4 1
+check "  slot included" says 4 'op attn  layer 0  head 0  slot [0-9]' 'does not read entry'
 done_testing
