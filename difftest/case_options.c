@@ -22,7 +22,10 @@ error_t dt_parse_word(const char *name, const char *text, const char *const *wor
     return dt_usage("--%s=%s is unknown; use %s, %s or %s", name, text, words[0], words[1], words[2]);
 }
 
-static error_t add(dt_list *l, const char *text) { return dt_list_add(l, text, strlen(text)) == KV_OK ? 0 : EINVAL; }
+static error_t add(dt_list *l, const char *text)
+{
+    return dt_list_add(l, text, strlen(text)) == KV_OK ? 0 : EINVAL;
+}
 
 error_t dt_case_option(dt_options *o, int key, char *arg)
 {
@@ -73,8 +76,7 @@ kv_status dt_case_defaults(dt_options *o)
     if (!o->devices.n) KV_TRY(dt_list_add(&o->devices, "blas", 4));
     if (!o->cache_dir) o->cache_dir = getenv("KVDIFF_CACHE");
     if (o->devices.n > DT_MAX_LANES)
-        return kv_fail(KV_ERR_USAGE, "--device names %d sides; at most %d fit in one run", o->devices.n,
-                       DT_MAX_LANES);
+        return kv_fail(KV_ERR_USAGE, "--device names %d sides; at most %d fit in one run", o->devices.n, DT_MAX_LANES);
     for (int i = 0; o->devices.n > 1 && i < o->devices.n; i++)
         if (strcmp(o->devices.v[i], "none") == 0)
             return kv_fail(KV_ERR_USAGE, "--device=none stands alone: it means the reference without a device");

@@ -1,4 +1,5 @@
-/* cmd_locate.c - `kvdiff locate`: finds the first wrong value of a failing case. docs/locate.md describes the procedure. */
+/* cmd_locate.c - `kvdiff locate`: finds the first wrong value of a failing case. docs/locate.md describes the
+ * procedure. */
 #include "difftest/case_options.h"
 #include "difftest/cli_output.h"
 #include "difftest/locate_report.h"
@@ -14,8 +15,8 @@ enum { OPT_FORMAT = 512, OPT_ALL, OPT_RUN, OPT_NO_SHRINK, OPT_NO_STORE };
 
 typedef struct request {
     dt_options o;
-    const char *which;  /* case: id, key, glob, "latest"; NULL with options that name one */
-    int64_t run;        /* 0: the last */
+    const char *which;                         /* case: id, key, glob, "latest"; NULL with options that name one */
+    int64_t run;                               /* 0: the last */
     int json, all, no_shrink, no_store, named; /* named: by options */
 } request;
 
@@ -47,11 +48,13 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         r->no_store = 1;
         return 0;
     case ARGP_KEY_ARG:
-        if (r->which) return dt_usage("'%s' is one case too many; a glob names several, and the first that fails is taken", arg);
+        if (r->which)
+            return dt_usage("'%s' is one case too many; a glob names several, and the first that fails is taken", arg);
         r->which = arg;
         return 0;
     default:
-        r->named |= key == 'm' || key == 'q' || (key >= DT_OPT_POLICY && key <= DT_OPT_CACHE && key != DT_OPT_DB && key != DT_OPT_THREADS);
+        r->named |= key == 'm' || key == 'q' ||
+                    (key >= DT_OPT_POLICY && key <= DT_OPT_CACHE && key != DT_OPT_DB && key != DT_OPT_THREADS);
         return dt_case_option(&r->o, key, arg);
     }
 }
@@ -67,10 +70,17 @@ static dt_subject subject_of(const cell *c)
 {
     const dt_plan *p = c->plan;
     const corpus_stream *d = &p->docs[c->doc].stream;
-    return (dt_subject){.model = p->model, .policy = &p->policies[c->policy], .device = p->sides[c->side].backend,
-                        .options = p->sides[c->side].options, .tokens = d->tokens.v, .n = dt_plan_tokens(p, c->doc),
-                        .after = d->is_passkey ? d->answer.v[0] : 0, .window = dt_plan_window(p, c->doc), .q = p->options->q,
-                        .mode = p->options->mode, .threads = p->options->threads};
+    return (dt_subject){.model = p->model,
+                        .policy = &p->policies[c->policy],
+                        .device = p->sides[c->side].backend,
+                        .options = p->sides[c->side].options,
+                        .tokens = d->tokens.v,
+                        .n = dt_plan_tokens(p, c->doc),
+                        .after = d->is_passkey ? d->answer.v[0] : 0,
+                        .window = dt_plan_window(p, c->doc),
+                        .q = p->options->q,
+                        .mode = p->options->mode,
+                        .threads = p->options->threads};
 }
 
 /* The command line of a case that differs from the plan's in what was shrunk: `kvdiff locate ...`. */
@@ -93,7 +103,8 @@ static kv_status search(const request *r, const cell *c, int warm, dt_finding *f
 {
     dt_subject s = subject_of(c);
     if (c->plan->device_model != c->plan->model)
-        return kv_fail(KV_ERR_USAGE, "two different models (--device-model) are measured, not judged: there is no first wrong value");
+        return kv_fail(KV_ERR_USAGE,
+                       "two different models (--device-model) are measured, not judged: there is no first wrong value");
     KV_TRY(dt_locate(&s, f));
     if (f->found == DT_FOUND_NOTHING && warm) {
         s.warm = 1;
@@ -103,12 +114,14 @@ static kv_status search(const request *r, const cell *c, int warm, dt_finding *f
             f->klass = "stale-read";
             char was[sizeof f->hypothesis];
             snprintf(was, sizeof was, "%s", f->hypothesis);
-            snprintf(f->hypothesis, sizeof f->hypothesis, "only behind another document: reset leaves something behind; %.300s", was);
+            snprintf(f->hypothesis, sizeof f->hypothesis,
+                     "only behind another document: reset leaves something behind; %.300s", was);
         }
     }
     dt_shrunk small = {.n = s.n, .q = s.q, .policy = *s.policy};
     const int cut = !c->plan->docs[c->doc].stream.is_passkey;
-    if (!r->no_shrink && (f->found == DT_FOUND_VALUE || f->found == DT_FOUND_ERROR)) KV_TRY(dt_shrink(&s, f, cut, &small));
+    if (!r->no_shrink && (f->found == DT_FOUND_VALUE || f->found == DT_FOUND_ERROR))
+        KV_TRY(dt_shrink(&s, f, cut, &small));
     repro_of(c, &small, repro, size);
     return KV_OK;
 }
@@ -136,8 +149,10 @@ static kv_status select_cases(dt_db *db, const request *r, stored **out, int *n)
 {
     static const char sql[] =
         "SELECT k.case_id, k.run_id, k.key, k.status, k.repro FROM kase k WHERE k.kernel_set_id IS NOT NULL AND "
-        "CASE WHEN ?1 IS NOT NULL THEN k.run_id = ?1 WHEN ?2 IS NULL THEN k.run_id = (SELECT max(run_id) FROM kase) ELSE 1 END AND "
-        "CASE WHEN ?2 IS NULL THEN " FAILS " WHEN ?3 THEN k.case_id = CAST(?2 AS INTEGER) ELSE k.key = ?2 OR k.key GLOB ?2 END "
+        "CASE WHEN ?1 IS NOT NULL THEN k.run_id = ?1 WHEN ?2 IS NULL THEN k.run_id = (SELECT max(run_id) FROM kase) "
+        "ELSE 1 END AND "
+        "CASE WHEN ?2 IS NULL THEN " FAILS
+        " WHEN ?3 THEN k.case_id = CAST(?2 AS INTEGER) ELSE k.key = ?2 OR k.key GLOB ?2 END "
         "ORDER BY k.run_id DESC, (" FAILS ") DESC, k.case_id";
     const int latest = !r->which || strcmp(r->which, "latest") == 0;
     const int number = !latest && r->which[strspn(r->which, "0123456789")] == 0;
@@ -150,8 +165,10 @@ static kv_status select_cases(dt_db *db, const request *r, stored **out, int *n)
     int rc = SQLITE_DONE;
     while (st == KV_OK && (rc = sqlite3_step(q)) == SQLITE_ROW && (r->all || *n == 0)) {
         stored *more = realloc(*out, (size_t)(*n + 1) * sizeof *more);
-        if (!more) st = kv_fail(KV_ERR_NOMEM, "out of memory");
-        else read_row(q, &(*out = more)[(*n)++]);
+        if (!more)
+            st = kv_fail(KV_ERR_NOMEM, "out of memory");
+        else
+            read_row(q, &(*out = more)[(*n)++]);
     }
     if (st == KV_OK && rc != SQLITE_DONE && rc != SQLITE_ROW) st = dt_db_fail(db, "reading cases");
     sqlite3_finalize(q);
@@ -169,8 +186,10 @@ static int split(char *line, char **argv, int most)
         if (!*p) break;
         argv[n++] = to;
         for (int quoted = 0; *p && (quoted || *p != ' '); p++) {
-            if (*p == '\'') quoted = !quoted;
-            else *to++ = *p;
+            if (*p == '\'')
+                quoted = !quoted;
+            else
+                *to++ = *p;
         }
         if (*p) p++;
         *to++ = 0;
@@ -214,7 +233,8 @@ static kv_status locate_stored(const request *r, const stored *s, dt_finding *f,
     return st;
 }
 
-/* ---- one case ----------------------------------------------------------------------------------------------------- */
+/* ---- one case -----------------------------------------------------------------------------------------------------
+ */
 
 static int exit_code_of(const dt_finding *f)
 {
@@ -230,8 +250,11 @@ static int show(const request *r, const dt_report *report)
 
 static int nothing_to_compare(const request *r)
 {
-    if (r->which) fprintf(stderr, "kvdiff: no case with a device matches '%s'; `kvdiff query failures` lists those that fail\n", r->which);
-    else fprintf(stderr, "kvdiff: the run has no failing case; there is nothing to locate\n");
+    if (r->which)
+        fprintf(stderr, "kvdiff: no case with a device matches '%s'; `kvdiff query failures` lists those that fail\n",
+                r->which);
+    else
+        fprintf(stderr, "kvdiff: the run has no failing case; there is nothing to locate\n");
     return DT_EXIT_VACUOUS;
 }
 
@@ -252,7 +275,8 @@ static kv_status one_stored(const request *r, dt_db *db, const stored *s, int *c
     return st;
 }
 
-/* ---- all failing cases of a run --------------------------------------------------------------------------------------- */
+/* ---- all failing cases of a run
+ * --------------------------------------------------------------------------------------- */
 
 typedef struct cause {
     char text[512];
@@ -278,7 +302,8 @@ static kv_status add_to(causes *l, const dt_report *r)
     }
     dt_report_cause(f, text, sizeof text);
     for (int i = 0; i < l->n; i++)
-        if (l->v[i].op == f->op && l->v[i].klass == f->klass && l->v[i].layer == f->layer && strcmp(l->v[i].text, text) == 0) {
+        if (l->v[i].op == f->op && l->v[i].klass == f->klass && l->v[i].layer == f->layer &&
+            strcmp(l->v[i].text, text) == 0) {
             l->v[i].n++;
             return KV_OK;
         }
@@ -299,12 +324,13 @@ static int print_causes(const request *r, const causes *l, int cases)
     for (int i = 0; i < l->n; i++) {
         const cause *c = &l->v[i];
         if (r->json)
-            json_array_append_new(list, json_pack("{s:i, s:s, s:s, s:i, s:s, s:I, s:s, s:s}", "cases", c->n, "op", c->op ? c->op : "unknown",
-                                                  "klass", c->klass, "layer", c->layer, "hypothesis", c->text, "pos",
-                                                  (json_int_t)c->pos, "key", c->key, "repro", c->repro));
+            json_array_append_new(list, json_pack("{s:i, s:s, s:s, s:i, s:s, s:I, s:s, s:s}", "cases", c->n, "op",
+                                                  c->op ? c->op : "unknown", "klass", c->klass, "layer", c->layer,
+                                                  "hypothesis", c->text, "pos", (json_int_t)c->pos, "key", c->key,
+                                                  "repro", c->repro));
         else
-            printf("%4d  %s  %s  layer %d  %s\n      first: %s\n      repro: %s\n", c->n, c->op ? c->op : "unknown", c->klass, c->layer,
-                   c->text, c->key, c->repro);
+            printf("%4d  %s  %s  layer %d  %s\n      first: %s\n      repro: %s\n", c->n, c->op ? c->op : "unknown",
+                   c->klass, c->layer, c->text, c->key, c->repro);
     }
     if (!r->json) printf("%d cases, %d causes, %d without a difference\n", cases, l->n, l->same);
     const int written = r->json ? dt_print_json(list) : dt_close_output();
@@ -336,14 +362,17 @@ static kv_status from_database(const request *r, int *code)
     int n = 0;
     KV_TRY(dt_db_open(dt_db_path(r->o.db), r->no_store ? DT_DB_READ : DT_DB_WRITE, &db));
     kv_status st = select_cases(db, r, &v, &n);
-    if (st == KV_OK && n == 0) *code = nothing_to_compare(r);
-    else if (st == KV_OK) st = r->all ? all_stored(r, db, v, n, code) : one_stored(r, db, v, code);
+    if (st == KV_OK && n == 0)
+        *code = nothing_to_compare(r);
+    else if (st == KV_OK)
+        st = r->all ? all_stored(r, db, v, n, code) : one_stored(r, db, v, code);
     free(v);
     dt_db_close(db);
     return st;
 }
 
-/* ---- without a stored case ------------------------------------------------------------------------------------------------ */
+/* ---- without a stored case
+ * ------------------------------------------------------------------------------------------------ */
 
 /* The first cell that differs, else the last one. */
 static kv_status from_options(request *r, int *code)
@@ -354,9 +383,11 @@ static kv_status from_options(request *r, int *code)
     KV_TRY(dt_plan_make(&r->o, &plan));
     const int cells = plan.n_docs * plan.n_policies * plan.n_sides;
     dt_finding f = {0};
-    kv_status st = cells ? KV_OK : kv_fail(KV_ERR_USAGE, "--device=none: there is nothing to compare the reference with");
+    kv_status st =
+        cells ? KV_OK : kv_fail(KV_ERR_USAGE, "--device=none: there is nothing to compare the reference with");
     for (int i = 0; st == KV_OK && i < cells; i++) {
-        const cell c = {&plan, i / (plan.n_policies * plan.n_sides), i / plan.n_sides % plan.n_policies, i % plan.n_sides};
+        const cell c = {&plan, i / (plan.n_policies * plan.n_sides), i / plan.n_sides % plan.n_policies,
+                        i % plan.n_sides};
         st = search(r, &c, 0, &f, repro, sizeof repro);
         dt_plan_key(&plan, c.doc, c.policy, plan.sides[c.side].name, key, sizeof key);
         if (f.found == DT_FOUND_VALUE || f.found == DT_FOUND_ERROR) break;
@@ -371,25 +402,35 @@ static kv_status from_options(request *r, int *code)
 int dt_cmd_locate(int argc, char **argv)
 {
     static const struct argp argp = {
-        options, parse, "[CASE]",
-        "Finds the first wrong value of a device in a failing case: token, layer, operation, head, slot, element; says what kind of "
-        "mistake it is, and prints a smaller case that fails alike. CASE is the id or the key of a stored case, a glob on keys, or "
-        "`latest`, the default: the first failing case of the last run. With options that name a case no database is needed.\v"
+        options,
+        parse,
+        "[CASE]",
+        "Finds the first wrong value of a device in a failing case: token, layer, operation, head, slot, element; says "
+        "what kind of "
+        "mistake it is, and prints a smaller case that fails alike. CASE is the id or the key of a stored case, a glob "
+        "on keys, or "
+        "`latest`, the default: the first failing case of the last run. With options that name a case no database is "
+        "needed.\v"
         "Examples:\n"
         "  kvdiff locate\n"
         "  kvdiff locate '*|nano|sink:*|emu|*' --db=nightly.db\n"
         "  kvdiff locate --all --run=7\n"
         "  kvdiff locate --model=nano --policy=sink:cap=60 --device=./my.so --tokens=256 -q 16\n"
-        "Exit codes: 0 the case does not differ any more, 1 found and printed, 2 usage, 3 something is missing or damaged, 4 nothing to "
+        "Exit codes: 0 the case does not differ any more, 1 found and printed, 2 usage, 3 something is missing or "
+        "damaged, 4 nothing to "
         "compare.",
-        NULL, NULL, NULL};
+        NULL,
+        NULL,
+        NULL};
     request r = {0};
     int done, code = DT_EXIT_TESTER;
     dt_options_init(&r.o);
     const int rc = dt_argp(&argp, argc, argv, &r, &done);
     kv_status st = KV_OK;
     if (!done && r.named && (r.which || r.all || r.run))
-        st = kv_fail(KV_ERR_USAGE, "a stored case is what it was: leave out CASE, --all and --run, or the options that name another case");
+        st = kv_fail(
+            KV_ERR_USAGE,
+            "a stored case is what it was: leave out CASE, --all and --run, or the options that name another case");
     else if (!done)
         st = r.named ? from_options(&r, &code) : from_database(&r, &code);
     dt_options_free(&r.o);

@@ -24,8 +24,15 @@ static const char *const tap_names[] = {
 #undef X
 };
 
-static const struct dt_finding nothing = {.pos = -1, .step_at = -1, .layer = -1, .head = -1, .slot = -1, .slot_token = -1,
-                                          .elem = -1, .klass = "unknown", .ulp = -1};
+static const struct dt_finding nothing = {.pos = -1,
+                                          .step_at = -1,
+                                          .layer = -1,
+                                          .head = -1,
+                                          .slot = -1,
+                                          .slot_token = -1,
+                                          .elem = -1,
+                                          .klass = "unknown",
+                                          .ulp = -1};
 
 void dt_finding_free(dt_finding *f)
 {
@@ -72,12 +79,17 @@ static const char *op_of_text(const char *text)
 {
     static const struct {
         const char *word, *op;
-    } words[] = {{"import", "state"}, {"restore", "state"}, {"reset", "state"}, {"snapshot", "state"}, {"export", "state"},
-                 {"kvarn", "quant"}, {"kivi", "quant"}, {"quant", "quant"}, {"attend_codes", "attn_quant"}, {"attn", "attn"}, {"attend", "attn"},
-                 {"attention", "attn"}, {"rope", "rope"}, {"rotate", "rope"}, {"column", "colsum"}, {"score", "colsum"},
-                 {"norm", "rmsnorm"}, {"gemm", "gemm"}, {"gemv", "gemm"}, {"matmul", "gemm"}, {"swiglu", "swiglu"},
-                 {"embed", "embed"}, {"nll", "nll"}, {"insert", "policy"}, {"evict", "policy"}, {"select", "policy"},
-                 {"policy", "policy"}, {"store", "store"}, {"append", "store"}, {"carry", "carry"}, {"follow", "follow"}};
+    } words[] = {{"import", "state"},   {"restore", "state"}, {"reset", "state"},
+                 {"snapshot", "state"}, {"export", "state"},  {"kvarn", "quant"},
+                 {"kivi", "quant"},     {"quant", "quant"},   {"attend_codes", "attn_quant"},
+                 {"attn", "attn"},      {"attend", "attn"},   {"attention", "attn"},
+                 {"rope", "rope"},      {"rotate", "rope"},   {"column", "colsum"},
+                 {"score", "colsum"},   {"norm", "rmsnorm"},  {"gemm", "gemm"},
+                 {"gemv", "gemm"},      {"matmul", "gemm"},   {"swiglu", "swiglu"},
+                 {"embed", "embed"},    {"nll", "nll"},       {"insert", "policy"},
+                 {"evict", "policy"},   {"select", "policy"}, {"policy", "policy"},
+                 {"store", "store"},    {"append", "store"},  {"carry", "carry"},
+                 {"follow", "follow"}};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         if (mentions(text, words[i].word)) return words[i].op;
     return NULL;
@@ -103,14 +115,21 @@ static void report_failure(dt_finding *o, const dt_flow *f)
     snprintf(o->hypothesis, sizeof o->hypothesis, "%s", f->why);
 }
 
-/* ---- before the first step ------------------------------------------------------------------------------------------ */
+/* ---- before the first step ------------------------------------------------------------------------------------------
+ */
 
 enum { TABLE_POSITIONS = 16384 }; /* compared at most */
 
-static int64_t at_most(int64_t n) { return n < TABLE_POSITIONS ? n : TABLE_POSITIONS; }
+static int64_t at_most(int64_t n)
+{
+    return n < TABLE_POSITIONS ? n : TABLE_POSITIONS;
+}
 
 /* Positions that the case uses, and those of all its tokens: a wrong key may have any of them. */
-static int64_t positions_of(const dt_subject *s) { return at_most(kv_policy_max_position(s->policy, s->window ? s->window : s->n, s->q) + 1); }
+static int64_t positions_of(const dt_subject *s)
+{
+    return at_most(kv_policy_max_position(s->policy, s->window ? s->window : s->n, s->q) + 1);
+}
 static int64_t all_positions(const dt_subject *s)
 {
     const int64_t n = at_most((s->window ? s->window : s->n) + s->q + 2), used = positions_of(s);
@@ -137,10 +156,12 @@ static void report_table(dt_study *s, const dt_rotation *theirs, int sine, int64
     o->elem = at % theirs->pairs;
     o->pos = at / theirs->pairs;
     set_values(o, sine ? "table of sines" : "table of cosines", a, b);
-    if (by) snprintf(o->hypothesis, sizeof o->hypothesis, "the table begins at position %lld", (long long)by);
+    if (by)
+        snprintf(o->hypothesis, sizeof o->hypothesis, "the table begins at position %lld", (long long)by);
     else
-        snprintf(o->hypothesis, sizeof o->hypothesis, "the table of position %lld, pair %lld is wrong before the first step",
-                 (long long)o->pos, (long long)o->elem);
+        snprintf(o->hypothesis, sizeof o->hypothesis,
+                 "the table of position %lld, pair %lld is wrong before the first step", (long long)o->pos,
+                 (long long)o->elem);
 }
 
 /* Tables that differ: 1. */
@@ -160,10 +181,12 @@ static kv_status compare_tables(dt_study *s, int *differ)
         if (*differ) report_table(s, &theirs, i % 2, at, a, b);
     }
     dt_rotation_free(&theirs);
-    return st == KV_OK ? KV_OK : kv_fail(st, "table of the device: %s", f->side[DT_GOT]->last_error(f->session[DT_GOT]));
+    return st == KV_OK ? KV_OK
+                       : kv_fail(st, "table of the device: %s", f->side[DT_GOT]->last_error(f->session[DT_GOT]));
 }
 
-/* ---- the state before the step --------------------------------------------------------------------------------------- */
+/* ---- the state before the step
+ * --------------------------------------------------------------------------------------- */
 
 static kv_status keep_state(dt_study *s)
 {
@@ -192,7 +215,8 @@ static kv_status compare_before(dt_study *s, int *differ)
     *differ = 1;
     o->op = "state";
     o->klass = d.part == DT_PART_TOKEN || d.part == DT_PART_SCORE ? "bug-policy"
-               : d.part == DT_PART_SHAPE || d.part == DT_PART_POS ? "bug-index" : "stale-read";
+               : d.part == DT_PART_SHAPE || d.part == DT_PART_POS ? "bug-index"
+                                                                  : "stale-read";
     o->layer = d.layer;
     o->head = d.head;
     o->slot = d.entry;
@@ -200,17 +224,23 @@ static kv_status compare_before(dt_study *s, int *differ)
     o->pos = f->turn.at;
     if (d.has_values) set_values(o, part_names[d.part], d.ref, d.got);
     snprintf(o->hypothesis, sizeof o->hypothesis, "%s differ before the step: %s", part_names[d.part],
-             f->turn.at == f->begin ? "reset leaves something behind" : "import or restore does not give back what was exported");
+             f->turn.at == f->begin ? "reset leaves something behind"
+                                    : "import or restore does not give back what was exported");
     return KV_OK;
 }
 
-/* ---- verdicts --------------------------------------------------------------------------------------------------------- */
+/* ---- verdicts
+ * --------------------------------------------------------------------------------------------------------- */
 
 static void focus_on(const dt_study *s, dt_focus *f)
 {
     const kv_config *cfg = &s->flow->s->model->cfg;
     const int32_t layer = s->layer < 0 ? 0 : s->layer;
-    *f = (dt_focus){.model = s->flow->s->model, .policy = s->flow->s->policy, .layer = layer, .row = (int32_t)s->row, .pos = -1,
+    *f = (dt_focus){.model = s->flow->s->model,
+                    .policy = s->flow->s->policy,
+                    .layer = layer,
+                    .row = (int32_t)s->row,
+                    .pos = -1,
                     .rotation = &s->rotation};
     for (int side = DT_REF; side <= DT_GOT; side++) {
         for (int32_t p = 0; p < KV_TAP_COUNT; p++) {
@@ -222,8 +252,8 @@ static void focus_on(const dt_study *s, dt_focus *f)
     dt_row_view view;
     const int64_t first = s->flow->turn.at - s->flow->begin;
     f->first_of_stream = first == 0;
-    if (dt_row_view_make(s->flow->s->policy, s->out->state.p, &s->flow->events[DT_REF], first, s->flow->turn.n, f->row, layer, 0,
-                     &view) == KV_OK)
+    if (dt_row_view_make(s->flow->s->policy, s->out->state.p, &s->flow->events[DT_REF], first, s->flow->turn.n, f->row,
+                         layer, 0, &view) == KV_OK)
         f->pos = view.pos;
     else
         f->pos = first + s->row; /* coded storages keep original positions */
@@ -236,8 +266,8 @@ static int32_t head_of(const kv_config *cfg, int32_t point, int64_t elem)
     return per_head ? (int32_t)(elem / cfg->head_dim) : -1;
 }
 
-/* Attention reads what the step itself has stored: a record of the layer that is wrong after the step, of a token that the row sees,
- * is the cause. K and V of the layer are right by their taps. */
+/* Attention reads what the step itself has stored: a record of the layer that is wrong after the step, of a token that
+ * the row sees, is the cause. K and V of the layer are right by their taps. */
 static int blame_stored(dt_study *s, const dt_state_diff *d)
 {
     const dt_flow *f = s->flow;
@@ -273,8 +303,8 @@ static kv_status blame_tap(dt_study *s, const dt_state_diff *after)
     focus_on(s, &focus);
     KV_TRY(dt_blame(&focus, s->point, &v));
     take_verdict(o, &v);
-    if (strcmp(o->op, "rope") == 0 && strcmp(o->klass, "bug-index") == 0 && s->flow->exact && s->flow->state[DT_GOT].p &&
-        dt_positions_differ(s->flow->state[DT_REF].p, s->flow->state[DT_GOT].p) > 0) {
+    if (strcmp(o->op, "rope") == 0 && strcmp(o->klass, "bug-index") == 0 && s->flow->exact &&
+        s->flow->state[DT_GOT].p && dt_positions_differ(s->flow->state[DT_REF].p, s->flow->state[DT_GOT].p) > 0) {
         o->op = "policy"; /* the cache itself counts otherwise */
         strncat(o->hypothesis, "; the cache numbers its tokens so", sizeof o->hypothesis - strlen(o->hypothesis) - 1);
     }
@@ -318,8 +348,8 @@ static void blame_events(dt_study *s)
     dt_flow *f = s->flow;
     dt_event_diff d;
     dt_verdict v = {0};
-    dt_blame_events(f->s->policy, &f->events[DT_REF], &f->events[DT_GOT], s->out->state.p, f->exact ? f->state[DT_REF].p : NULL,
-                    f->exact ? f->state[DT_GOT].p : NULL, &d, &v);
+    dt_blame_events(f->s->policy, &f->events[DT_REF], &f->events[DT_GOT], s->out->state.p,
+                    f->exact ? f->state[DT_REF].p : NULL, f->exact ? f->state[DT_GOT].p : NULL, &d, &v);
     const kv_event *e = d.ref ? d.ref : d.got;
     dt_finding *o = s->out;
     take_verdict(o, &v);
@@ -344,32 +374,39 @@ static void blame_state(dt_study *s, const dt_state_diff *d)
     o->pos = f->turn.at + f->turn.n - 1;
     const int64_t og = d->og & (((int64_t)1 << 62) - 1);
     if (d->og >= 0) o->slot_token = dt_flow_pos(f, og);
-    if (d->has_values) set_values(o, d->part == DT_PART_RECORD ? d->value ? "V record" : "K record" : part_names[d->part], d->ref, d->got);
-    s->by_export = d->part == DT_PART_RECORD || (d->part == DT_PART_POS && dt_positions_differ(f->state[DT_REF].p, f->state[DT_GOT].p) == 1);
+    if (d->has_values)
+        set_values(o, d->part == DT_PART_RECORD ? d->value ? "V record" : "K record" : part_names[d->part], d->ref,
+                   d->got);
+    s->by_export = d->part == DT_PART_RECORD ||
+                   (d->part == DT_PART_POS && dt_positions_differ(f->state[DT_REF].p, f->state[DT_GOT].p) == 1);
     switch (d->part) {
     case DT_PART_RECORD:
         if (dt_flow_pos(f, og) >= f->turn.at) o->pos = dt_flow_pos(f, og);
         dt_blame_record(f->s->policy, s->out->state.p, f->state[DT_REF].p, f->state[DT_GOT].p, d, &v);
         break;
     case DT_PART_SCORE:
-        dt_verdict_set(&v, "colsum", dt_klass_of(&d->ref, &d->got, 1, 1, "bug-numeric"), "the score of token %lld is %.9g, expected %.9g",
-                       (long long)og, (double)d->got, (double)d->ref);
+        dt_verdict_set(&v, "colsum", dt_klass_of(&d->ref, &d->got, 1, 1, "bug-numeric"),
+                       "the score of token %lld is %.9g, expected %.9g", (long long)og, (double)d->got, (double)d->ref);
         break;
     case DT_PART_CARRY:
         dt_verdict_set(&v, "carry", dt_same_carry(s->out->state.p, f->state[DT_GOT].p) ? "stale-read" : "bug-index",
                        "what the model remembers of the newest tokens differs, at byte %lld", (long long)d->byte);
         break;
     case DT_PART_POS:
-        dt_verdict_set(&v, "policy", "bug-policy", "token %lld stands at position %d, expected %d", (long long)og, (int)d->got, (int)d->ref);
+        dt_verdict_set(&v, "policy", "bug-policy", "token %lld stands at position %d, expected %d", (long long)og,
+                       (int)d->got, (int)d->ref);
         break;
     case DT_PART_TOKEN:
         if (dt_same_tokens(f->state[DT_REF].p, f->state[DT_GOT].p, d->layer, d->head))
-            dt_verdict_set(&v, "policy", "bug-index", "the right tokens are in the cache, in another order of the view");
+            dt_verdict_set(&v, "policy", "bug-index",
+                           "the right tokens are in the cache, in another order of the view");
         else
-            dt_verdict_set(&v, "policy", "bug-policy", "the same decisions were reported, but other tokens are in the cache");
+            dt_verdict_set(&v, "policy", "bug-policy",
+                           "the same decisions were reported, but other tokens are in the cache");
         break;
     default:
-        dt_verdict_set(&v, "policy", "bug-policy", "the same decisions were reported, but the %s differs", part_names[d->part]);
+        dt_verdict_set(&v, "policy", "bug-policy", "the same decisions were reported, but the %s differs",
+                       part_names[d->part]);
     }
     take_verdict(o, &v);
 }
@@ -394,6 +431,11 @@ static kv_status check_export(dt_study *s)
     KV_TRY(dt_flow_before(f, -1));
     KV_TRY(dt_flow_step(f, DT_REF, NULL, 0));
     KV_TRY(dt_flow_step(f, DT_GOT, NULL, 0));
+    KV_TRY(dt_flow_export(f, DT_REF));
+    if (f->device_failed || dt_flow_export(f, DT_GOT) != KV_OK) return KV_OK;
+    dt_state_diff again;
+    dt_state_compare(f->state[DT_REF].p, f->state[DT_GOT].p, &again);
+    if (again.part == DT_PART_NONE) return KV_OK; /* it does not happen every time */
     KV_TRY(dt_flow_go_on(f, 4, &fed, &wrong));
     f->turn = bad;
     if (f->device_failed || wrong || fed == 0) return KV_OK;
@@ -412,12 +454,14 @@ static kv_status check_import(dt_study *s)
     free_case.quick = 1;
     if (!free_case.window) free_case.n = s->out->step_at + s->out->step_n;
     KV_TRY(dt_locate(&free_case, &free_run));
-    if (free_run.found == DT_FOUND_NOTHING) explain(s->out, "state", "only behind an import, which does not restore everything");
+    if (free_run.found == DT_FOUND_NOTHING)
+        explain(s->out, "state", "only behind an import, which does not restore everything");
     dt_finding_free(&free_run);
     return KV_OK;
 }
 
-/* ---- the bad step -------------------------------------------------------------------------------------------------------- */
+/* ---- the bad step
+ * -------------------------------------------------------------------------------------------------------- */
 
 /* Sliding drops in front of the forward pass: a wrong drop is the cause of a wrong row. */
 static int decided_before(const dt_study *s, const dt_look *look)
@@ -443,11 +487,14 @@ static kv_status judge(dt_study *s, const dt_look *look, const dt_state_diff *af
     dt_flow *f = s->flow;
     dt_finding *o = s->out;
     if (look->events)
-        o->n_diffs = dt_evict_diffs(&f->events[DT_REF], &f->events[DT_GOT], o->state.p, f->begin, 0, o->diffs, DT_EVICT_DIFF_MAX);
+        o->n_diffs = dt_evict_diffs(&f->events[DT_REF], &f->events[DT_GOT], o->state.p, f->begin, 0, o->diffs,
+                                    DT_EVICT_DIFF_MAX);
     if (s->row >= 0 && (look->row < 0 || s->row <= look->row) && !decided_before(s, look)) return blame_tap(s, after);
     if (look->row >= 0 && !decided_before(s, look)) return blame_logits(s, look);
-    if (look->events) blame_events(s);
-    else if (after->part != DT_PART_NONE) blame_state(s, after);
+    if (look->events)
+        blame_events(s);
+    else if (after->part != DT_PART_NONE)
+        blame_state(s, after);
     else if (look->digest_lies) {
         o->op = "state";
         o->klass = "bug-numeric";
@@ -470,7 +517,8 @@ static kv_status study_step(dt_study *s)
     KV_TRY(dt_flow_before(f, -1));
     KV_TRY(compare_before(s, &differ));
     if (differ) return KV_OK;
-    if (f->side[DT_GOT]->caps & KV_CAP_TAPS) KV_TRY(dt_study_all(s));
+    if (f->side[DT_GOT]->caps & KV_CAP_TAPS)
+        KV_TRY(dt_study_all(s));
     else {
         KV_TRY(dt_flow_step(f, DT_REF, NULL, 0));
         KV_TRY(dt_flow_step(f, DT_GOT, NULL, 0));
@@ -500,7 +548,8 @@ static kv_status check_snapshot(dt_study *s)
     o->op = "state";
     o->klass = "stale-read";
     o->pos = s->flow->s->n - 1;
-    snprintf(o->hypothesis, sizeof o->hypothesis, "the sides agree, but a snapshot does not give back the state that it was taken of");
+    snprintf(o->hypothesis, sizeof o->hypothesis,
+             "the sides agree, but a snapshot does not give back the state that it was taken of");
     return KV_OK;
 }
 

@@ -34,8 +34,8 @@ static double gain_of(const kv_model *m, int32_t layer, int32_t kv)
     return (double)row[kv];
 }
 
-static void stored_entry(const dt_study *s, const kv_state_head *h, const kv_state_view *run, const dt_entry *e, int32_t kv,
-                         double *k, double *v)
+static void stored_entry(const dt_study *s, const kv_state_head *h, const kv_state_view *run, const dt_entry *e,
+                         int32_t kv, double *k, double *v)
 {
     const int64_t D = h->head_dim;
     const uint8_t *record = run->records + (int64_t)e->stored * h->record_bytes;
@@ -52,7 +52,8 @@ static void stored_entry(const dt_study *s, const kv_state_head *h, const kv_sta
 
 static void own_entry(const dt_study *s, const dt_entry *e, int32_t kv, int64_t D, double *k, double *v)
 {
-    const float *rk = dt_study_row(s, DT_REF, KV_TAP_K, s->layer, e->row), *rv = dt_study_row(s, DT_REF, KV_TAP_V, s->layer, e->row);
+    const float *rk = dt_study_row(s, DT_REF, KV_TAP_K, s->layer, e->row),
+                *rv = dt_study_row(s, DT_REF, KV_TAP_V, s->layer, e->row);
     for (int64_t d = 0; d < D; d++) {
         k[d] = (double)rk[kv * D + d];
         v[d] = (double)rv[kv * D + d];
@@ -77,8 +78,10 @@ static kv_status fill_numbers(const dt_study *s, const dt_row_view *view, number
         for (int64_t i = 0; i < all; i++) {
             const dt_entry *e = &view->v[i];
             if (e->stored >= run.run->n) continue;
-            if (e->stored >= 0) stored_entry(s, &h, &run, e, kv, x->k[kv] + i * D, x->v[kv] + i * D);
-            else own_entry(s, e, kv, D, x->k[kv] + i * D, x->v[kv] + i * D);
+            if (e->stored >= 0)
+                stored_entry(s, &h, &run, e, kv, x->k[kv] + i * D, x->v[kv] + i * D);
+            else
+                own_entry(s, e, kv, D, x->k[kv] + i * D, x->v[kv] + i * D);
         }
     }
     return KV_OK;
@@ -107,7 +110,8 @@ static void find_stand_ins(const dt_study *s, int64_t row, int32_t head, int64_t
     for (int64_t r = row - 1; r >= 0 && r >= row - 16; r--)
         add_stand_in(o, dt_study_row(s, DT_REF, KV_TAP_ATTN, s->layer, r) + head * D, "the token %lld before", row - r);
     for (int32_t h = 0; h < heads; h++)
-        if (h != head) add_stand_in(o, dt_study_row(s, DT_REF, KV_TAP_ATTN, s->layer, row) + h * D, "query head %lld", h);
+        if (h != head)
+            add_stand_in(o, dt_study_row(s, DT_REF, KV_TAP_ATTN, s->layer, row) + h * D, "query head %lld", h);
     if (s->layer > s->layer0)
         add_stand_in(o, dt_study_row(s, DT_REF, KV_TAP_ATTN, s->layer - 1, row) + head * D, "layer %lld", s->layer - 1);
 }
@@ -136,7 +140,8 @@ static double row_lambda(const kv_model *m, int32_t layer, int32_t head)
 }
 
 /* A question about one row that is wrong although its query, keys and values are right. */
-static void ask(const dt_study *s, int64_t row, const dt_row_view *view, const numbers *x, int32_t head, dt_guess *guess)
+static void ask(const dt_study *s, int64_t row, const dt_row_view *view, const numbers *x, int32_t head,
+                dt_guess *guess)
 {
     const kv_config *cfg = &s->flow->s->model->cfg;
     const int64_t D = cfg->head_dim;
@@ -149,11 +154,24 @@ static void ask(const dt_study *s, int64_t row, const dt_row_view *view, const n
     }
     stand_ins others = {.n = 0};
     find_stand_ins(s, row, head, D, &others);
-    dt_attn a = {.n = view->n, .n_gone = view->n_gone, .stored = view->stored, .D = D, .n_kv = cfg->n_kv_heads, .kv = kv,
-                 .entry = view->v, .k = (const double *const *)x->k, .v = (const double *const *)x->v, .q = qd,
-                 .scale = cfg->softmax_scale > 0 ? (double)cfg->softmax_scale : 1 / sqrt((double)D), .rotation = &s->rotation,
-                 .sinks = sinks_of(s->flow->s->policy), .raw = is_raw(s),
-                 .key_gain = gain_of(s->flow->s->model, s->layer, kv), .others = others.row, .other_names = others.name, .n_others = others.n,
+    dt_attn a = {.n = view->n,
+                 .n_gone = view->n_gone,
+                 .stored = view->stored,
+                 .D = D,
+                 .n_kv = cfg->n_kv_heads,
+                 .kv = kv,
+                 .entry = view->v,
+                 .k = (const double *const *)x->k,
+                 .v = (const double *const *)x->v,
+                 .q = qd,
+                 .scale = cfg->softmax_scale > 0 ? (double)cfg->softmax_scale : 1 / sqrt((double)D),
+                 .rotation = &s->rotation,
+                 .sinks = sinks_of(s->flow->s->policy),
+                 .raw = is_raw(s),
+                 .key_gain = gain_of(s->flow->s->model, s->layer, kv),
+                 .others = others.row,
+                 .other_names = others.name,
+                 .n_others = others.n,
                  .ref = dt_study_row(s, DT_REF, KV_TAP_ATTN, s->layer, row) + head * D,
                  .got = dt_study_row(s, DT_GOT, KV_TAP_ATTN, s->layer, row) + head * D};
     a.xsa = s->layer < 64 && (cfg->xsa_layer_mask >> s->layer & 1);
@@ -212,8 +230,9 @@ static kv_status guess_row(dt_study *s, int64_t row, dt_row_view *view, dt_guess
     const int32_t head = s->out->head, kv = head / (cfg->n_heads / cfg->n_kv_heads);
     numbers x = {0};
     *guess = (dt_guess){.entry = -1};
-    kv_status st = dt_row_view_make(sub->policy, s->out->state.p, &s->flow->events[DT_REF], s->flow->turn.at - s->flow->begin,
-                                    s->flow->turn.n, (int32_t)row, s->layer, kv, view);
+    kv_status st =
+        dt_row_view_make(sub->policy, s->out->state.p, &s->flow->events[DT_REF], s->flow->turn.at - s->flow->begin,
+                         s->flow->turn.n, (int32_t)row, s->layer, kv, view);
     if (st == KV_OK) st = fill_numbers(s, view, &x);
     if (st == KV_OK) ask(s, row, view, &x, head, guess);
     free_numbers(&x);
@@ -226,8 +245,8 @@ static int same_rows(const dt_study *s, int point, int64_t row)
                   (size_t)kv_tap_width(&s->flow->s->model->cfg, point) * sizeof(float)) == 0;
 }
 
-/* The last row in which the head is wrong while everything that it reads is right: it sees most entries, so that a guess that fits
- * there says most. */
+/* The last row in which the head is wrong while everything that it reads is right: it sees most entries, so that a
+ * guess that fits there says most. */
 static int64_t telling_row(const dt_study *s)
 {
     const int64_t D = s->flow->s->model->cfg.head_dim;
@@ -243,7 +262,8 @@ static int64_t telling_row(const dt_study *s)
     return best;
 }
 
-/* A guess about the first wrong row that says the same as that about the telling one names the slot; else the telling one speaks. */
+/* A guess about the first wrong row that says the same as that about the telling one names the slot; else the telling
+ * one speaks. */
 static kv_status guess_both(dt_study *s, int *done)
 {
     dt_row_view view = {0}, first_view = {0};
@@ -254,9 +274,18 @@ static kv_status guess_both(dt_study *s, int *done)
     if (st == KV_OK && row != s->row) st = guess_row(s, s->row, &first_view, &first);
     if (st == KV_OK && row != s->row && first.op && (!guess.op || (first.op == guess.op && first.klass == guess.klass)))
         take_guess(s, &first_view, &first);
-    else if (st == KV_OK && guess.op) take_guess(s, &view, &guess);
+    else if (st == KV_OK && guess.op)
+        take_guess(s, &view, &guess);
     *done = s->out->op != NULL;
     if (st == KV_OK && !*done && !s->flow->s->quick) st = dt_study_dye(s, &view);
+    if (st == KV_OK && !*done && s->dye_agrees && is_raw(s)) {
+        s->out->op = "rope";
+        s->out->klass = "bug-index";
+        snprintf(s->out->hypothesis, sizeof s->out->hypothesis,
+                 "behind an import every stored entry has its weight, in the device's own "
+                 "layout not: keys are rotated by their physical place");
+        *done = 1;
+    }
     dt_row_view_free(&view);
     dt_row_view_free(&first_view);
     return st;
@@ -266,8 +295,9 @@ kv_status dt_study_attention(dt_study *s)
 {
     const kv_policy *p = s->flow->s->policy;
     const int32_t D = s->flow->s->model->cfg.head_dim;
-    const int coded = has_codes(p, s->out->state.p, s->layer, D) ||
-                      (p->storage == KV_STORE_KVARN && s->flow->state[DT_REF].p && has_codes(p, s->flow->state[DT_REF].p, s->layer, D));
+    const int coded =
+        has_codes(p, s->out->state.p, s->layer, D) || (p->storage == KV_STORE_KVARN && s->flow->state[DT_REF].p &&
+                                                       has_codes(p, s->flow->state[DT_REF].p, s->layer, D));
     int done = 0;
     s->out->op = NULL;
     const kv_status st = guess_both(s, &done);
@@ -278,7 +308,8 @@ kv_status dt_study_attention(dt_study *s)
     return st;
 }
 
-/* ---- scores ------------------------------------------------------------------------------------------------------- */
+/* ---- scores -------------------------------------------------------------------------------------------------------
+ */
 
 /* What a side said of the entries of a view: scores in its export after the step, margins of its evictions. */
 static void read_said(const dt_study *s, int side, const dt_row_view *view, double *score, double *margin)
@@ -291,7 +322,8 @@ static void read_said(const dt_study *s, int side, const dt_row_view *view, doub
     for (int64_t i = 0; i < view->n; i++) {
         score[i] = margin[i] = (double)NAN;
         for (int32_t j = 0; run.score && j < run.run->n; j++)
-            if (run.og[j] == view->v[i].og && !(cascade && run.og[j] < p->cascade.sinks)) score[i] = (double)run.score[j];
+            if (run.og[j] == view->v[i].og && !(cascade && run.og[j] < p->cascade.sinks))
+                score[i] = (double)run.score[j];
         for (size_t e = 0; e < events->n && !cascade; e++)
             if (events->v[e].kind == KV_EVENT_EVICT && events->v[e].layer == layer && events->v[e].head == head &&
                 events->v[e].og == view->v[i].og)
@@ -306,10 +338,19 @@ static kv_status compare_scores(dt_study *s, const dt_row_view *view, const numb
     const kv_state_view before = dt_state_run(s->out->state.p, s->layer, kv);
     double *said = malloc((size_t)(4 * view->n) * sizeof *said);
     if (!said) return kv_fail(KV_ERR_NOMEM, "out of memory");
-    const dt_sums sums = {.policy = s->flow->s->policy, .n = view->n, .stored = view->stored, .m = s->flow->turn.n, .D = cfg->head_dim,
-                          .n_heads = cfg->n_heads, .n_kv = cfg->n_kv_heads, .kv = kv, .q = dt_study_row(s, DT_REF, KV_TAP_Q, s->layer, 0),
-                          .k = (const double *const *)x->k, .carried = before.score,
-                          .scale = cfg->softmax_scale > 0 ? (double)cfg->softmax_scale : 1 / sqrt((double)cfg->head_dim)};
+    const dt_sums sums = {.policy = s->flow->s->policy,
+                          .n = view->n,
+                          .stored = view->stored,
+                          .m = s->flow->turn.n,
+                          .D = cfg->head_dim,
+                          .n_heads = cfg->n_heads,
+                          .n_kv = cfg->n_kv_heads,
+                          .kv = kv,
+                          .q = dt_study_row(s, DT_REF, KV_TAP_Q, s->layer, 0),
+                          .k = (const double *const *)x->k,
+                          .carried = before.score,
+                          .scale =
+                              cfg->softmax_scale > 0 ? (double)cfg->softmax_scale : 1 / sqrt((double)cfg->head_dim)};
     const dt_scored ref = {said, said + view->n}, got = {said + 2 * view->n, said + 3 * view->n};
     const char *text = NULL;
     read_said(s, DT_REF, view, said, said + view->n);
@@ -338,8 +379,9 @@ kv_status dt_study_scores(dt_study *s)
         KV_TRY(dt_flow_export(s->flow, DT_REF));
         KV_TRY(dt_flow_export(s->flow, DT_GOT));
     }
-    kv_status st = dt_row_view_make(sub->policy, s->out->state.p, &s->flow->events[DT_REF], s->flow->turn.at - s->flow->begin,
-                                    s->flow->turn.n, s->flow->turn.n - 1, s->layer, kv, &view);
+    kv_status st =
+        dt_row_view_make(sub->policy, s->out->state.p, &s->flow->events[DT_REF], s->flow->turn.at - s->flow->begin,
+                         s->flow->turn.n, s->flow->turn.n - 1, s->layer, kv, &view);
     if (st == KV_OK) st = fill_numbers(s, &view, &x);
     if (st == KV_OK) st = compare_scores(s, &view, &x);
     free_numbers(&x);

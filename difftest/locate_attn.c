@@ -20,8 +20,14 @@ typedef struct hunt {
 
 /* ---- the row ------------------------------------------------------------------------------------------------- */
 
-static const double *key(const dt_attn *a, int32_t kv, int64_t i) { return a->k[kv] + i * a->D; }
-static const double *value(const dt_attn *a, int32_t kv, int64_t i) { return a->v[kv] + i * a->D; }
+static const double *key(const dt_attn *a, int32_t kv, int64_t i)
+{
+    return a->k[kv] + i * a->D;
+}
+static const double *value(const dt_attn *a, int32_t kv, int64_t i)
+{
+    return a->v[kv] + i * a->D;
+}
 
 static double dot(const double *x, const double *y, int64_t n)
 {
@@ -70,7 +76,10 @@ static void finish_with(const dt_attn *a, const double *own, double scale, doubl
         out[d] -= along * own[d];
 }
 
-static double unit(const dt_attn *a, const double *own) { return 1 / fmax(sqrt(dot(own, own, a->D)), 1e-12); }
+static double unit(const dt_attn *a, const double *own)
+{
+    return 1 / fmax(sqrt(dot(own, own, a->D)), 1e-12);
+}
 
 static void finish(const dt_attn *a, double *out)
 {
@@ -105,7 +114,8 @@ double dt_attn_check(const dt_attn *a)
     return d;
 }
 
-/* ---- offering a guess --------------------------------------------------------------------------------------------- */
+/* ---- offering a guess ---------------------------------------------------------------------------------------------
+ */
 
 static void offer(hunt *h, const double *out, const char *op, const char *klass, int64_t entry, const char *fmt, ...)
     KV_PRINTF(6, 7);
@@ -144,7 +154,8 @@ static void offer_scores(hunt *h, int64_t n, const char *op, const char *klass, 
     offer(h, h->out, op, klass, entry, "%s", text);
 }
 
-/* ---- rows of somebody else -------------------------------------------------------------------------------------------- */
+/* ---- rows of somebody else
+ * -------------------------------------------------------------------------------------------- */
 
 static void guess_other_rows(hunt *h)
 {
@@ -161,13 +172,16 @@ static void guess_other_rows(hunt *h)
     offer_row(h, h->row, "attn", "bug-index", -1, "the row was not computed: it is zero");
 }
 
-/* ---- which entries ------------------------------------------------------------------------------------------------------ */
+/* ---- which entries
+ * ------------------------------------------------------------------------------------------------------ */
 
 static void name_entry(const dt_attn *a, int64_t i, char *dst, size_t size)
 {
     const dt_entry *e = &a->entry[i];
     snprintf(dst, size, "token %lld (entry %lld%s)", (long long)e->og, (long long)e->slot,
-             i + 1 == a->n ? ", the row's own" : e->row >= 0 ? ", of this step" : "");
+             i + 1 == a->n ? ", the row's own"
+             : e->row >= 0 ? ", of this step"
+                           : "");
 }
 
 /* One entry has another weight than it should: the row lies on the line between the row without it and its value. */
@@ -196,9 +210,13 @@ static void guess_weight_of_one(hunt *h)
         if (!(w > 0 && w < 1)) continue;
         for (int64_t d = 0; d < a->D; d++)
             h->out[d] = base[d] + w * (value(a, a->kv, j)[d] - base[d]);
-        if (fabs(w - doubled) < 1e-4 * doubled) offer(h, h->out, "attn", "bug-index", j, "%s is read twice", name);
-        else offer(h, h->out, "attn", "bug-index", j, "%s has weight %.3g, expected %.3g: its key is another's, or at another "
-                                                      "position", name, w, h->p[j]);
+        if (fabs(w - doubled) < 1e-4 * doubled)
+            offer(h, h->out, "attn", "bug-index", j, "%s is read twice", name);
+        else
+            offer(h, h->out, "attn", "bug-index", j,
+                  "%s has weight %.3g, expected %.3g: its key is another's, or at another "
+                  "position",
+                  name, w, h->p[j]);
     }
 }
 
@@ -250,7 +268,8 @@ static void guess_padding(hunt *h)
     for (int64_t pad = 1; pad <= CHUNK; pad++) {
         for (int64_t d = 0; d < a->D; d++)
             h->out[d] = (h->row + a->D)[d] / (sum + (double)pad * kv_dexp(-most));
-        offer(h, h->out, "attn", "bug-index", -1, "%lld entries of zeros behind the last one take part", (long long)pad);
+        offer(h, h->out, "attn", "bug-index", -1, "%lld entries of zeros behind the last one take part",
+              (long long)pad);
     }
 }
 
@@ -275,7 +294,8 @@ static void guess_missing_part(hunt *h)
             }
             name_entry(a, end ? gone : 0, from, sizeof from);
             name_entry(a, end ? a->n - 1 : gone, to, sizeof to);
-            offer(h, h->out, "attn", "bug-index", gone, "%lld entries are left out: %s to %s", (long long)cut, from, to);
+            offer(h, h->out, "attn", "bug-index", gone, "%lld entries are left out: %s to %s", (long long)cut, from,
+                  to);
         }
     }
 }
@@ -284,13 +304,16 @@ static void guess_missing_part(hunt *h)
 static void guess_chunks(hunt *h)
 {
     const dt_attn *a = h->a;
+    if (a->n <= CHUNK) return;
     for (int which = 0; which < 2; which++) {
         scores(a, a->kv, a->n, h->s);
         for (int64_t i = 0; i < a->n; i++)
             if (i % CHUNK == (which ? 0 : CHUNK - 1)) h->s[i] = -(double)INFINITY;
-        offer_scores(h, a->n, "attn", "bug-index", which ? 0 : CHUNK - 1, which ? "the first entry of every chunk is left out" : "the last entry of every chunk is left out");
+        offer_scores(h, a->n, "attn", "bug-index", which ? 0 : CHUNK - 1,
+                     which ? "the first entry of every chunk is left out"
+                           : "the last entry of every chunk is left out");
     }
-    for (int64_t c = 0; c * CHUNK < a->n && a->n > CHUNK; c++) {
+    for (int64_t c = 0; c * CHUNK < a->n; c++) {
         char text[96];
         scores(a, a->kv, a->n, h->s);
         for (int64_t i = c * CHUNK; i < (c + 1) * CHUNK && i < a->n; i++)
@@ -300,7 +323,8 @@ static void guess_chunks(hunt *h)
     }
 }
 
-/* ---- values and heads --------------------------------------------------------------------------------------------------- */
+/* ---- values and heads
+ * --------------------------------------------------------------------------------------------------- */
 
 static void guess_values(hunt *h)
 {
@@ -316,7 +340,9 @@ static void guess_values(hunt *h)
             for (int64_t d = 0; d < a->D; d++)
                 h->out[d] += h->p[i] * value(a, a->kv, j)[d];
         }
-        if (shift) offer(h, h->out, "attn", "bug-index", 0, "every key goes with the value %lld entries away", (long long)shift);
+        if (shift)
+            offer(h, h->out, "attn", "bug-index", 0, "every key goes with the value %lld entries away",
+                  (long long)shift);
     }
     double *want = h->row + a->D;
     if (a->own_v || a->n > 1024) return;
@@ -332,8 +358,8 @@ static void guess_values(hunt *h)
                     h->out[d] += h->p[j] * (value(a, g, i)[d] - value(a, a->kv, j)[d]);
                 name_entry(a, j, name, sizeof name);
                 name_entry(a, i, instead, sizeof instead);
-                offer(h, h->out, "attn", i >= a->n ? "stale-read" : "bug-index", j, "%s gives the value of %s%s", name, instead,
-                      g == a->kv ? "" : ", of another KV head");
+                offer(h, h->out, "attn", i >= a->n ? "stale-read" : "bug-index", j, "%s gives the value of %s%s", name,
+                      instead, g == a->kv ? "" : ", of another KV head");
             }
     }
 }
@@ -348,7 +374,8 @@ static void guess_heads(hunt *h)
             scores(a, what == 2 ? a->kv : g, a->n, h->s);
             softmax(h->s, a->n, h->p);
             weigh(a, what == 1 ? a->kv : g, h->p, a->n, h->out);
-            offer(h, h->out, "attn", "bug-index", 0, "the head reads %s of KV head %d instead of %d", names[what], g, a->kv);
+            offer(h, h->out, "attn", "bug-index", 0, "the head reads %s of KV head %d instead of %d", names[what], g,
+                  a->kv);
         }
     }
 }
@@ -365,7 +392,8 @@ static void guess_own_value(hunt *h)
     for (int32_t g = -1; g < a->n_kv; g++) {
         const double *own = g < 0 ? a->own_v : value(a, g, a->n - 1);
         const double scale = g < 0 ? sqrt(unit(a, own)) : unit(a, own);
-        const char *text = g < 0 ? "the own value is not brought to length 1 before it is taken out" : "the own value is that of another KV head";
+        const char *text = g < 0 ? "the own value is not brought to length 1 before it is taken out"
+                                 : "the own value is that of another KV head";
         if (g == a->kv || (g < 0 && !a->xsa)) continue;
         memcpy(h->out, y, (size_t)a->D * sizeof *y);
         finish_with(a, own, scale, h->out);
@@ -378,7 +406,8 @@ static void guess_own_value(hunt *h)
     offer_row(h, y, "attn", "bug-numeric", -1, "what the own value adds or takes out is missing");
 }
 
-/* ---- arithmetic ------------------------------------------------------------------------------------------------------------ */
+/* ---- arithmetic
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static void guess_scale(hunt *h)
 {
@@ -441,8 +470,10 @@ static void guess_any_scale(hunt *h)
     if (h->a->n < 3) return; /* two entries fit any factor */
     for (int i = 0; i < 60; i++) {
         const double a = lo + (hi - lo) / 3, b = hi - (hi - lo) / 3;
-        if (error_at(h, a) < error_at(h, b)) hi = b;
-        else lo = a;
+        if (error_at(h, a) < error_at(h, b))
+            hi = b;
+        else
+            lo = a;
     }
     const double t = (lo + hi) / 2;
     if (fabs(t - 1) < 1e-5) return;
@@ -487,8 +518,14 @@ static void guess_combine(hunt *h)
     }
 }
 
-static float to_bf16(float x) { return kv_bf162f(kv_f2bf16(x)); }
-static float to_f16(float x) { return kv_f162f(kv_f2f16(x)); }
+static float to_bf16(float x)
+{
+    return kv_bf162f(kv_f2bf16(x));
+}
+static float to_f16(float x)
+{
+    return kv_f162f(kv_f2f16(x));
+}
 
 /* What is rounded to 16 bits. Probabilities are those of the row's chunk: exp(s - m). */
 enum { OF_WEIGHTS, OF_SCORES, OF_STORED_KEYS, OF_KEYS, OF_HALF_KEYS, OF_VALUES, OF_QUERY, ROUNDED };
@@ -532,8 +569,8 @@ static void offer_rounded(hunt *h, int what, float (*round)(float), const char *
 
 static void guess_precision(hunt *h)
 {
-    static const char *const names[ROUNDED] = {"probabilities", "scores", "stored keys", "keys", "the first dims of pairs of keys",
-                                               "values", "the query"};
+    static const char *const names[ROUNDED] = {
+        "probabilities", "scores", "stored keys", "keys", "the first dims of pairs of keys", "values", "the query"};
     char text[80];
     for (int what = 0; what < ROUNDED; what++)
         for (int half = 0; half < 2; half++) {
@@ -559,7 +596,8 @@ static void guess_factor(hunt *h)
     offer(h, h->out, "attn", "bug-numeric", -1, "the right row times %.7g: the denominator is wrong", top / below);
 }
 
-/* ---- positions --------------------------------------------------------------------------------------------------------------- */
+/* ---- positions
+ * --------------------------------------------------------------------------------------------------------------- */
 
 /* Score of entry i when its key is rotated from where it is to `pos`; a negative one: not rotated at all. */
 static double score_at(const dt_attn *a, int64_t i, int64_t pos, double *k)
@@ -610,7 +648,8 @@ static void offer_shift(hunt *h, int64_t lo, int64_t hi, int64_t by, const char 
     scores(h->a, h->a->kv, h->a->n, h->s);
     for (int64_t i = lo; i < hi; i++)
         h->s[i] = score_at(h->a, i, h->a->entry[i].pos + by < 0 ? 0 : h->a->entry[i].pos + by, h->row);
-    snprintf(text, sizeof text, "%s are rotated %lld positions too %s", what, (long long)(by < 0 ? -by : by), by < 0 ? "early" : "late");
+    snprintf(text, sizeof text, "%s are rotated %lld positions too %s", what, (long long)(by < 0 ? -by : by),
+             by < 0 ? "early" : "late");
     offer_scores(h, h->a->n, "rope", "bug-index", lo, text);
 }
 
@@ -647,7 +686,8 @@ static void guess_gain(hunt *h)
         scores(a, a->kv, a->n, h->s);
         for (int64_t i = 0; i < n; i++)
             h->s[i] *= by;
-        offer_scores(h, a->n, "rope", "bug-numeric", -1, what % 2 ? "keys have their gain twice" : "keys are read without their gain");
+        offer_scores(h, a->n, "rope", "bug-numeric", -1,
+                     what % 2 ? "keys have their gain twice" : "keys are read without their gain");
     }
 }
 
@@ -660,12 +700,14 @@ static void guess_position_of_one(hunt *h)
             scores(a, a->kv, a->n, h->s);
             h->s[j] = score_at(a, j, a->entry[j].pos + by, h->row);
             name_entry(a, j, name, sizeof name);
-            snprintf(text, sizeof text, "the key of %s is rotated one position too %s", name, by < 0 ? "early" : "late");
+            snprintf(text, sizeof text, "the key of %s is rotated one position too %s", name,
+                     by < 0 ? "early" : "late");
             offer_scores(h, a->n, "rope", "bug-index", j, text);
         }
 }
 
-/* ---- all of them ---------------------------------------------------------------------------------------------------------------- */
+/* ---- all of them
+ * ---------------------------------------------------------------------------------------------------------------- */
 
 static int all_finite(const float *x, int64_t n)
 {
@@ -683,8 +725,13 @@ void dt_attn_guess(const dt_attn *a, dt_guess *out)
         free(memory);
         return;
     }
-    hunt h = {.a = a, .memory = memory, .s = memory, .p = memory + all, .out = memory + 2 * all,
-              .row = memory + 2 * all + 2 * a->D, .best = out};
+    hunt h = {.a = a,
+              .memory = memory,
+              .s = memory,
+              .p = memory + all,
+              .out = memory + 2 * all,
+              .row = memory + 2 * all + 2 * a->D,
+              .best = out};
     for (int64_t d = 0; d < a->D; d++) {
         h.size = fmax(h.size, fabs((double)a->ref[d]));
         h.wrong = fmax(h.wrong, fabs((double)a->ref[d] - (double)a->got[d]));
@@ -712,6 +759,7 @@ void dt_attn_guess(const dt_attn *a, dt_guess *out)
     if (a->rotation->pairs && a->stored && a->n <= 1024) guess_position_of_one(&h);
     if (a->n > 2) guess_weight_of_one(&h);
     /* a fit is close to the device's row, and much closer than the right row is */
-    if (!(out->error < 0.2 * h.wrong && out->error < 1e-4 * h.size + 1e-30)) *out = (dt_guess){.entry = -1, .error = out->error};
+    if (!(out->error < 0.2 * h.wrong && out->error < 1e-4 * h.size + 1e-30))
+        *out = (dt_guess){.entry = -1, .error = out->error};
     free(memory);
 }

@@ -1,6 +1,6 @@
-/* locate_attn.h - guesses about a wrong row of attention: the row is computed again in double under one mistake at a time
- * (an entry left out, positions shifted, another scale ...), and the mistake that gives what the device gave is the guess.
- * Pure: everything is in the arguments. */
+/* locate_attn.h - guesses about a wrong row of attention: the row is computed again in double under one mistake at a
+ * time (an entry left out, positions shifted, another scale ...), and the mistake that gives what the device gave is
+ * the guess. Pure: everything is in the arguments. */
 #ifndef KV_DIFFTEST_LOCATE_ATTN_H
 #define KV_DIFFTEST_LOCATE_ATTN_H
 
@@ -15,14 +15,14 @@ typedef struct dt_attn {
     const double *q;                   /* [D] before the softmax scale */
     double scale;
     const dt_rotation *rotation;
-    int64_t sinks;                     /* leading entries that are sinks */
-    int raw;                           /* keys are kept un-rotated: positions belong to the view */
-    double key_gain;                   /* of the KV head; 1: none */
-    const double *own_v;               /* [D] what local_v adds lambda of, or xsa takes out; NULL: neither */
+    int64_t sinks;       /* leading entries that are sinks */
+    int raw;             /* keys are kept un-rotated: positions belong to the view */
+    double key_gain;     /* of the KV head; 1: none */
+    const double *own_v; /* [D] what local_v adds lambda of, or xsa takes out; NULL: neither */
     double lambda;
     int xsa;
-    const float *ref, *got;            /* [D] */
-    const float *const *others;        /* [n_others][D] correct rows that may stand in the place of this one */
+    const float *ref, *got;     /* [D] */
+    const float *const *others; /* [n_others][D] correct rows that may stand in the place of this one */
     const char *const *other_names;
     int32_t n_others;
 } dt_attn;

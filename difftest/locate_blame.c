@@ -21,7 +21,10 @@ static int explains(const float *ref, const float *got, const double *x, int64_t
     return left <= 1e-5 * size && left < 0.2 * wrong;
 }
 
-static double *room(int64_t n) { return malloc((size_t)n * sizeof(double)); }
+static double *room(int64_t n)
+{
+    return malloc((size_t)n * sizeof(double));
+}
 
 /* ---- norms -------------------------------------------------------------------------------------------------- */
 
@@ -39,7 +42,8 @@ static double common_factor(const float *ref, const float *got, int64_t n)
     return c;
 }
 
-/* The mean square of a Llama row leaves out a part of the row: how many of its last (ends = 1) or first elements; 0: no. */
+/* The mean square of a Llama row leaves out a part of the row: how many of its last (ends = 1) or first elements; 0:
+ * no. */
 static int64_t left_out(const float *x, int64_t n, double factor, double eps, int ends)
 {
     double all = 0, part = 0;
@@ -59,19 +63,23 @@ static int sum_is_short(const dt_focus *f, int point, double factor, dt_verdict 
     const kv_config *cfg = &f->model->cfg;
     const int64_t n = f->width[point];
     if (kv_config_is_golf(cfg)) return 0;
-    const float *x = point == KV_TAP_ATTN_NORM ? f->before[DT_REF] + f->row * n
-                     : dt_focus_row(f, DT_REF, point == KV_TAP_FFN_NORM ? KV_TAP_ATTN_RESID : KV_TAP_RESID, f->row);
+    const float *x = point == KV_TAP_ATTN_NORM
+                         ? f->before[DT_REF] + f->row * n
+                         : dt_focus_row(f, DT_REF, point == KV_TAP_FFN_NORM ? KV_TAP_ATTN_RESID : KV_TAP_RESID, f->row);
     for (int end = 1; end >= 0; end--) {
         const int64_t k = left_out(x, n, factor, (double)cfg->norm_eps, end);
         if (!k) continue;
-        dt_verdict_set(v, "rmsnorm", "bug-index", "the %s %lld of %lld elements are left out of the mean square", end ? "last" : "first",
-                       (long long)k, (long long)n);
+        dt_verdict_set(v, "rmsnorm", "bug-index", "the %s %lld of %lld elements are left out of the mean square",
+                       end ? "last" : "first", (long long)k, (long long)n);
         return 1;
     }
     return 0;
 }
 
-static int mixes_streams(const kv_config *cfg) { return cfg->resid_mix_x0 || cfg->unet_skips; }
+static int mixes_streams(const kv_config *cfg)
+{
+    return cfg->resid_mix_x0 || cfg->unet_skips;
+}
 
 static void blame_norm(const dt_focus *f, int point, kv_role gain, dt_verdict *v)
 {
@@ -87,14 +95,16 @@ static void blame_norm(const dt_focus *f, int point, kv_role gain, dt_verdict *v
     const kv_tensor *t = kv_model_tensor(f->model, gain, f->layer);
     float *w = malloc((size_t)n * sizeof *w);
     double *x = room(n);
-    dt_verdict_set(v, "rmsnorm", klass, "%lld of %lld elements differ", (long long)dt_row_differing(ref, got, n), (long long)n);
+    dt_verdict_set(v, "rmsnorm", klass, "%lld of %lld elements differ", (long long)dt_row_differing(ref, got, n),
+                   (long long)n);
     if (w && x && t->data && t->cols * t->rows == n) {
         kv_tensor_rows_f32(t, 0, t->rows, w);
         for (int64_t i = 0; i < n; i++)
             x[i] = (double)ref[i] / (double)w[i];
         if (explains(ref, got, x, n)) dt_verdict_set(v, "rmsnorm", "bug-numeric", "the gains are not applied");
     } else if (point == KV_TAP_ATTN_NORM && mixes_streams(&f->model->cfg) && strcmp(klass, "bug-numeric") == 0)
-        dt_verdict_set(v, "residual", "bug-index", "what enters the norm is wrong: the mix with the first stream, or a skip");
+        dt_verdict_set(v, "residual", "bug-index",
+                       "what enters the norm is wrong: the mix with the first stream, or a skip");
     free(w);
     free(x);
 }
@@ -102,17 +112,17 @@ static void blame_norm(const dt_focus *f, int point, kv_role gain, dt_verdict *v
 /* ---- the residual stream -------------------------------------------------------------------------------------- */
 
 typedef struct stream_case {
-    const float *x, *y;   /* the stream before, the branch */
-    const float *normed;  /* the norm of the stream */
+    const float *x, *y;  /* the stream before, the branch */
+    const float *normed; /* the norm of the stream */
     const float *ref, *got;
     int64_t n;
 } stream_case;
 
 static int stream_mistake(const stream_case *s, dt_verdict *v)
 {
-    static const char *const names[] = {"the branch is not added", "the stream is lost: only the branch is there",
-                                        "the branch is added twice", "the branch is subtracted",
-                                        "the branch is added to the norm of the stream", "the stream is doubled"};
+    static const char *const names[] = {
+        "the branch is not added",  "the stream is lost: only the branch is there",  "the branch is added twice",
+        "the branch is subtracted", "the branch is added to the norm of the stream", "the stream is doubled"};
     double *x = room(s->n);
     int found = 0;
     for (int which = 0; x && which < 6 && !found; which++) {
@@ -149,18 +159,24 @@ static int starts_from_stream(const dt_focus *f, kv_role role, const float *in, 
 static void branch_of(const stream_case *s, float *y)
 {
     for (int64_t i = 0; i < s->n; i++)
-        y[i] = memcmp(&s->ref[i], &s->got[i], sizeof *s->ref) == 0 ? s->y[i] : (float)((double)s->got[i] - (double)s->x[i]);
+        y[i] = memcmp(&s->ref[i], &s->got[i], sizeof *s->ref) == 0 ? s->y[i]
+                                                                   : (float)((double)s->got[i] - (double)s->x[i]);
 }
 
 static kv_status blame_stream(const dt_focus *f, int point, int in_point, int norm_point, kv_role role, dt_verdict *v)
 {
     const int64_t n = f->width[point];
     const float *in = dt_focus_row(f, DT_REF, in_point, f->row);
-    const float *x = point == KV_TAP_ATTN_RESID ? f->before[DT_REF] + f->row * n : dt_focus_row(f, DT_REF, KV_TAP_ATTN_RESID, f->row);
+    const float *x = point == KV_TAP_ATTN_RESID ? f->before[DT_REF] + f->row * n
+                                                : dt_focus_row(f, DT_REF, KV_TAP_ATTN_RESID, f->row);
     float *y = malloc(2 * (size_t)n * sizeof *y);
     if (!y) return kv_fail(KV_ERR_NOMEM, "out of memory");
-    const stream_case s = {x, y, dt_focus_row(f, DT_REF, norm_point, f->row), dt_focus_row(f, DT_REF, point, f->row),
-                           dt_focus_row(f, DT_GOT, point, f->row), n};
+    const stream_case s = {x,
+                           y,
+                           dt_focus_row(f, DT_REF, norm_point, f->row),
+                           dt_focus_row(f, DT_REF, point, f->row),
+                           dt_focus_row(f, DT_GOT, point, f->row),
+                           n};
     kv_status st = dt_calc_product(f->model, role, f->layer, in, y);
     const int golf = kv_config_is_golf(&f->model->cfg); /* branch scales and mixes lie in between */
     if (st == KV_OK && golf) {
@@ -182,7 +198,10 @@ static kv_status blame_stream(const dt_focus *f, int point, int in_point, int no
 
 /* ---- the activation ---------------------------------------------------------------------------------------------- */
 
-static double silu(double x) { return x / (1 + kv_dexp(-x)); }
+static double silu(double x)
+{
+    return x / (1 + kv_dexp(-x));
+}
 
 static double gelu(double x)
 {
@@ -194,17 +213,28 @@ enum { ACTIVATIONS = 11 };
 
 static void swiglu_with(double g, double u, double with[ACTIVATIONS])
 {
-    const double all[ACTIVATIONS] = {silu(u) * g,      g * u, silu(g), g, u, gelu(g) * u, (g > 0 ? g : 0) * u,
-                                     u / (1 + kv_dexp(-g)), silu(g) + u, silu(1.702 * g) / 1.702 * u, g / (1 + kv_dexp(g)) * u};
+    const double all[ACTIVATIONS] = {silu(u) * g,
+                                     g * u,
+                                     silu(g),
+                                     g,
+                                     u,
+                                     gelu(g) * u,
+                                     (g > 0 ? g : 0) * u,
+                                     u / (1 + kv_dexp(-g)),
+                                     silu(g) + u,
+                                     silu(1.702 * g) / 1.702 * u,
+                                     g / (1 + kv_dexp(g)) * u};
     memcpy(with, all, sizeof all);
 }
 
 static int swiglu_mistake(const float *g, const float *u, const float *ref, const float *got, int64_t n, dt_verdict *v)
 {
-    static const char *const names[ACTIVATIONS] = {
-        "gate and up are exchanged", "the gate is not activated", "the product with up is missing", "the result is the gate as it is",
-        "the result is up as it is", "GELU instead of SiLU", "ReLU instead of SiLU", "sigmoid instead of SiLU",
-        "sum instead of product", "the quick GELU instead of SiLU", "exp has the other sign"};
+    static const char *const names[ACTIVATIONS] = {"gate and up are exchanged",      "the gate is not activated",
+                                                   "the product with up is missing", "the result is the gate as it is",
+                                                   "the result is up as it is",      "GELU instead of SiLU",
+                                                   "ReLU instead of SiLU",           "sigmoid instead of SiLU",
+                                                   "sum instead of product",         "the quick GELU instead of SiLU",
+                                                   "exp has the other sign"};
     double *x = room(n), with[ACTIVATIONS];
     int found = 0;
     for (int c = 0; x && c < ACTIVATIONS && !found; c++) {
@@ -239,7 +269,8 @@ static kv_status blame_activation(const dt_focus *f, dt_verdict *v)
     const int64_t n = f->width[KV_TAP_FFN_ACT];
     const kv_config *cfg = &f->model->cfg;
     const float *in = dt_focus_row(f, DT_REF, KV_TAP_FFN_NORM, f->row);
-    const float *ref = dt_focus_row(f, DT_REF, KV_TAP_FFN_ACT, f->row), *got = dt_focus_row(f, DT_GOT, KV_TAP_FFN_ACT, f->row);
+    const float *ref = dt_focus_row(f, DT_REF, KV_TAP_FFN_ACT, f->row),
+                *got = dt_focus_row(f, DT_GOT, KV_TAP_FFN_ACT, f->row);
     const char *small = dt_klass_of(ref, got, n, 0, "bug-numeric");
     float *g = malloc(2 * (size_t)n * sizeof *g);
     if (!g) return kv_fail(KV_ERR_NOMEM, "out of memory");
@@ -255,16 +286,21 @@ static kv_status blame_activation(const dt_focus *f, dt_verdict *v)
         dt_verdict_set(v, "swiglu", small, "%lld of %lld elements differ, by about the same share of each",
                        (long long)dt_row_differing(ref, got, n), (long long)n);
     else if (st == KV_OK)
-        dt_verdict_set(v, "gemm", dt_klass_of(ref, got, n, 1, dt_row_error(ref, got, n) > 0.05 ? "bug-index" : "bug-numeric"),
-                       "gemm or swiglu: %lld of %lld elements behind the activation differ", (long long)dt_row_differing(ref, got, n),
-                       (long long)n);
+        dt_verdict_set(v, "gemm",
+                       dt_klass_of(ref, got, n, 1, dt_row_error(ref, got, n) > 0.05 ? "bug-index" : "bug-numeric"),
+                       "gemm or swiglu: %lld of %lld elements behind the activation differ",
+                       (long long)dt_row_differing(ref, got, n), (long long)n);
     free(g);
     return st;
 }
 
-/* ---- queries, keys, values ------------------------------------------------------------------------------------------ */
+/* ---- queries, keys, values ------------------------------------------------------------------------------------------
+ */
 
-static int is_short(const kv_policy *p) { return p->storage == KV_STORE_F16 || p->storage == KV_STORE_BF16; }
+static int is_short(const kv_policy *p)
+{
+    return p->storage == KV_STORE_F16 || p->storage == KV_STORE_BF16;
+}
 
 static float rounded(const kv_policy *p, float x)
 {
@@ -281,7 +317,8 @@ static float cut(const kv_policy *p, float exact)
 }
 
 /* Rows of 16 bits: the device keeps more bits, or cuts instead of rounding. exact: before rounding. */
-static int rounding_mistake(const dt_focus *f, const float *exact, const float *ref, const float *got, int64_t n, dt_verdict *v)
+static int rounding_mistake(const dt_focus *f, const float *exact, const float *ref, const float *got, int64_t n,
+                            dt_verdict *v)
 {
     int unrounded = 1, truncated = 1, wrong = 0;
     if (!is_short(f->policy)) return 0;
@@ -292,8 +329,9 @@ static int rounding_mistake(const dt_focus *f, const float *exact, const float *
         truncated &= got[i] == cut(f->policy, exact[i]);
     }
     if (!wrong || (!unrounded && !truncated)) return 0;
-    dt_verdict_set(v, "store", "bug-numeric", truncated ? "rows are cut to 16 bits, not rounded to nearest"
-                                                        : "rows are not rounded to 16 bits before they are read");
+    dt_verdict_set(v, "store", "bug-numeric",
+                   truncated ? "rows are cut to 16 bits, not rounded to nearest"
+                             : "rows are not rounded to 16 bits before they are read");
     return 1;
 }
 
@@ -338,7 +376,8 @@ static int lost_shift(const dt_focus *f, int point, const float *raw, const floa
     }
     if (!plain && f->row > 0) return 0;
     dt_verdict_set(v, "carry", plain ? "bug-index" : dt_klass_of(ref, got, n, 1, "bug-index"),
-                   plain ? "the row of the token before is not mixed in" : "the first token of a step mixes in another row before it");
+                   plain ? "the row of the token before is not mixed in"
+                         : "the first token of a step mixes in another row before it");
     return 1;
 }
 
@@ -384,7 +423,8 @@ static int wrong_position(const dt_focus *f, int point, dt_verdict *v)
         for (int side = -1; side <= 1; side += 2) {
             const int64_t to = f->pos + side * by;
             if (to < 0 || to >= f->rotation->n || !turned_rows_fit(f, point, f->pos, to, 0)) continue;
-            dt_verdict_set(v, "rope", "bug-index", "rotated at position %lld instead of %lld", (long long)to, (long long)f->pos);
+            dt_verdict_set(v, "rope", "bug-index", "rotated at position %lld instead of %lld", (long long)to,
+                           (long long)f->pos);
             return 1;
         }
     if (f->pos && turned_rows_fit(f, point, f->pos, 0, 0)) {
@@ -446,7 +486,8 @@ static int wrong_pairing(const dt_focus *f, int point, dt_verdict *v)
         dt_rotate(&other, f->pos, 0, D, x, x);
         if (!explains(ref + h * D, got + h * D, x, D)) return 0;
     }
-    dt_verdict_set(v, "rope", "bug-index", "dimensions are paired %s", other.half ? "by halves" : "with their neighbours");
+    dt_verdict_set(v, "rope", "bug-index", "dimensions are paired %s",
+                   other.half ? "by halves" : "with their neighbours");
     return 1;
 }
 
@@ -457,7 +498,8 @@ static double share_turned(const dt_focus *f, int point)
     const float *ref = dt_focus_row(f, DT_REF, point, f->row), *got = dt_focus_row(f, DT_GOT, point, f->row);
     double least = 1;
     for (int64_t h = 0; h < f->width[point] / D; h++) {
-        if (memcmp(ref + h * D + 2 * pairs, got + h * D + 2 * pairs, (size_t)(D - 2 * pairs) * sizeof *ref) != 0) return 0;
+        if (memcmp(ref + h * D + 2 * pairs, got + h * D + 2 * pairs, (size_t)(D - 2 * pairs) * sizeof *ref) != 0)
+            return 0;
         if (memcmp(ref + h * D, got + h * D, (size_t)D * sizeof *ref) != 0)
             least = fmin(least, dt_turned(ref + h * D, got + h * D, pairs, f->rotation->half));
     }
@@ -522,13 +564,17 @@ static kv_status blame_rotated(const dt_focus *f, int point, kv_role role, dt_ve
     const float *ref = dt_focus_row(f, DT_REF, point, f->row), *got = dt_focus_row(f, DT_GOT, point, f->row);
     int done;
     KV_TRY(short_keys(f, point, v, &done));
-    if (done || wrong_position(f, point, v) || wrong_pairing(f, point, v) || wrong_formula(f, point, v) || scaled_heads(f, point, v)) return KV_OK;
+    if (done || wrong_position(f, point, v) || wrong_pairing(f, point, v) || wrong_formula(f, point, v) ||
+        scaled_heads(f, point, v))
+        return KV_OK;
     const double error = dt_row_error(ref, got, n), turned = share_turned(f, point);
     if (isfinite(error) && turned > 0.95 && error > 8e-6) {
-        dt_verdict_set(v, "rope", "bug-numeric", "pairs keep their length: the angle, or its sine and cosine, is wrong");
+        dt_verdict_set(v, "rope", "bug-numeric",
+                       "pairs keep their length: the angle, or its sine and cosine, is wrong");
         return KV_OK;
     }
-    if (isfinite(error) && error <= 8e-6 && !row_differs(f, KV_TAP_V) && f->model->cfg.qk_norm == KV_QK_NORM_NONE && turned > 0) {
+    if (isfinite(error) && error <= 8e-6 && !row_differs(f, KV_TAP_V) && f->model->cfg.qk_norm == KV_QK_NORM_NONE &&
+        turned > 0) {
         dt_verdict_set(v, "rope", dt_klass_of(ref, got, n, 0, "rounding"), "rounded differently while it was rotated");
         return KV_OK;
     }
@@ -543,28 +589,32 @@ static kv_status blame_rotated(const dt_focus *f, int point, kv_role role, dt_ve
     return st;
 }
 
-/* ---- the beginning --------------------------------------------------------------------------------------------------- */
+/* ---- the beginning
+ * --------------------------------------------------------------------------------------------------- */
 
 static void blame_embed(const dt_focus *f, dt_verdict *v)
 {
     const kv_config *cfg = &f->model->cfg;
     const int64_t n = f->width[KV_TAP_EMBED];
-    const float *ref = dt_focus_row(f, DT_REF, KV_TAP_EMBED, f->row), *got = dt_focus_row(f, DT_GOT, KV_TAP_EMBED, f->row);
+    const float *ref = dt_focus_row(f, DT_REF, KV_TAP_EMBED, f->row),
+                *got = dt_focus_row(f, DT_GOT, KV_TAP_EMBED, f->row);
     const char *klass = dt_klass_of(ref, got, n, 0, "bug-index");
     const double c = common_factor(ref, got, n);
     if (!isnan(c) && cfg->embed_norm)
-        dt_verdict_set(v, "rmsnorm", dt_klass_of(ref, got, n, 1, "bug-numeric"), "the whole row is %.9g times too large", c);
+        dt_verdict_set(v, "rmsnorm", dt_klass_of(ref, got, n, 1, "bug-numeric"),
+                       "the whole row is %.9g times too large", c);
     else if (cfg->smear || cfg->bigram_rows) {
         if (f->first_of_stream && f->row == 0)
-            dt_verdict_set(v, "carry", dt_klass_of(ref, got, n, 0, "bug-numeric"), "smear or bigram: the first token, which has none before it, is wrong");
+            dt_verdict_set(v, "carry", dt_klass_of(ref, got, n, 0, "bug-numeric"),
+                           "smear or bigram: the first token, which has none before it, is wrong");
         else if (f->row == 0)
-            dt_verdict_set(v, "carry", "stale-read", "smear or bigram: the first token of a step does not find the one before the step");
+            dt_verdict_set(v, "carry", "stale-read",
+                           "smear or bigram: the first token of a step does not find the one before the step");
         else
             dt_verdict_set(v, "carry", klass, "smear or bigram: what the token before adds is wrong");
-    }
-    else
-        dt_verdict_set(v, "embed", klass, "%lld of %lld elements of the embedding differ", (long long)dt_row_differing(ref, got, n),
-                       (long long)n);
+    } else
+        dt_verdict_set(v, "embed", klass, "%lld of %lld elements of the embedding differ",
+                       (long long)dt_row_differing(ref, got, n), (long long)n);
 }
 
 static kv_status blame_last(const dt_focus *f, dt_verdict *v)

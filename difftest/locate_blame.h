@@ -1,5 +1,5 @@
-/* locate_blame.h - from a wrong row of a tap, everything before which is right, to the operation at fault. Pure but for the
- * model's weights: taps of both sides come in, a verdict goes out. */
+/* locate_blame.h - from a wrong row of a tap, everything before which is right, to the operation at fault. Pure but for
+ * the model's weights: taps of both sides come in, a verdict goes out. */
 #ifndef KV_DIFFTEST_LOCATE_BLAME_H
 #define KV_DIFFTEST_LOCATE_BLAME_H
 
@@ -38,9 +38,9 @@ const char *dt_klass_of(const float *ref, const float *got, int64_t n, int sums,
 /* The first wrong row is at this point (ATTN excepted: locate_attn.h). */
 kv_status dt_blame(const dt_focus *f, int point, dt_verdict *v);
 
-/* A product: x times the tensor of a role gave got instead of ref. op: "gemm" or "head". other: a correct row that may stand in
- * its place (of the token before), or NULL. */
-kv_status dt_blame_product(const kv_model *m, kv_role role, int32_t layer, const char *op, const float *x, const float *ref,
-                           const float *got, int64_t n, const float *other, dt_verdict *v);
+/* A product: x times the tensor of a role gave got instead of ref. op: "gemm" or "head". other: a correct row that may
+ * stand in its place (of the token before), or NULL. */
+kv_status dt_blame_product(const kv_model *m, kv_role role, int32_t layer, const char *op, const float *x,
+                           const float *ref, const float *got, int64_t n, const float *other, dt_verdict *v);
 
 #endif

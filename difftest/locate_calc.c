@@ -61,7 +61,10 @@ int64_t dt_row_differing(const float *ref, const float *got, int64_t n)
     return differ;
 }
 
-static double length(float x, float y) { return sqrt((double)x * (double)x + (double)y * (double)y); }
+static double length(float x, float y)
+{
+    return sqrt((double)x * (double)x + (double)y * (double)y);
+}
 
 double dt_turned(const float *ref, const float *got, int64_t pairs, int half)
 {

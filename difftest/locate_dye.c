@@ -1,5 +1,6 @@
-/* locate_dye.c - the weights that a device gives to stored entries, read off its output: values are replaced by one-hot rows,
- * a head's worth of entries at a time, so that element d of the row is the probability of entry d. docs/locate.md, "Dye". */
+/* locate_dye.c - the weights that a device gives to stored entries, read off its output: values are replaced by one-hot
+ * rows, a head's worth of entries at a time, so that element d of the row is the probability of entry d.
+ * docs/locate.md, "Dye". */
 #include "difftest/locate_study.h"
 
 #include "common/numfmt.h"
@@ -16,8 +17,10 @@ enum { MAX_PROBES = 128 };
 static void put_value(int32_t storage, uint8_t *row, int64_t d, float x)
 {
     const uint16_t half = storage == KV_STORE_F16 ? kv_f2f16(x) : kv_f2bf16(x);
-    if (storage == KV_STORE_F32) memcpy(row + 4 * d, &x, sizeof x);
-    else memcpy(row + 2 * d, &half, sizeof half);
+    if (storage == KV_STORE_F32)
+        memcpy(row + 4 * d, &x, sizeof x);
+    else
+        memcpy(row + 2 * d, &half, sizeof half);
 }
 
 /* Values of the layer become zero, but for entries from .. from + D - 1 of every head, which become unit rows. */
@@ -46,7 +49,8 @@ static kv_status probe(dt_study *s, int side, uint8_t *blob, int64_t from, float
     if (!all) return kv_fail(KV_ERR_NOMEM, "out of memory");
     memcpy(blob, s->out->state.p, s->out->state_bytes);
     dye(blob, s->layer, from);
-    const kv_tap tap = {.point = KV_TAP_ATTN, .layer = s->layer, .row = (int32_t)s->row, .width = (int32_t)width, .dst = all};
+    const kv_tap tap = {
+        .point = KV_TAP_ATTN, .layer = s->layer, .row = (int32_t)s->row, .width = (int32_t)width, .dst = all};
     *ok = f->side[side]->import_state(f->session[side], blob, s->out->state_bytes) == KV_OK;
     kv_status st = KV_OK;
     if (*ok) st = dt_flow_step(f, side, &tap, 1);
@@ -77,7 +81,10 @@ static kv_status weigh(dt_study *s, int64_t n, double *p[2], int *ok)
     return st;
 }
 
-static int differs(double ref, double got) { return !(fabs(ref - got) <= 2e-6 + 1e-3 * fabs(ref)); }
+static int differs(double ref, double got)
+{
+    return !(fabs(ref - got) <= 2e-6 + 1e-3 * fabs(ref));
+}
 
 /* The token of entry i of the run, where it is in view. */
 static const dt_entry *in_view(const dt_row_view *view, int64_t i)
@@ -99,17 +106,20 @@ static void tell(dt_study *s, const dt_row_view *view, int64_t n, double *const 
     dt_finding *out = s->out;
     const dt_entry *e = first < 0 ? NULL : in_view(view, first);
     if (!e) {
+        s->dye_agrees = first < 0 && view->stored > 0;
         if (first < 0 && n > 0)
-            snprintf(out->hypothesis, sizeof out->hypothesis, "every stored entry has its weight: the step's own tokens, or the sums, "
-                                                              "are wrong");
+            snprintf(out->hypothesis, sizeof out->hypothesis,
+                     "every stored entry has its weight: the step's own tokens, or the sums, "
+                     "are wrong");
         return;
     }
     out->slot = e->slot;
     out->slot_token = dt_flow_pos(s->flow, e->og);
-    snprintf(out->hypothesis, sizeof out->hypothesis, "head %d at token %lld gives the entry of token %lld weight %.3g, expected %.3g; "
-                                                      "%lld of %lld stored entries have another weight, %lld none", out->head,
-             (long long)out->pos, (long long)out->slot_token, p[DT_GOT][first], p[DT_REF][first], (long long)wrong, (long long)n,
-             (long long)lost);
+    snprintf(out->hypothesis, sizeof out->hypothesis,
+             "head %d at token %lld gives the entry of token %lld weight %.3g, expected %.3g; "
+             "%lld of %lld stored entries have another weight, %lld none",
+             out->head, (long long)out->pos, (long long)out->slot_token, p[DT_GOT][first], p[DT_REF][first],
+             (long long)wrong, (long long)n, (long long)lost);
 }
 
 kv_status dt_study_dye(dt_study *s, const dt_row_view *view)
@@ -117,7 +127,8 @@ kv_status dt_study_dye(dt_study *s, const dt_row_view *view)
     const dt_subject *sub = s->flow->s;
     const int32_t kv = s->out->head / (sub->model->cfg.n_heads / sub->model->cfg.n_kv_heads);
     const int64_t n = dt_state_run(s->out->state.p, s->layer, kv).run->n, D = sub->model->cfg.head_dim;
-    const int plain = sub->policy->storage == KV_STORE_F32 || sub->policy->storage == KV_STORE_F16 || sub->policy->storage == KV_STORE_BF16;
+    const int plain = sub->policy->storage == KV_STORE_F32 || sub->policy->storage == KV_STORE_F16 ||
+                      sub->policy->storage == KV_STORE_BF16;
     const int xsa = s->layer < 64 && (sub->model->cfg.xsa_layer_mask >> s->layer & 1);
     if (!plain || xsa || n == 0 || n > MAX_PROBES * D) return KV_OK;
     double *p[2] = {calloc(2 * (size_t)n, sizeof *p[0]), NULL};

@@ -7,7 +7,10 @@
 #include <stdio.h>
 #include <string.h>
 
-static int same(const kv_event *a, const kv_event *b) { return memcmp(a, b, sizeof *a) == 0; }
+static int same(const kv_event *a, const kv_event *b)
+{
+    return memcmp(a, b, sizeof *a) == 0;
+}
 
 static int same_but_margin(const kv_event *a, const kv_event *b)
 {
@@ -58,7 +61,8 @@ void dt_events_compare(const kv_events *ref, const kv_events *got, dt_event_diff
 /* A token that both caches hold after the step with other scores; -1: none. Only where scores are exported. */
 static int64_t other_score(const void *ref, const void *got, int32_t layer, int32_t head, float *a, float *b)
 {
-    const kv_state_view r = dt_state_run(ref, layer, head < 0 ? 0 : head), g = dt_state_run(got, layer, head < 0 ? 0 : head);
+    const kv_state_view r = dt_state_run(ref, layer, head < 0 ? 0 : head),
+                        g = dt_state_run(got, layer, head < 0 ? 0 : head);
     for (int32_t i = 0; r.score && g.score && i < r.run->n; i++)
         for (int32_t j = 0; j < g.run->n; j++)
             if (r.og[i] == g.og[j] && memcmp(&r.score[i], &g.score[j], sizeof *a) != 0) {
@@ -73,13 +77,15 @@ static const kv_event *eviction_of(const kv_events *l, const kv_event *like)
 {
     for (size_t i = 0; i < l->n; i++) {
         const kv_event *e = &l->v[i];
-        if (e->kind == KV_EVENT_EVICT && e->og == like->og && e->layer == like->layer && e->head == like->head) return e;
+        if (e->kind == KV_EVENT_EVICT && e->og == like->og && e->layer == like->layer && e->head == like->head)
+            return e;
     }
     return NULL;
 }
 
-/* Policies whose scores are not carried: the margins of tokens that leave on both sides are their scores, up to one number
- * for all. That number differs when another token is the lowest that stays; the scores differ when it is not one number. */
+/* Policies whose scores are not carried: the margins of tokens that leave on both sides are their scores, up to one
+ * number for all. That number differs when another token is the lowest that stays; the scores differ when it is not one
+ * number. */
 static int margins_disagree(const kv_events *ref, const kv_events *got, const kv_event *where)
 {
     double first = (double)NAN;
@@ -133,19 +139,21 @@ static int scores_are_wrong(const kv_policy *p, const kv_events *ref, const kv_e
     if (ref_after && got_after) {
         const int64_t og = other_score(ref_after, got_after, at->layer, at->head, &a, &b);
         if (og >= 0) {
-            dt_verdict_set(v, "colsum", "bug-numeric", "the score of token %lld is %.9g, expected %.9g; decisions follow from it",
-                           (long long)og, (double)b, (double)a);
+            dt_verdict_set(v, "colsum", "bug-numeric",
+                           "the score of token %lld is %.9g, expected %.9g; decisions follow from it", (long long)og,
+                           (double)b, (double)a);
             return 1;
         }
     }
     const int exported = p->selection == KV_SEL_H2O || p->selection == KV_SEL_CASCADE;
     if (exported || !margins_disagree(ref, got, at)) return 0;
-    dt_verdict_set(v, "colsum", "bug-numeric", "margins of tokens that leave on both sides differ: the scores are other ones");
+    dt_verdict_set(v, "colsum", "bug-numeric",
+                   "margins of tokens that leave on both sides differ: the scores are other ones");
     return 1;
 }
 
-void dt_blame_events(const kv_policy *p, const kv_events *ref, const kv_events *got, const void *before, const void *ref_after,
-                     const void *got_after, dt_event_diff *d, dt_verdict *v)
+void dt_blame_events(const kv_policy *p, const kv_events *ref, const kv_events *got, const void *before,
+                     const void *ref_after, const void *got_after, dt_event_diff *d, dt_verdict *v)
 {
     char own[96], theirs[96];
     (void)before;
@@ -155,19 +163,23 @@ void dt_blame_events(const kv_policy *p, const kv_events *ref, const kv_events *
     describe(d->got, theirs, sizeof theirs);
     const int coding = (d->ref && d->ref->kind == KV_EVENT_SEAL) || (d->got && d->got->kind == KV_EVENT_SEAL);
     if (d->only_order)
-        dt_verdict_set(v, "policy", "bug-policy", "the decisions are right, but in another order: reference %s, device %s", own, theirs);
+        dt_verdict_set(v, "policy", "bug-policy",
+                       "the decisions are right, but in another order: reference %s, device %s", own, theirs);
     else if (d->only_margin)
         dt_verdict_set(v, "policy", "bug-policy", "same decision, margin %.9g instead of %.9g", (double)d->got->margin,
                        (double)d->ref->margin);
     else if (d->only_slot)
         dt_verdict_set(v, "policy", "bug-policy", "same tokens, other slots: reference %s, device %s", own, theirs);
     else if (coding && same_state(ref_after, got_after))
-        dt_verdict_set(v, "policy", "bug-policy", "coded alike, but reported otherwise: reference %s, device %s", own, theirs);
+        dt_verdict_set(v, "policy", "bug-policy", "coded alike, but reported otherwise: reference %s, device %s", own,
+                       theirs);
     else
-        dt_verdict_set(v, coding ? "quant" : "policy", coding ? "bug-index" : "bug-policy", "reference %s, device %s", own, theirs);
+        dt_verdict_set(v, coding ? "quant" : "policy", coding ? "bug-index" : "bug-policy", "reference %s, device %s",
+                       own, theirs);
 }
 
-/* ---- evictions for the database ----------------------------------------------------------------------------------- */
+/* ---- evictions for the database -----------------------------------------------------------------------------------
+ */
 
 static double score_before(const void *before, int32_t layer, int32_t head, int64_t og)
 {
@@ -179,11 +191,13 @@ static double score_before(const void *before, int32_t layer, int32_t head, int6
 }
 
 /* The first eviction that the other list does not have for the same cause; cause: only of that token, -1: any. */
-static const kv_event *first_unmatched(const kv_events *of, const kv_events *in, int32_t layer, int32_t head, int64_t cause)
+static const kv_event *first_unmatched(const kv_events *of, const kv_events *in, int32_t layer, int32_t head,
+                                       int64_t cause)
 {
     for (size_t i = 0; i < of->n; i++) {
         const kv_event *e = &of->v[i];
-        if (e->kind != KV_EVENT_EVICT || e->layer != layer || e->head != head || (cause >= 0 && e->token != cause)) continue;
+        if (e->kind != KV_EVENT_EVICT || e->layer != layer || e->head != head || (cause >= 0 && e->token != cause))
+            continue;
         const kv_event *g = eviction_of(in, e);
         if (!g || g->token != e->token) return e;
     }
@@ -197,8 +211,8 @@ static int is_new_place(const dt_evict_diff *dst, int32_t n, const kv_event *e)
     return 1;
 }
 
-int32_t dt_evict_diffs(const kv_events *ref, const kv_events *got, const void *before, int64_t base, int ties, dt_evict_diff *dst,
-                       int32_t most)
+int32_t dt_evict_diffs(const kv_events *ref, const kv_events *got, const void *before, int64_t base, int ties,
+                       dt_evict_diff *dst, int32_t most)
 {
     int32_t n = 0;
     for (size_t i = 0; i < ref->n + got->n && n < most; i++) {
@@ -208,10 +222,14 @@ int32_t dt_evict_diffs(const kv_events *ref, const kv_events *got, const void *b
         const kv_event *g = first_unmatched(got, ref, e->layer, e->head, r ? r->token : -1);
         if (!r && !g) continue;
         const int64_t victim = r ? r->og : -1, theirs = g ? g->og : -1;
-        dst[n++] = (dt_evict_diff){.pos = base + (r ? r->token : g->token), .layer = e->layer, .head = e->head,
-                                   .ref_victim = r ? base + victim : -1, .got_victim = g ? base + theirs : -1,
+        dst[n++] = (dt_evict_diff){.pos = base + (r ? r->token : g->token),
+                                   .layer = e->layer,
+                                   .head = e->head,
+                                   .ref_victim = r ? base + victim : -1,
+                                   .got_victim = g ? base + theirs : -1,
                                    .ref_score = score_before(before, e->layer, e->head, victim),
-                                   .got_score = score_before(before, e->layer, e->head, theirs), .tie = ties};
+                                   .got_score = score_before(before, e->layer, e->head, theirs),
+                                   .tie = ties};
     }
     return n;
 }

@@ -24,8 +24,11 @@ static int32_t longest_step(const dt_subject *s)
 static kv_status open_side(dt_flow *f, int side)
 {
     const dt_subject *s = f->s;
-    const kv_open_args a = {.model = s->model, .policy = s->policy, .options = side == DT_GOT ? s->options : NULL,
-                            .threads = s->threads, .max_step = longest_step(s)};
+    const kv_open_args a = {.model = s->model,
+                            .policy = s->policy,
+                            .options = side == DT_GOT ? s->options : NULL,
+                            .threads = s->threads,
+                            .max_step = longest_step(s)};
     const kv_status st = f->side[side]->open(&a, &f->session[side]);
     if (st == KV_OK) return KV_OK;
     f->session[side] = NULL;
@@ -47,7 +50,8 @@ kv_status dt_flow_open(dt_flow *f, const dt_subject *s, kv_status *device)
 {
     *f = (dt_flow){.s = s, .side = {ref_backend(), s->device, ref64_backend()}};
     f->exact = s->device->contract == KV_CONTRACT_BITEXACT;
-    f->follows = (s->device->caps & KV_CAP_NEEDS_FOLLOW) || (s->mode == DT_MODE_FOLLOW && (s->device->caps & KV_CAP_FOLLOW));
+    f->follows =
+        (s->device->caps & KV_CAP_NEEDS_FOLLOW) || (s->mode == DT_MODE_FOLLOW && (s->device->caps & KV_CAP_FOLLOW));
     KV_TRY(open_side(f, DT_REF));
     if (!f->exact) KV_TRY(open_side(f, DT_TRUTH));
     *device = open_side(f, DT_GOT);
@@ -135,7 +139,8 @@ static kv_status lock(dt_flow *f)
 {
     if (f->s->mode != DT_MODE_LOCKED) return KV_OK;
     KV_TRY(dt_flow_export(f, DT_REF));
-    return judge(f, DT_GOT, f->side[DT_GOT]->import_state(f->session[DT_GOT], f->state[DT_REF].p, f->state_bytes[DT_REF]),
+    return judge(f, DT_GOT,
+                 f->side[DT_GOT]->import_state(f->session[DT_GOT], f->state[DT_REF].p, f->state_bytes[DT_REF]),
                  "import of the reference's cache");
 }
 
@@ -157,14 +162,25 @@ kv_status dt_flow_step(dt_flow *f, int side, const kv_tap *taps, int32_t n_taps)
     memset(f->logits[side].p, 0xff, rows);
     memset(f->nll[side].p, 0xff, (size_t)t->n * sizeof(float));
     f->events[side].n = 0;
-    const kv_step step = {.tokens = f->s->tokens + t->at, .n = t->n, .rows = KV_ROWS_ALL, .flags = t->flags, .pos0 = t->pos0,
-                          .logits = f->logits[side].p, .targets = f->targets.p, .nll = f->nll[side].p,
-                          .events = &f->events[side], .taps = taps, .n_taps = n_taps,
+    const kv_step step = {.tokens = f->s->tokens + t->at,
+                          .n = t->n,
+                          .rows = KV_ROWS_ALL,
+                          .flags = t->flags,
+                          .pos0 = t->pos0,
+                          .logits = f->logits[side].p,
+                          .targets = f->targets.p,
+                          .nll = f->nll[side].p,
+                          .events = &f->events[side],
+                          .taps = taps,
+                          .n_taps = n_taps,
                           .follow = side == DT_GOT && f->follows ? &f->events[DT_REF] : NULL};
     return judge(f, side, f->side[side]->step(f->session[side], &step), "step");
 }
 
-static int is_nan(float x) { return !(x == x); }
+static int is_nan(float x)
+{
+    return !(x == x);
+}
 
 static int64_t first_other_bits(const float *a, const float *b, int64_t n)
 {
@@ -184,7 +200,7 @@ int64_t dt_row_wrong(const float *ref, const float *got, const float *truth, int
         own += r * r;
         theirs += e * e;
         size += (double)truth[i] * (double)truth[i];
-        if (!(fabs(e) <= worst)) {
+        if (fabs(e) > worst || (isnan(e) && !isnan(worst))) { /* the first NaN stays */
             worst = fabs(e);
             at = i;
         }
@@ -219,8 +235,9 @@ static kv_status look_at_events(dt_flow *f, dt_look *look)
     const dt_decisions d = dt_decisions_judge(f->s->policy, ref, got, exact ? NULL : f->state[DT_REF].p);
     look->events = d.broken;
     if (!d.broken) /* a legal tie: the device goes on from the reference's cache */
-        return judge(f, DT_GOT, f->side[DT_GOT]->import_state(f->session[DT_GOT], f->state[DT_REF].p,
-                                                               f->state_bytes[DT_REF]), "import after a legal tie");
+        return judge(f, DT_GOT,
+                     f->side[DT_GOT]->import_state(f->session[DT_GOT], f->state[DT_REF].p, f->state_bytes[DT_REF]),
+                     "import after a legal tie");
     return KV_OK;
 }
 
@@ -255,9 +272,13 @@ kv_status dt_flow_look(dt_flow *f, dt_look *look)
     return f->device_failed ? KV_OK : look_at_state(f, look);
 }
 
-/* ---- streaming ---------------------------------------------------------------------------------------------------- */
+/* ---- streaming ----------------------------------------------------------------------------------------------------
+ */
 
-static int is_bad(const dt_look *l) { return l->row >= 0 || l->events || l->state || l->digest_lies; }
+static int is_bad(const dt_look *l)
+{
+    return l->row >= 0 || l->events || l->state || l->digest_lies;
+}
 
 static kv_status both_step(dt_flow *f)
 {
@@ -296,7 +317,10 @@ static kv_status search_segment(dt_flow *f, int *bad, dt_look *look)
     }
 }
 
-static int64_t segment_of(const dt_subject *s) { return s->window ? s->window : s->n; }
+static int64_t segment_of(const dt_subject *s)
+{
+    return s->window ? s->window : s->n;
+}
 
 /* Feeds the document once without looking, so that reset has something to forget. */
 static kv_status warm_up(dt_flow *f)
@@ -319,8 +343,10 @@ kv_status dt_flow_search(dt_flow *f, int *bad, dt_look *look)
         f->begin = at;
         f->end = at + segment_of(f->s);
         KV_TRY(reset_all(f));
-        if (f->device_failed) *bad = 1;
-        else KV_TRY(search_segment(f, bad, look));
+        if (f->device_failed)
+            *bad = 1;
+        else
+            KV_TRY(search_segment(f, bad, look));
     }
     return KV_OK;
 }
@@ -355,7 +381,8 @@ kv_status dt_flow_round_trip(dt_flow *f, int *lost)
     if (dt_flow_export(f, DT_GOT) != KV_OK || b->snapshot(s, &snap) != KV_OK) return KV_OK;
     const uint64_t before = kv_xxh64(f->state[DT_GOT].p, f->state_bytes[DT_GOT], 0);
     f->turn = (dt_turn){.at = f->begin, .n = (int32_t)(f->end - f->begin < f->s->q ? f->end - f->begin : f->s->q)};
-    if (f->s->policy->selection != KV_SEL_XWINDOW && !f->follows) KV_TRY(dt_flow_step(f, DT_GOT, NULL, 0)); /* puts something else there */
+    if (f->s->policy->selection != KV_SEL_XWINDOW && !f->follows)
+        KV_TRY(dt_flow_step(f, DT_GOT, NULL, 0)); /* puts something else there */
     f->device_failed = 0;
     *lost = b->restore(s, snap) != KV_OK || dt_flow_export(f, DT_GOT) != KV_OK ||
             kv_xxh64(f->state[DT_GOT].p, f->state_bytes[DT_GOT], 0) != before;
@@ -363,7 +390,8 @@ kv_status dt_flow_round_trip(dt_flow *f, int *lost)
     return KV_OK;
 }
 
-/* ---- the way back --------------------------------------------------------------------------------------------------- */
+/* ---- the way back ---------------------------------------------------------------------------------------------------
+ */
 
 /* From the newest checkpoint to the state before the step at `until`. */
 static kv_status replay(dt_flow *f, const dt_turn *until)

@@ -13,7 +13,7 @@ enum { DT_CHECKPOINT_TOKENS = 4096 };
 /* Where a stream stands between two steps. */
 typedef struct dt_checkpoint {
     int set;
-    int64_t begin, end;  /* segment */
+    int64_t begin, end; /* segment */
     dt_schedule next;
     void *snap[DT_SIDES]; /* all NULL: the beginning of the segment, reached by reset */
 } dt_checkpoint;
@@ -30,19 +30,20 @@ typedef struct dt_flow {
     const kv_backend *side[DT_SIDES];
     kv_session *session[DT_SIDES]; /* DT_TRUTH: NULL for devices that promise bits */
     int exact, follows;
-    int64_t begin, end;            /* current segment */
-    dt_turn turn;                  /* current step */
-    dt_checkpoint back[2];         /* the newest first */
-    int at_snapshot;               /* snapshots of the state before `turn` are in here[] */
+    int64_t begin, end;    /* current segment */
+    dt_turn turn;          /* current step */
+    dt_checkpoint back[2]; /* the newest first */
+    int at_snapshot;       /* snapshots of the state before `turn` are in here[] */
     void *here[DT_SIDES];
     kv_buffer logits[DT_SIDES], nll[DT_SIDES], state[DT_SIDES], targets;
     size_t state_bytes[DT_SIDES];
     kv_events events[DT_SIDES];
-    int device_failed;             /* the device's last call failed: why */
+    int device_failed; /* the device's last call failed: why */
     char why[512];
 } dt_flow;
 
-/* Opens the sessions. KV_OK with device_failed set when only the device could not be opened (why), *status then says how. */
+/* Opens the sessions. KV_OK with device_failed set when only the device could not be opened (why), *status then says
+ * how. */
 kv_status dt_flow_open(dt_flow *f, const dt_subject *s, kv_status *device);
 void dt_flow_close(dt_flow *f);
 
@@ -62,7 +63,8 @@ kv_status dt_flow_step(dt_flow *f, int side, const kv_tap *taps, int32_t n_taps)
 /* Compares what the last step of both sides left in the buffers. */
 kv_status dt_flow_look(dt_flow *f, dt_look *look);
 
-/* Goes on behind f->turn for a few steps and compares rows and decisions only: *fed steps, *wrong = 1 when one of them differs. */
+/* Goes on behind f->turn for a few steps and compares rows and decisions only: *fed steps, *wrong = 1 when one of them
+ * differs. */
 kv_status dt_flow_go_on(dt_flow *f, int32_t steps, int32_t *fed, int *wrong);
 
 /* The device's snapshot gives back what it was taken of: *lost = 0. Without one, or an export: 0. */
@@ -71,11 +73,14 @@ kv_status dt_flow_round_trip(dt_flow *f, int *lost);
 /* Export of all layers into state[side], checked. */
 kv_status dt_flow_export(dt_flow *f, int side);
 
-/* First element in which got is wrong; -1 = none. Exact: other bits. Bounded: the worst one of a row whose error against
- * the truth is more than DT_BUDGET_FACTOR times the reference's own; *bound receives what was allowed. */
+/* First element in which got is wrong; -1 = none. Exact: other bits. Bounded: the worst one of a row whose error
+ * against the truth is more than DT_BUDGET_FACTOR times the reference's own; *bound receives what was allowed. */
 int64_t dt_row_wrong(const float *ref, const float *got, const float *truth, int64_t n, double *bound);
 
 /* The document position of a session's token. */
-static inline int64_t dt_flow_pos(const dt_flow *f, int64_t og) { return f->begin + og; }
+static inline int64_t dt_flow_pos(const dt_flow *f, int64_t og)
+{
+    return f->begin + og;
+}
 
 #endif

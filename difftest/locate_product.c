@@ -1,5 +1,5 @@
-/* locate_product.c - what is wrong with a matrix product: rows or elements of somebody else, a part of the inner dimension
- * left out, low precision, another order. */
+/* locate_product.c - what is wrong with a matrix product: rows or elements of somebody else, a part of the inner
+ * dimension left out, low precision, another order. */
 #include "difftest/locate_blame.h"
 #include "difftest/locate_calc.h"
 
@@ -36,7 +36,10 @@ const char *dt_klass_of(const float *ref, const float *got, int64_t n, int sums,
 
 /* ---- somebody else's elements ------------------------------------------------------------------------------ */
 
-static int same(float a, float b) { return memcmp(&a, &b, sizeof a) == 0; }
+static int same(float a, float b)
+{
+    return memcmp(&a, &b, sizeof a) == 0;
+}
 
 /* Every wrong element is the right one `by` further on. */
 static int shifted_by(const float *ref, const float *got, int64_t n, int64_t by)
@@ -76,7 +79,8 @@ static int unwritten(const float *ref, const float *got, int64_t n)
 static int misplaced(const float *ref, const float *got, int64_t n, const float *other, const char *op, dt_verdict *v)
 {
     if (unwritten(ref, got, n)) {
-        dt_verdict_set(v, op, "bug-index", "%lld of %lld elements were not written", (long long)dt_row_differing(ref, got, n), (long long)n);
+        dt_verdict_set(v, op, "bug-index", "%lld of %lld elements were not written",
+                       (long long)dt_row_differing(ref, got, n), (long long)n);
         return 1;
     }
     if (all_wrong_are(ref, got, n, NULL)) {
@@ -90,7 +94,8 @@ static int misplaced(const float *ref, const float *got, int64_t n, const float 
     }
     for (int64_t by = -64; by <= 64; by++)
         if (by && shifted_by(ref, got, n, by)) {
-            dt_verdict_set(v, op, "bug-index", "wrong elements are the right ones of %lld places further on", (long long)by);
+            dt_verdict_set(v, op, "bug-index", "wrong elements are the right ones of %lld places further on",
+                           (long long)by);
             return 1;
         }
     return 0;
@@ -105,7 +110,10 @@ typedef struct inner {
     float *w;
 } inner;
 
-static int near(double a, double b, double scale) { return fabs(a - b) <= 1e-5 * scale; }
+static int near(double a, double b, double scale)
+{
+    return fabs(a - b) <= 1e-5 * scale;
+}
 
 static double sum_of_sizes(const inner *p)
 {
@@ -139,12 +147,14 @@ static int inner_missing(inner *p, const char *op, dt_verdict *v)
     for (int64_t lo = K - 1; lo > 0; lo--)
         if (K - lo <= 64 || lo % 256 == 0)
             if (range_is_missing(p, lo, K)) {
-                dt_verdict_set(v, op, "bug-index", "the last %lld of %lld inner elements are left out", (long long)(K - lo), (long long)K);
+                dt_verdict_set(v, op, "bug-index", "the last %lld of %lld inner elements are left out",
+                               (long long)(K - lo), (long long)K);
                 return 1;
             }
     for (int64_t hi = 1; hi < K; hi = hi < 64 ? hi + 1 : hi + 64)
         if (range_is_missing(p, 0, hi)) {
-            dt_verdict_set(v, op, "bug-index", "the first %lld of %lld inner elements are left out", (long long)hi, (long long)K);
+            dt_verdict_set(v, op, "bug-index", "the first %lld of %lld inner elements are left out", (long long)hi,
+                           (long long)K);
             return 1;
         }
     for (int64_t k = 1; k + 1 < K && K <= 4096; k++)
@@ -158,9 +168,9 @@ static int inner_missing(inner *p, const char *op, dt_verdict *v)
 /* Factors rounded to 16 bits: which ones explains the wrong elements. */
 static int low_precision(inner *p, const char *op, dt_verdict *v)
 {
-    static const char *const names[] = {"inputs are rounded to bf16", "inputs are rounded to f16", "weights are rounded to bf16",
-                                        "weights are rounded to f16", "both factors are rounded to bf16",
-                                        "both factors are rounded to f16"};
+    static const char *const names[] = {"inputs are rounded to bf16",       "inputs are rounded to f16",
+                                        "weights are rounded to bf16",      "weights are rounded to f16",
+                                        "both factors are rounded to bf16", "both factors are rounded to f16"};
     double error[6] = {0}, plain = 0;
     int64_t looked = 0;
     for (int64_t i = 0; i < p->n && looked < 8; i++) {
@@ -188,13 +198,14 @@ static int low_precision(inner *p, const char *op, dt_verdict *v)
     return 0;
 }
 
-kv_status dt_blame_product(const kv_model *m, kv_role role, int32_t layer, const char *op, const float *x, const float *ref,
-                           const float *got, int64_t n, const float *other, dt_verdict *v)
+kv_status dt_blame_product(const kv_model *m, kv_role role, int32_t layer, const char *op, const float *x,
+                           const float *ref, const float *got, int64_t n, const float *other, dt_verdict *v)
 {
     const kv_tensor *t = kv_model_tensor(m, role, layer);
     inner p = {.t = t, .x = x, .ref = ref, .got = got, .n = n < t->rows ? n : t->rows};
     const char *klass = dt_klass_of(ref, got, n, 1, "bug-numeric");
-    dt_verdict_set(v, op, klass, "%lld of %lld elements differ", (long long)dt_row_differing(ref, got, n), (long long)n);
+    dt_verdict_set(v, op, klass, "%lld of %lld elements differ", (long long)dt_row_differing(ref, got, n),
+                   (long long)n);
     if (strcmp(klass, "reassoc") == 0) {
         snprintf(v->text, sizeof v->text, "sums taken in another order: %lld of %lld elements differ by rounding",
                  (long long)dt_row_differing(ref, got, n), (long long)n);
@@ -203,7 +214,8 @@ kv_status dt_blame_product(const kv_model *m, kv_role role, int32_t layer, const
     if (misplaced(ref, got, n, other, op, v) || strcmp(klass, "nonfinite") == 0) return KV_OK;
     p.w = malloc((size_t)t->cols * sizeof *p.w);
     if (!p.w) return kv_fail(KV_ERR_NOMEM, "out of memory");
-    if (!inner_missing(&p, op, v) && !low_precision(&p, op, v) && dt_row_error(ref, got, n) > 0.05) v->klass = "bug-index";
+    if (!inner_missing(&p, op, v) && !low_precision(&p, op, v) && dt_row_error(ref, got, n) > 0.05)
+        v->klass = "bug-index";
     free(p.w);
     return KV_OK;
 }

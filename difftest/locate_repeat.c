@@ -1,5 +1,5 @@
-/* locate_repeat.c - whether the device gives the same bits again: from the same snapshot, and under other orders of its threads
- * where it can be told to vary them. */
+/* locate_repeat.c - whether the device gives the same bits again: from the same snapshot, and under other orders of its
+ * threads where it can be told to vary them. */
 #include "difftest/locate_study.h"
 
 #include "common/hash.h"
@@ -18,7 +18,8 @@ static kv_status fingerprint(dt_flow *f, kv_session *session, uint64_t *out)
     *out = kv_xxh64(f->logits[DT_GOT].p, rows * (size_t)f->s->model->cfg.vocab_size * sizeof(float), 0);
     *out = kv_xxh64(f->nll[DT_GOT].p, rows * sizeof(float), *out);
     *out = kv_xxh64(f->events[DT_GOT].v, f->events[DT_GOT].n * sizeof(kv_event), *out);
-    if (dt_export(f->side[DT_GOT], session, -1, KV_STATE_KV | KV_STATE_SCORE, &f->state[DT_GOT], &bytes) != KV_OK) return KV_OK;
+    if (dt_export(f->side[DT_GOT], session, -1, KV_STATE_KV | KV_STATE_SCORE, &f->state[DT_GOT], &bytes) != KV_OK)
+        return KV_OK;
     *out = kv_xxh64(f->state[DT_GOT].p, bytes, *out);
     return KV_OK;
 }
@@ -45,8 +46,12 @@ static kv_status step_seeded(dt_study *s, int seed, uint64_t *print, int *ok)
 {
     dt_flow *f = s->flow;
     char options[5120]; /* of a side in another process they hold its file, too */
-    snprintf(options, sizeof options, "%s%sseed=%d", f->s->options ? f->s->options : "", f->s->options && *f->s->options ? "," : "", seed);
-    const kv_open_args a = {.model = f->s->model, .policy = f->s->policy, .options = options, .threads = f->s->threads,
+    snprintf(options, sizeof options, "%s%sseed=%d", f->s->options ? f->s->options : "",
+             f->s->options && *f->s->options ? "," : "", seed);
+    const kv_open_args a = {.model = f->s->model,
+                            .policy = f->s->policy,
+                            .options = options,
+                            .threads = f->s->threads,
                             .max_step = f->turn.n};
     kv_session *plain = f->session[DT_GOT], *seeded = NULL;
     *ok = f->side[DT_GOT]->open(&a, &seeded) == KV_OK;

@@ -9,15 +9,18 @@
 #include <string.h>
 #include <zstd.h>
 
-static const dt_finding *of(const dt_report *r) { return r->found; }
+static const dt_finding *of(const dt_report *r)
+{
+    return r->found;
+}
 
 /* ---- for people ------------------------------------------------------------------------------------------ */
 
 static void print_place(const dt_finding *f, FILE *out)
 {
     if (f->pos >= 0 && f->step_n > 0)
-        fprintf(out, "      first wrong token %lld, in the step of tokens %lld to %lld\n", (long long)f->pos, (long long)f->step_at,
-                (long long)(f->step_at + f->step_n - 1));
+        fprintf(out, "      first wrong token %lld, in the step of tokens %lld to %lld\n", (long long)f->pos,
+                (long long)f->step_at, (long long)(f->step_at + f->step_n - 1));
     else if (f->pos >= 0)
         fprintf(out, "      position %lld, before the first step\n", (long long)f->pos);
     fprintf(out, "      op %s", f->op ? f->op : "unknown");
@@ -32,7 +35,8 @@ static void print_place(const dt_finding *f, FILE *out)
 static void print_values(const dt_finding *f, FILE *out)
 {
     if (!f->has_values) return;
-    fprintf(out, "      %s: ref 0x%08x %.9g  got 0x%08x %.9g", f->where, f->ref_bits, f->ref_value, f->got_bits, f->got_value);
+    fprintf(out, "      %s: ref 0x%08x %.9g  got 0x%08x %.9g", f->where, f->ref_bits, f->ref_value, f->got_bits,
+            f->got_value);
     if (f->ulp >= 0) fprintf(out, "  (%lld ulp)", (long long)f->ulp);
     if (f->bound > 0) fprintf(out, "  error %.3g, allowed %.3g", fabs(f->got_value - f->ref_value), f->bound);
     fputc('\n', out);
@@ -72,9 +76,18 @@ void dt_report_print(const dt_report *r, FILE *out)
 
 /* ---- for programs ------------------------------------------------------------------------------------------ */
 
-static json_t *number(int64_t x, int64_t none) { return x == none ? json_null() : json_integer(x); }
-static json_t *text(const char *s) { return s ? json_string(s) : json_null(); }
-static json_t *real(double x) { return isfinite(x) ? json_real(x) : json_null(); }
+static json_t *number(int64_t x, int64_t none)
+{
+    return x == none ? json_null() : json_integer(x);
+}
+static json_t *text(const char *s)
+{
+    return s ? json_string(s) : json_null();
+}
+static json_t *real(double x)
+{
+    return isfinite(x) ? json_real(x) : json_null();
+}
 
 static json_t *bits(uint32_t x)
 {
@@ -88,8 +101,9 @@ static json_t *diffs(const dt_finding *f)
     json_t *list = json_array();
     for (int32_t i = 0; i < f->n_diffs; i++) {
         const dt_evict_diff *d = &f->diffs[i];
-        json_array_append_new(list, json_pack("{s:I, s:i, s:i, s:o, s:o}", "pos", (json_int_t)d->pos, "layer", d->layer, "head", d->head,
-                                              "ref_victim", number(d->ref_victim, -1), "got_victim", number(d->got_victim, -1)));
+        json_array_append_new(list, json_pack("{s:I, s:i, s:i, s:o, s:o}", "pos", (json_int_t)d->pos, "layer", d->layer,
+                                              "head", d->head, "ref_victim", number(d->ref_victim, -1), "got_victim",
+                                              number(d->got_victim, -1)));
     }
     return list;
 }
@@ -98,15 +112,17 @@ json_t *dt_report_json(const dt_report *r)
 {
     static const char *const words[] = {"same", "fail", "error", "unsupported"};
     const dt_finding *f = of(r);
-    json_t *j = json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s, s:s}", "key", r->key, "found", words[f->found], "pos",
-                          number(f->pos, -1), "step_at", number(f->step_at, -1), "layer", number(f->layer, -1), "op", text(f->op), "head",
-                          number(f->head, -1), "slot", number(f->slot, -1), "slot_token", number(f->slot_token, -1), "elem",
-                          number(f->elem, -1), "klass", f->klass, "hypothesis", f->hypothesis);
+    json_t *j = json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s, s:s}", "key", r->key, "found",
+                          words[f->found], "pos", number(f->pos, -1), "step_at", number(f->step_at, -1), "layer",
+                          number(f->layer, -1), "op", text(f->op), "head", number(f->head, -1), "slot",
+                          number(f->slot, -1), "slot_token", number(f->slot_token, -1), "elem", number(f->elem, -1),
+                          "klass", f->klass, "hypothesis", f->hypothesis);
     if (!j) return NULL;
     if (f->has_values)
-        json_object_update_new(j, json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o}", "where", f->where, "ref_bits", bits(f->ref_bits), "got_bits",
-                                            bits(f->got_bits), "ref", real(f->ref_value), "got", real(f->got_value), "ulp",
-                                            number(f->ulp, -1), "bound", real(f->bound)));
+        json_object_update_new(j, json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o}", "where", f->where, "ref_bits",
+                                            bits(f->ref_bits), "got_bits", bits(f->got_bits), "ref", real(f->ref_value),
+                                            "got", real(f->got_value), "ulp", number(f->ulp, -1), "bound",
+                                            real(f->bound)));
     json_object_set_new(j, "evictions", diffs(f));
     json_object_set_new(j, "replays", json_integer(f->replays));
     json_object_set_new(j, "same", json_integer(f->same));
@@ -116,7 +132,10 @@ json_t *dt_report_json(const dt_report *r)
 
 /* ---- for the database ---------------------------------------------------------------------------------------- */
 
-static kv_status run(dt_db *db, const char *sql, const dt_value *v, int n) { return dt_sql_run(db, sql, v, n, NULL); }
+static kv_status run(dt_db *db, const char *sql, const dt_value *v, int n)
+{
+    return dt_sql_run(db, sql, v, n, NULL);
+}
 
 enum { STATE_MAX = 16 << 20 }; /* larger states are not kept */
 
@@ -131,8 +150,10 @@ static kv_status store_state(dt_db *db, const dt_finding *f, uint8_t sha[32], in
     const size_t n = ZSTD_compress(packed, room, f->state.p, f->state_bytes, 3);
     kv_sha256(f->state.p, f->state_bytes, sha);
     const dt_value v[] = {DT_BLOB(sha, 32), DT_TEXT("zstd"), DT_INT(f->state_bytes), DT_BLOB(packed, (int)n)};
-    const kv_status st = ZSTD_isError(n) ? kv_fail(KV_ERR_INTERNAL, "zstd: %s", ZSTD_getErrorName(n))
-                                         : run(db, "INSERT OR IGNORE INTO blob(sha, codec, raw_len, data) VALUES(?,?,?,?)", v, DT_COUNT(v));
+    const kv_status st =
+        ZSTD_isError(n)
+            ? kv_fail(KV_ERR_INTERNAL, "zstd: %s", ZSTD_getErrorName(n))
+            : run(db, "INSERT OR IGNORE INTO blob(sha, codec, raw_len, data) VALUES(?,?,?,?)", v, DT_COUNT(v));
     free(packed);
     return st;
 }
@@ -146,16 +167,33 @@ static kv_status store_divergence(dt_db *db, const dt_report *r)
     int has;
     KV_TRY(store_state(db, f, sha, &has));
     const double err = fabs(f->got_value - f->ref_value);
-    const dt_value v[] = {DT_INT(r->case_id), DT_INT(f->pos), AT(f->layer), DT_TEXT(f->op), AT(f->head), AT(f->slot), AT(f->elem),
-                          DT_IF(f->has_values, DT_INT(f->ref_bits)), DT_IF(f->has_values, DT_INT(f->got_bits)),
-                          DT_IF(f->has_values, DT_REAL(f->ref_value)), DT_IF(f->has_values, DT_REAL(f->got_value)), AT(f->ulp),
-                          DT_IF(f->has_values, DT_REAL(err)), DT_IF(f->has_values, DT_REAL(f->bound)),
-                          DT_IF(f->bound > 0, DT_REAL(err / f->bound)), DT_TEXT(f->klass), DT_TEXT(f->hypothesis),
-                          DT_IF(f->replays, DT_INT(f->replays)), DT_IF(f->replays, DT_INT(f->same == f->replays)),
-                          DT_IF(has, DT_BLOB(sha, 32)), DT_TEXT(r->repro)};
-    return run(db, "INSERT INTO divergence(case_id, pos, layer, op, head, slot, elem, ref_bits, got_bits, ref_val, got_val, ulp, err, bound, "
-                   "ratio, klass, hypothesis, replays, deterministic, snapshot_sha, repro) "
-                   "VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)", v, DT_COUNT(v));
+    const dt_value v[] = {DT_INT(r->case_id),
+                          DT_INT(f->pos),
+                          AT(f->layer),
+                          DT_TEXT(f->op),
+                          AT(f->head),
+                          AT(f->slot),
+                          AT(f->elem),
+                          DT_IF(f->has_values, DT_INT(f->ref_bits)),
+                          DT_IF(f->has_values, DT_INT(f->got_bits)),
+                          DT_IF(f->has_values, DT_REAL(f->ref_value)),
+                          DT_IF(f->has_values, DT_REAL(f->got_value)),
+                          AT(f->ulp),
+                          DT_IF(f->has_values, DT_REAL(err)),
+                          DT_IF(f->has_values, DT_REAL(f->bound)),
+                          DT_IF(f->bound > 0, DT_REAL(err / f->bound)),
+                          DT_TEXT(f->klass),
+                          DT_TEXT(f->hypothesis),
+                          DT_IF(f->replays, DT_INT(f->replays)),
+                          DT_IF(f->replays, DT_INT(f->same == f->replays)),
+                          DT_IF(has, DT_BLOB(sha, 32)),
+                          DT_TEXT(r->repro)};
+    return run(db,
+               "INSERT INTO divergence(case_id, pos, layer, op, head, slot, elem, ref_bits, got_bits, ref_val, "
+               "got_val, ulp, err, bound, "
+               "ratio, klass, hypothesis, replays, deterministic, snapshot_sha, repro) "
+               "VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+               v, DT_COUNT(v));
 }
 
 static int64_t pattern(double x)
@@ -168,9 +206,17 @@ static int64_t pattern(double x)
 
 static kv_status store_diff(dt_db *db, int64_t case_id, const dt_evict_diff *d)
 {
-    const dt_value v[] = {DT_INT(case_id), DT_INT(d->pos), DT_INT(d->layer), DT_INT(d->head), AT(d->ref_victim), AT(d->got_victim),
-                          DT_REAL(d->ref_score), DT_REAL(d->got_score), DT_IF(!isnan(d->ref_score), DT_INT(pattern(d->ref_score))),
-                          DT_IF(!isnan(d->got_score), DT_INT(pattern(d->got_score))), DT_INT(d->tie)};
+    const dt_value v[] = {DT_INT(case_id),
+                          DT_INT(d->pos),
+                          DT_INT(d->layer),
+                          DT_INT(d->head),
+                          AT(d->ref_victim),
+                          AT(d->got_victim),
+                          DT_REAL(d->ref_score),
+                          DT_REAL(d->got_score),
+                          DT_IF(!isnan(d->ref_score), DT_INT(pattern(d->ref_score))),
+                          DT_IF(!isnan(d->got_score), DT_INT(pattern(d->got_score))),
+                          DT_INT(d->tie)};
     return run(db, "INSERT OR REPLACE INTO evict_diff VALUES(?,?,?,?,?,?,?,?,?,?,?)", v, DT_COUNT(v));
 }
 

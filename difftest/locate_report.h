@@ -10,7 +10,7 @@
 
 /* A finding with what it belongs to. */
 typedef struct dt_report {
-    int64_t case_id;   /* 0: not a stored case */
+    int64_t case_id; /* 0: not a stored case */
     const char *key;
     const char *repro; /* a command line that fails */
     const dt_finding *found;
@@ -21,7 +21,8 @@ void dt_report_print(const dt_report *r, FILE *out);
 /* A new reference; NULL: out of memory. */
 json_t *dt_report_json(const dt_report *r);
 
-/* Replaces the case's rows of divergence and evict_diff, in one transaction. A case that does not differ any more keeps none. */
+/* Replaces the case's rows of divergence and evict_diff, in one transaction. A case that does not differ any more keeps
+ * none. */
 kv_status dt_report_store(dt_db *db, const dt_report *r);
 
 /* hypothesis with every number as '#': what findings of one cause have in common. */

@@ -7,28 +7,29 @@
 #include <string.h>
 
 /* X(symbol, klass, what) */
-#define MISTAKES(X)                                                                       \
-    X(NONE, "", "")                                                                       \
-    X(LAST_HEAD, "bug-index", "the group's last query head does not count")               \
-    X(FIRST_HEAD, "bug-index", "the group's first query head does not count")             \
-    X(OTHER_KEYS, "bug-index", "the sums are over keys of another KV head")               \
-    X(KEYS_LATE, "bug-index", "the sums are over keys of another KV head")                \
-    X(ROW_BEFORE, "bug-index", "probabilities with maximum and sum of the row before")    \
-    X(NOT_NORMALISED, "bug-numeric", "weights are summed that were not normalised")       \
-    X(UNSCALED, "bug-numeric", "column sums without the softmax scale")                   \
-    X(REVERSED, "bug-numeric", "the weights of the step's queries are reversed")          \
-    X(NOT_CARRIED, "bug-numeric", "scores are not carried from the step before")          \
-    X(DECAY_ONCE, "bug-numeric", "decay once per step instead of once per token")         \
-    X(NO_DECAY, "bug-numeric", "scores do not decay")                                     \
-    X(NEW_ZERO, "bug-numeric", "a new token begins with score 0")                         \
-    X(ONE_MORE, "bug-numeric", "a mean divides by one more than there are")               \
-    X(ALL_HEADS, "bug-numeric", "a mean divides by all heads")                            \
-    X(UPPER_MIDDLE, "bug-index", "the median is the upper middle")                        \
-    X(QUERY_BEFORE, "bug-index", "the last but one query decides")                        \
-    X(NARROW_POOL, "bug-index", "the pool is two keys narrower")                          \
-    X(SHORT_POOL, "bug-index", "the pool is one key short")                               \
-    X(PRESENT_POOL, "bug-numeric", "the pool divides by the keys that are there")         \
-    X(SHORT_WINDOW, "bug-index", "the window's first query does not count")               \
+#define MISTAKES(X)                                                                      \
+    X(NONE, "", "")                                                                      \
+    X(LAST_HEAD, "bug-index", "the group's last query head does not count")              \
+    X(FIRST_HEAD, "bug-index", "the group's first query head does not count")            \
+    X(OTHER_KEYS, "bug-index", "the sums are over keys of another KV head")              \
+    X(KEYS_LATE, "bug-index", "the sums are over keys of another KV head")               \
+    X(INTERLEAVED, "bug-index", "query heads are interleaved over KV heads in the sums") \
+    X(ROW_BEFORE, "bug-index", "probabilities with maximum and sum of the row before")   \
+    X(NOT_NORMALISED, "bug-numeric", "weights are summed that were not normalised")      \
+    X(UNSCALED, "bug-numeric", "column sums without the softmax scale")                  \
+    X(REVERSED, "bug-numeric", "the weights of the step's queries are reversed")         \
+    X(NOT_CARRIED, "bug-numeric", "scores are not carried from the step before")         \
+    X(DECAY_ONCE, "bug-numeric", "decay once per step instead of once per token")        \
+    X(NO_DECAY, "bug-numeric", "scores do not decay")                                    \
+    X(NEW_ZERO, "bug-numeric", "a new token begins with score 0")                        \
+    X(ONE_MORE, "bug-numeric", "a mean divides by one more than there are")              \
+    X(ALL_HEADS, "bug-numeric", "a mean divides by all heads")                           \
+    X(UPPER_MIDDLE, "bug-index", "the median is the upper middle")                       \
+    X(QUERY_BEFORE, "bug-index", "the last but one query decides")                       \
+    X(NARROW_POOL, "bug-index", "the pool is two keys narrower")                         \
+    X(SHORT_POOL, "bug-index", "the pool is one key short")                              \
+    X(PRESENT_POOL, "bug-numeric", "the pool divides by the keys that are there")        \
+    X(SHORT_WINDOW, "bug-index", "the window's first query does not count")              \
     X(STAYS_WITH_SLOT, "stale-read", "scores stay with the slot when entries move up")
 
 typedef enum mistake {
@@ -60,12 +61,14 @@ typedef struct work {
 
 /* ---- probabilities ------------------------------------------------------------------------------------------ */
 
-static int sees(const dt_sums *s, int64_t r, int64_t i) { return i <= s->stored + r; }
+static int sees(const dt_sums *s, int64_t r, int64_t i)
+{
+    return i <= s->stored + r;
+}
 
-static void row_scores(const work *w, int32_t head, int64_t r, int other, double *out)
+static void row_scores(const work *w, int32_t head, int64_t r, int32_t kv, double *out)
 {
     const dt_sums *s = w->s;
-    const int32_t own = head / (s->n_heads / s->n_kv), kv = other ? (own + 1) % s->n_kv : own;
     const float *q = s->q + (r * s->n_heads + head) * s->D;
     for (int64_t i = 0; i < s->n; i++) {
         double sum = 0;
@@ -78,16 +81,19 @@ static void row_scores(const work *w, int32_t head, int64_t r, int other, double
 static void weigh_head(const work *w, int32_t head)
 {
     const dt_sums *s = w->s;
+    const int32_t own = head / (s->n_heads / s->n_kv), next = (own + 1) % s->n_kv;
     double before_max = 0, before_sum = 1;
     for (int64_t r = 0; r < s->m; r++) {
         double *p = w->p + (head * s->m + r) * s->n, max = -(double)INFINITY, sum = 0;
-        row_scores(w, head, r, w->wrong == OTHER_KEYS, p);
+        row_scores(w, head, r, w->wrong == OTHER_KEYS ? next : own, p);
         for (int64_t i = 0; i < s->n; i++)
             if (sees(s, r, i)) max = fmax(max, p[i]);
         for (int64_t i = 0; i < s->n; i++)
             if (sees(s, r, i)) sum += kv_dexp(p[i] - max);
         const int other = w->wrong == ROW_BEFORE && r > 0;
-        if (w->wrong == KEYS_LATE) row_scores(w, head, r, 1, p); /* maximum and sum are those of the right keys */
+        /* maximum and sum are those of the right keys */
+        if (w->wrong == KEYS_LATE) row_scores(w, head, r, next, p);
+        if (w->wrong == INTERLEAVED) row_scores(w, head, r, head % s->n_kv, p);
         const double m = other ? before_max : max, l = w->wrong == NOT_NORMALISED ? 1 : other ? before_sum : sum;
         for (int64_t i = 0; i < s->n; i++)
             p[i] = sees(s, r, i) ? kv_dexp(p[i] - m) / l : 0;
@@ -153,7 +159,8 @@ static void one_head(const work *w, int32_t head)
 {
     const dt_sums *s = w->s;
     weigh_head(w, head);
-    if (s->policy->selection == KV_SEL_SNAPKV || s->policy->selection == KV_SEL_PYRAMID) pool(w, head);
+    if (s->policy->selection == KV_SEL_SNAPKV || s->policy->selection == KV_SEL_PYRAMID)
+        pool(w, head);
     else if (s->policy->selection == KV_SEL_TOVA) {
         const int64_t r = s->m - 1 - (w->wrong == QUERY_BEFORE && s->m > 1);
         memcpy(w->head + head * s->n, w->p + (head * s->m + r) * s->n, (size_t)s->n * sizeof(double));
@@ -161,7 +168,8 @@ static void one_head(const work *w, int32_t head)
         sum_queries(w, head, 0);
 }
 
-/* ---- from heads to scores -------------------------------------------------------------------------------------------- */
+/* ---- from heads to scores
+ * -------------------------------------------------------------------------------------------- */
 
 enum { MAX_GROUP = 64 };
 
@@ -232,9 +240,13 @@ static void all_scores(work *w, mistake wrong)
     }
 }
 
-/* ---- comparing ---------------------------------------------------------------------------------------------------------- */
+/* ---- comparing
+ * ---------------------------------------------------------------------------------------------------------- */
 
-static int near(double a, double b, double size) { return fabs(a - b) <= 2e-5 * size; }
+static int near(double a, double b, double size)
+{
+    return fabs(a - b) <= 2e-5 * size;
+}
 
 /* Scores of those that stay; and of those that leave up to one number, the lowest score that stays. */
 static int fits(const work *w, const dt_scored *said)
@@ -278,7 +290,10 @@ const char *dt_scores_guess(const dt_sums *s, const dt_scored *ref, const dt_sco
     if (s->n_heads > MAX_GROUP || all > (int64_t)8 << 20) return NULL;
     double *memory = malloc((size_t)(all + ((int64_t)s->n_heads + 2) * s->n) * sizeof *memory);
     if (!memory) return NULL;
-    work w = {.s = s, .p = memory, .head = memory + all, .pool = memory + all + s->n_heads * s->n,
+    work w = {.s = s,
+              .p = memory,
+              .head = memory + all,
+              .pool = memory + all + s->n_heads * s->n,
               .score = memory + all + (s->n_heads + 1) * s->n};
     all_scores(&w, NONE);
     const int understood = fits(&w, ref) && !fits(&w, got), slot = understood && stays_with_slot(&w, got);

@@ -68,7 +68,8 @@ static kv_status still_fails(const dt_subject *s, const dt_finding *found, dt_sh
     return KV_OK;
 }
 
-static kv_status try_this(const dt_subject *s, const dt_finding *found, dt_shrunk *best, dt_shrunk attempt, int *taken, int64_t *pos)
+static kv_status try_this(const dt_subject *s, const dt_finding *found, dt_shrunk *best, dt_shrunk attempt, int *taken,
+                          int64_t *pos)
 {
     dt_finding again = {0};
     kv_status st = still_fails(s, found, &attempt, &again, taken);
@@ -82,7 +83,8 @@ static kv_status try_this(const dt_subject *s, const dt_finding *found, dt_shrun
 }
 
 /* The shortest prefix that shows it: up to the token behind the wrong one, or the end of its step. */
-static kv_status fewer_tokens(const dt_subject *s, const dt_finding *found, int64_t step_end, dt_shrunk *best, int64_t *pos)
+static kv_status fewer_tokens(const dt_subject *s, const dt_finding *found, int64_t step_end, dt_shrunk *best,
+                              int64_t *pos)
 {
     const int64_t lengths[] = {*pos + 2, step_end + 1, step_end + best->q};
     int taken = 0;

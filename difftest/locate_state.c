@@ -26,11 +26,19 @@ static int64_t first_byte(const uint8_t *a, const uint8_t *b, int64_t n)
 
 static void note(dt_state_diff *d, dt_part part, const kv_state_view *r, int64_t entry)
 {
-    *d = (dt_state_diff){.part = part, .layer = r->run->layer, .head = r->run->head, .entry = entry,
-                         .og = entry < r->run->n ? r->og[entry] : -1, .byte = -1, .elem = -1};
+    *d = (dt_state_diff){.part = part,
+                         .layer = r->run->layer,
+                         .head = r->run->head,
+                         .entry = entry,
+                         .og = entry < r->run->n ? r->og[entry] : -1,
+                         .byte = -1,
+                         .elem = -1};
 }
 
-static int is_plain(int32_t storage) { return storage == KV_STORE_F32 || storage == KV_STORE_F16 || storage == KV_STORE_BF16; }
+static int is_plain(int32_t storage)
+{
+    return storage == KV_STORE_F32 || storage == KV_STORE_F16 || storage == KV_STORE_BF16;
+}
 
 static void read_values(const kv_state_head *h, const uint8_t *ref, const uint8_t *got, dt_state_diff *d)
 {
@@ -78,7 +86,8 @@ static void compare_numbers(const kv_state_view *r, const kv_state_view *g, dt_p
             d->ref = (float)r->pos[i];
             d->got = (float)g->pos[i];
         }
-        if (part == DT_PART_SCORE && r->score && g->score && memcmp(&r->score[i], &g->score[i], sizeof *r->score) != 0) {
+        if (part == DT_PART_SCORE && r->score && g->score &&
+            memcmp(&r->score[i], &g->score[i], sizeof *r->score) != 0) {
             note(d, part, r, i);
             d->ref = r->score[i];
             d->got = g->score[i];
@@ -95,13 +104,15 @@ static size_t carry_at(const void *blob, const kv_state_head *h)
     return offset;
 }
 
-static void compare_carry(const void *ref, const void *got, const kv_state_head *h, const kv_state_head *g, dt_state_diff *d)
+static void compare_carry(const void *ref, const void *got, const kv_state_head *h, const kv_state_head *g,
+                          dt_state_diff *d)
 {
     const uint8_t *a = (const uint8_t *)ref + carry_at(ref, h), *b = (const uint8_t *)got + carry_at(got, g);
     const int64_t n = (int64_t)(h->carry_bytes < g->carry_bytes ? h->carry_bytes : g->carry_bytes);
     const int64_t at = first_byte(a, b, n);
     if (at < 0 && h->carry_bytes == g->carry_bytes) return;
-    *d = (dt_state_diff){.part = DT_PART_CARRY, .layer = -1, .head = -1, .entry = -1, .og = -1, .byte = at < 0 ? n : at, .elem = -1};
+    *d = (dt_state_diff){
+        .part = DT_PART_CARRY, .layer = -1, .head = -1, .entry = -1, .og = -1, .byte = at < 0 ? n : at, .elem = -1};
     if (at >= 8) {
         d->elem = at / 4;
         memcpy(&d->ref, a + at / 4 * 4, sizeof d->ref);
@@ -114,7 +125,8 @@ void dt_state_compare(const void *ref, const void *got, dt_state_diff *out)
 {
     const kv_state_head h = head_of(ref), g = head_of(got);
     const int shaped = h.n_layers == g.n_layers && h.n_kv_heads == g.n_kv_heads && h.head_dim == g.head_dim &&
-                       h.storage == g.storage && h.record_bytes == g.record_bytes && h.key_form == g.key_form && h.seen == g.seen;
+                       h.storage == g.storage && h.record_bytes == g.record_bytes && h.key_form == g.key_form &&
+                       h.seen == g.seen;
     *out = (dt_state_diff){.layer = -1, .head = -1, .entry = -1, .og = -1, .byte = -1, .elem = -1};
     if (!shaped) {
         out->part = DT_PART_SHAPE;
@@ -126,9 +138,12 @@ void dt_state_compare(const void *ref, const void *got, dt_state_diff *out)
                 static const dt_part order[] = {DT_PART_TOKEN, DT_PART_RECORD, DT_PART_POS, DT_PART_SCORE};
                 const dt_part part = order[what - DT_PART_TOKEN];
                 const kv_state_view r = dt_state_run(ref, l, k), s = dt_state_run(got, l, k);
-                if (part == DT_PART_TOKEN) (void)compare_tokens(&r, &s, out);
-                else if (part == DT_PART_RECORD) compare_records(&h, &r, &s, out);
-                else compare_numbers(&r, &s, part, out);
+                if (part == DT_PART_TOKEN)
+                    (void)compare_tokens(&r, &s, out);
+                else if (part == DT_PART_RECORD)
+                    compare_records(&h, &r, &s, out);
+                else
+                    compare_numbers(&r, &s, part, out);
             }
     if (out->part == DT_PART_NONE) compare_carry(ref, got, &h, &g, out);
 }
@@ -166,7 +181,8 @@ static const uint8_t *record_of(const kv_state_head *h, const kv_state_view *v, 
 }
 
 /* Whose row the bytes are, in an export: the entry, or -1. */
-static int64_t owner(const kv_state_head *h, const kv_state_view *v, const uint8_t *row, int64_t offset, int64_t bytes, int64_t but)
+static int64_t owner(const kv_state_head *h, const kv_state_view *v, const uint8_t *row, int64_t offset, int64_t bytes,
+                     int64_t but)
 {
     for (int32_t i = 0; i < v->run->n; i++)
         if (v->og[i] != but && kv_state_record_bytes(h, v, i) >= offset + bytes &&
@@ -212,14 +228,16 @@ static int somebody_elses(const record_case *c, dt_verdict *v)
         const int64_t i = owner(c->h, &c->before, c->have + c->offset, c->offset, c->bytes, c->d->og);
         if (i >= 0) {
             const int left = !is_resident(&c->ref, c->before.og[i]);
-            dt_verdict_set(v, "store", left ? "stale-read" : "bug-index", "%s of token %lld is that of token %lld%s", c->what,
-                           (long long)c->d->og, (long long)c->before.og[i], left ? ", which has left: it was not overwritten" : "");
+            dt_verdict_set(v, "store", left ? "stale-read" : "bug-index", "%s of token %lld is that of token %lld%s",
+                           c->what, (long long)c->d->og, (long long)c->before.og[i],
+                           left ? ", which has left: it was not overwritten" : "");
             return 1;
         }
     }
     const int64_t i = owner(c->h, &c->ref, c->have + c->offset, c->offset, c->bytes, c->d->og);
     if (i < 0) return 0;
-    dt_verdict_set(v, "store", "bug-index", "%s of token %lld is that of token %lld", c->what, (long long)c->d->og, (long long)c->ref.og[i]);
+    dt_verdict_set(v, "store", "bug-index", "%s of token %lld is that of token %lld", c->what, (long long)c->d->og,
+                   (long long)c->ref.og[i]);
     return 1;
 }
 
@@ -250,16 +268,21 @@ static void blame_row(const record_case *c, const kv_policy *p, dt_verdict *v)
     const int shorts = p->storage == KV_STORE_F16 || p->storage == KV_STORE_BF16;
     if (somebody_elses(c, v)) return;
     if (all_bytes(row, c->bytes, 0, 0))
-        dt_verdict_set(v, "store", "stale-read", "%s of token %lld was not written: it is zero", c->what, (long long)c->d->og);
+        dt_verdict_set(v, "store", "stale-read", "%s of token %lld was not written: it is zero", c->what,
+                       (long long)c->d->og);
     else if (shorts && cut_off(c))
         dt_verdict_set(v, "store", "bug-numeric", "%s is cut to 16 bits, not rounded to nearest", c->what);
     else {
         /* a row that is wrong in every value, in a cache from which tokens leave: an older one, most likely */
         const double e = dt_row_error(ref, got, D);
         const int older = dt_row_differing(ref, got, D) == D && p->selection != KV_SEL_FULL;
-        dt_verdict_set(v, "store", !isfinite(e) ? "nonfinite" : e < 0.05 ? "bug-numeric" : older ? "stale-read" : "bug-index",
-                       "%s of token %lld: %lld of %lld values differ from what was computed", c->what, (long long)c->d->og,
-                       (long long)dt_row_differing(ref, got, D), (long long)D);
+        dt_verdict_set(v, "store",
+                       !isfinite(e) ? "nonfinite"
+                       : e < 0.05   ? "bug-numeric"
+                       : older      ? "stale-read"
+                                    : "bug-index",
+                       "%s of token %lld: %lld of %lld values differ from what was computed", c->what,
+                       (long long)c->d->og, (long long)dt_row_differing(ref, got, D), (long long)D);
     }
 }
 
@@ -271,8 +294,9 @@ static const char *kvarn_part(const kv_policy *p, int32_t D, int64_t at)
     const struct {
         int32_t from;
         const char *name;
-    } parts[] = {{y.k_codes, "codes of K"}, {y.k_scale, "scales of K"}, {y.k_zero, "zeros of K"}, {y.k_col, "token scales of K"},
-                 {y.v_codes, "codes of V"}, {y.v_col, "channel scales of V"}, {y.v_scale, "scales of V"}, {y.v_zero, "zeros of V"}};
+    } parts[] = {{y.k_codes, "codes of K"},      {y.k_scale, "scales of K"}, {y.k_zero, "zeros of K"},
+                 {y.k_col, "token scales of K"}, {y.v_codes, "codes of V"},  {y.v_col, "channel scales of V"},
+                 {y.v_scale, "scales of V"},     {y.v_zero, "zeros of V"}};
     const char *name = parts[0].name;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (parts[i].from <= at) name = parts[i].name;
@@ -314,14 +338,17 @@ static double length_of(const uint8_t *row, int64_t n)
     return sqrt(sum);
 }
 
-/* Rows of tile storages that wait to be coded. Rotations keep their length, or change it by one factor; another token's row has
- * another length. */
+/* Rows of tile storages that wait to be coded. Rotations keep their length, or change it by one factor; another token's
+ * row has another length. */
 static void blame_tail(const record_case *c, int64_t bytes, dt_verdict *v)
 {
     const int64_t og = c->d->og & (KV_KIVI_V - 1), half = bytes / 2, n = half / 4;
-    const double k = length_of(c->have, n) / length_of(c->want, n), w = length_of(c->have + half, n) / length_of(c->want + half, n);
+    const double k = length_of(c->have, n) / length_of(c->want, n),
+                 w = length_of(c->have + half, n) / length_of(c->want + half, n);
     if (fabs(k / w - 1) < 1e-3)
-        dt_verdict_set(v, "quant", "bug-numeric", "an uncoded row of token %lld differs, by one factor in length: its rotation is wrong", (long long)og);
+        dt_verdict_set(v, "quant", "bug-numeric",
+                       "an uncoded row of token %lld differs, by one factor in length: its rotation is wrong",
+                       (long long)og);
     else
         dt_verdict_set(v, "quant", "bug-index", "an uncoded row of token %lld is that of another token", (long long)og);
 }
@@ -342,13 +369,16 @@ static int nobody_but(const record_case *c, int64_t bytes, dt_verdict *v)
 static void blame_coded(const record_case *c, const kv_policy *p, int64_t bytes, dt_verdict *v)
 {
     const int32_t D = c->h->head_dim;
-    const char *part = p->storage == KV_STORE_KVARN ? kvarn_part(p, D, c->d->byte) : kivi_part(p, D, c->d->og, c->d->byte);
+    const char *part =
+        p->storage == KV_STORE_KVARN ? kvarn_part(p, D, c->d->byte) : kivi_part(p, D, c->d->og, c->d->byte);
     if (nobody_but(c, bytes, v)) return;
-    if (is_tail(p, D, bytes)) blame_tail(c, bytes, v);
+    if (is_tail(p, D, bytes))
+        blame_tail(c, bytes, v);
     else if (nibbles_swapped(c->want, c->have, bytes))
         dt_verdict_set(v, "quant", "bug-index", "%s: the two codes of a byte are exchanged", part);
     else
-        dt_verdict_set(v, "quant", "bug-numeric", "%s differ first, at byte %lld of the record", part, (long long)c->d->byte);
+        dt_verdict_set(v, "quant", "bug-numeric", "%s differ first, at byte %lld of the record", part,
+                       (long long)c->d->byte);
 }
 
 void dt_blame_record(const kv_policy *p, const void *before, const void *ref, const void *got, const dt_state_diff *d,
@@ -356,11 +386,13 @@ void dt_blame_record(const kv_policy *p, const void *before, const void *ref, co
 {
     const kv_state_head h = head_of(ref);
     const kv_state_view r = dt_state_run(ref, d->layer, d->head), g = dt_state_run(got, d->layer, d->head);
-    record_case c = {.h = &h, .ref = r, .want = record_of(&h, &r, d->entry), .have = record_of(&h, &g, d->entry), .d = d};
+    record_case c = {
+        .h = &h, .ref = r, .want = record_of(&h, &r, d->entry), .have = record_of(&h, &g, d->entry), .d = d};
     const int64_t bytes = kv_state_record_bytes(&h, &r, d->entry);
     if (before) c.before = dt_state_run(before, d->layer, d->head);
     if (bytes != kv_state_record_bytes(&h, &g, d->entry)) {
-        dt_verdict_set(v, "quant", "bug-index", "the record of token %lld has another size: coded too early or too late",
+        dt_verdict_set(v, "quant", "bug-index",
+                       "the record of token %lld has another size: coded too early or too late",
                        (long long)(d->og & (KV_KIVI_V - 1)));
         return;
     }

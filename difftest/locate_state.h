@@ -6,8 +6,8 @@
 
 typedef enum dt_part {
     DT_PART_NONE,
-    DT_PART_SHAPE,  /* head, number of entries, size of records */
-    DT_PART_TOKEN,  /* original index */
+    DT_PART_SHAPE, /* head, number of entries, size of records */
+    DT_PART_TOKEN, /* original index */
     DT_PART_POS,
     DT_PART_SCORE,
     DT_PART_RECORD, /* K or V bytes */
@@ -17,12 +17,12 @@ typedef enum dt_part {
 typedef struct dt_state_diff {
     dt_part part;
     int32_t layer, head;
-    int64_t entry, og;      /* index in the run; token of the reference there */
-    int64_t byte;           /* first other byte of a record or of the carry */
+    int64_t entry, og; /* index in the run; token of the reference there */
+    int64_t byte;      /* first other byte of a record or of the carry */
     int has_values;
-    float ref, got;         /* SCORE; RECORD of plain storages */
-    int64_t elem;           /* of the K or V row; -1 */
-    int value;              /* RECORD of plain storages: in V */
+    float ref, got; /* SCORE; RECORD of plain storages */
+    int64_t elem;   /* of the K or V row; -1 */
+    int value;      /* RECORD of plain storages: in V */
 } dt_state_diff;
 
 /* Two checked exports of all layers with everything. Tokens first, then records (the oldest token first, then layer and
@@ -38,26 +38,27 @@ int dt_same_carry(const void *a, const void *b);
 /* The run holds the same tokens, in whatever order. */
 int dt_same_tokens(const void *ref, const void *got, int32_t layer, int32_t head);
 
-/* What is wrong with a record: whose row it is, or how it was rounded or coded. before: the reference's export before the
- * step, or NULL. */
+/* What is wrong with a record: whose row it is, or how it was rounded or coded. before: the reference's export before
+ * the step, or NULL. */
 void dt_blame_record(const kv_policy *p, const void *before, const void *ref, const void *got, const dt_state_diff *d,
                      dt_verdict *v);
 
 /* A difference of decisions: the first one, and who is at fault. ref, got: exports after the step, or NULL; before: the
  * reference's before it. */
 typedef struct dt_event_diff {
-    size_t at;              /* index in both lists: equal up to here */
+    size_t at;                 /* index in both lists: equal up to here */
     const kv_event *ref, *got; /* NULL: the list ends here */
     int only_margin, only_order, only_slot;
 } dt_event_diff;
 
 void dt_events_compare(const kv_events *ref, const kv_events *got, dt_event_diff *out);
 
-void dt_blame_events(const kv_policy *p, const kv_events *ref, const kv_events *got, const void *before, const void *ref_after,
-                     const void *got_after, dt_event_diff *d, dt_verdict *v);
+void dt_blame_events(const kv_policy *p, const kv_events *ref, const kv_events *got, const void *before,
+                     const void *ref_after, const void *got_after, dt_event_diff *d, dt_verdict *v);
 
-/* Evictions on which the sides disagree, at most `most`: their number. base: document position of token 0; ties: they are legal. */
-int32_t dt_evict_diffs(const kv_events *ref, const kv_events *got, const void *before, int64_t base, int ties, dt_evict_diff *dst,
-                       int32_t most);
+/* Evictions on which the sides disagree, at most `most`: their number. base: document position of token 0; ties: they
+ * are legal. */
+int32_t dt_evict_diffs(const kv_events *ref, const kv_events *got, const void *before, int64_t base, int ties,
+                       dt_evict_diff *dst, int32_t most);
 
 #endif

@@ -7,7 +7,10 @@ enum { TAP_BYTES = 96 << 20 }; /* of one side in one portion */
 
 /* ---- planes ---------------------------------------------------------------------------------------------- */
 
-static int is_layerwise(int32_t point) { return point != KV_TAP_EMBED && point != KV_TAP_FINAL_NORM; }
+static int is_layerwise(int32_t point)
+{
+    return point != KV_TAP_EMBED && point != KV_TAP_FINAL_NORM;
+}
 
 static void add_plane(dt_study *s, int32_t point, int32_t layer, int64_t *at)
 {
@@ -52,7 +55,9 @@ static kv_status step_tapped(dt_study *s, int side, int64_t floats)
     kv_tap *t = s->request.p;
     for (int32_t i = 0; i < s->n_planes; i++)
         for (int32_t r = 0; r < rows; r++)
-            *t++ = (kv_tap){.point = s->planes[i].point, .layer = s->planes[i].layer < 0 ? 0 : s->planes[i].layer, .row = r,
+            *t++ = (kv_tap){.point = s->planes[i].point,
+                            .layer = s->planes[i].layer < 0 ? 0 : s->planes[i].layer,
+                            .row = r,
                             .width = (int32_t)s->planes[i].width,
                             .dst = (float *)s->taps[side].p + s->planes[i].at + r * s->planes[i].width};
     return dt_flow_step(s->flow, side, s->request.p, s->n_planes * rows);
@@ -61,8 +66,10 @@ static kv_status step_tapped(dt_study *s, int side, int64_t floats)
 /* The first wrong row: the earliest token, then the order of the forward pass. */
 static void find_wrong(dt_study *s)
 {
-    const float *ref = s->taps[DT_REF].p, *got = s->taps[DT_GOT].p, *truth = s->flow->session[DT_TRUTH] ? s->taps[DT_TRUTH].p : NULL;
-    const int64_t end = s->row < 0 ? s->flow->turn.n : s->row; /* of the same row an earlier portion's point comes first */
+    const float *ref = s->taps[DT_REF].p, *got = s->taps[DT_GOT].p,
+                *truth = s->flow->session[DT_TRUTH] ? s->taps[DT_TRUTH].p : NULL;
+    const int64_t end =
+        s->row < 0 ? s->flow->turn.n : s->row; /* of the same row an earlier portion's point comes first */
     for (int64_t r = 0; r < end; r++)
         for (int32_t i = 0; i < s->n_planes; i++) {
             const dt_plane *p = &s->planes[i];

@@ -17,16 +17,17 @@ typedef struct dt_study {
     dt_plane *planes;
     int32_t n_planes, layer0, layer1; /* what is tapped: layers layer0 .. layer1-1 */
     kv_buffer plane_memory, taps[DT_SIDES], request;
-    int64_t row;                      /* first wrong row, -1: none */
-    int32_t point, layer;             /* where in it */
+    int64_t row;          /* first wrong row, -1: none */
+    int32_t point, layer; /* where in it */
     int64_t elem;
     double bound;
-    int by_export;                    /* only the export after the step says so */
+    int dye_agrees; /* every stored entry has its weight behind an import */
+    int by_export;  /* only the export after the step says so */
     dt_rotation rotation;
 } dt_study;
 
-/* Repeats the step, tapping these layers (EMBED with layer 0, FINAL_NORM with the last), and notes the first wrong row when it
- * comes before the one that is known. */
+/* Repeats the step, tapping these layers (EMBED with layer 0, FINAL_NORM with the last), and notes the first wrong row
+ * when it comes before the one that is known. */
 kv_status dt_study_tap(dt_study *s, int32_t layer0, int32_t layer1);
 
 /* All layers, in as many portions as memory demands. */
@@ -43,8 +44,8 @@ kv_status dt_study_attention(dt_study *s);
 /* Wrong scores of the finding's layer and head: the mistake that gives them, if there is one (locate_scores.h). */
 kv_status dt_study_scores(dt_study *s);
 
-/* Which stored entry the device weighs otherwise than the reference, by one-hot values (docs/locate.md, "Dye"). Writes into slot,
- * slot_token and, when text is empty, hypothesis. Does nothing where a side cannot import. */
+/* Which stored entry the device weighs otherwise than the reference, by one-hot values (docs/locate.md, "Dye"). Writes
+ * into slot, slot_token and, when text is empty, hypothesis. Does nothing where a side cannot import. */
 kv_status dt_study_dye(dt_study *s, const dt_row_view *view);
 
 /* Repeats the step and varies the device's schedule; fills replays and same. *race: results differ. */

@@ -36,15 +36,17 @@ static int is_absolute(const kv_policy *p)
     }
 }
 
-/* Whether a token had left before the row's forward pass. Sliding drops in front of each piece; snapkv behind the prompt,
- * which may be the first part of a longer step; all others behind the step. */
-static int has_left(const kv_policy *p, const kv_events *events, int32_t layer, int32_t head, int64_t og, int64_t row_og)
+/* Whether a token had left before the row's forward pass. Sliding drops in front of each piece; snapkv behind the
+ * prompt, which may be the first part of a longer step; all others behind the step. */
+static int has_left(const kv_policy *p, const kv_events *events, int32_t layer, int32_t head, int64_t og,
+                    int64_t row_og)
 {
     const int sliding = p->selection == KV_SEL_SLIDING;
     if (!sliding && p->selection != KV_SEL_SNAPKV && p->selection != KV_SEL_PYRAMID) return 0;
     for (size_t i = 0; i < events->n; i++) {
         const kv_event *e = &events->v[i];
-        if (e->kind != KV_EVENT_EVICT || e->layer != layer || e->og != og || (e->head >= 0 && e->head != head)) continue;
+        if (e->kind != KV_EVENT_EVICT || e->layer != layer || e->og != og || (e->head >= 0 && e->head != head))
+            continue;
         return sliding ? e->token <= row_og : e->token < row_og;
     }
     return 0;
@@ -71,10 +73,12 @@ static void add(builder *b, int64_t og, int32_t stored, int32_t row, int visible
     dt_entry *e = &w->v[at];
     *e = (dt_entry){.og = og, .stored = stored, .row = row, .slot = visible ? at : -1};
     if (b->policy->selection == KV_SEL_SINK) e->slot = sink_slot(&b->policy->sink, og);
-    if (is_absolute(b->policy)) e->pos = (int32_t)og;
+    if (is_absolute(b->policy))
+        e->pos = (int32_t)og;
     else if (b->policy->selection == KV_SEL_SLIDING && b->policy->sliding.pos == KV_SLIDING_SATURATE && stored >= 0)
         e->pos = b->run->pos[stored];
-    else e->pos = (int32_t)at;
+    else
+        e->pos = (int32_t)at;
 }
 
 static void collect(builder *b, int32_t n, int visible)
@@ -90,8 +94,8 @@ static void collect(builder *b, int32_t n, int visible)
     }
 }
 
-kv_status dt_row_view_make(const kv_policy *p, const void *before, const kv_events *events, int64_t first, int32_t n, int32_t row,
-                       int32_t layer, int32_t head, dt_row_view *out)
+kv_status dt_row_view_make(const kv_policy *p, const void *before, const kv_events *events, int64_t first, int32_t n,
+                           int32_t row, int32_t layer, int32_t head, dt_row_view *out)
 {
     *out = (dt_row_view){0};
     const int tiles = p->storage == KV_STORE_KVARN || p->storage == KV_STORE_KIVI;

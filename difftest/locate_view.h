@@ -16,8 +16,8 @@ typedef struct dt_entry {
     int32_t row;    /* of the step; -1: a stored entry */
 } dt_entry;
 
-/* Entries in view order, the row's own last; behind them those that the row must not see: stored entries that have left,
- * then later tokens of the step. */
+/* Entries in view order, the row's own last; behind them those that the row must not see: stored entries that have
+ * left, then later tokens of the step. */
 typedef struct dt_row_view {
     dt_entry *v;
     int64_t n, n_gone, stored; /* visible; behind them; stored ones among the visible */
@@ -28,16 +28,16 @@ typedef struct dt_row_view {
 /* The run of a layer and KV head in a checked export of all layers. */
 kv_state_view dt_state_run(const void *blob, int32_t layer, int32_t head);
 
-/* View of row `row` of a step of n tokens that begins with session token `first`; events are the reference's of that step.
- * ERR_UNSUPPORTED: coded storages and policies whose view does not follow from an export. */
-kv_status dt_row_view_make(const kv_policy *p, const void *before, const kv_events *events, int64_t first, int32_t n, int32_t row,
-                       int32_t layer, int32_t head, dt_row_view *out);
+/* View of row `row` of a step of n tokens that begins with session token `first`; events are the reference's of that
+ * step. ERR_UNSUPPORTED: coded storages and policies whose view does not follow from an export. */
+kv_status dt_row_view_make(const kv_policy *p, const void *before, const kv_events *events, int64_t first, int32_t n,
+                           int32_t row, int32_t layer, int32_t head, dt_row_view *out);
 void dt_row_view_free(dt_row_view *v);
 
 /* Cosines and sines that the reference uses, positions 0 .. n-1. */
 typedef struct dt_rotation {
     int64_t n, pairs;
-    int half; /* KV_ROPE_HALF */
+    int half;               /* KV_ROPE_HALF */
     const float *cos, *sin; /* [n][pairs] */
     kv_buffer memory;
 } dt_rotation;
