@@ -59,7 +59,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     }
 }
 
-/* ---- the search of one cell of a plan ----------------------------------------------------------------------- */
+/* ---- the search of one cell of a plan --------------------------------------------------------------------- */
 
 typedef struct cell {
     const dt_plan *plan;
@@ -126,7 +126,7 @@ static kv_status search(const request *r, const cell *c, int warm, dt_finding *f
     return KV_OK;
 }
 
-/* ---- stored cases --------------------------------------------------------------------------------------------- */
+/* ---- stored cases ----------------------------------------------------------------------------------------- */
 
 typedef struct stored {
     int64_t id, run;
@@ -233,8 +233,7 @@ static kv_status locate_stored(const request *r, const stored *s, dt_finding *f,
     return st;
 }
 
-/* ---- one case -----------------------------------------------------------------------------------------------------
- */
+/* ---- one case --------------------------------------------------------------------------------------------- */
 
 static int exit_code_of(const dt_finding *f)
 {
@@ -275,8 +274,7 @@ static kv_status one_stored(const request *r, dt_db *db, const stored *s, int *c
     return st;
 }
 
-/* ---- all failing cases of a run
- * --------------------------------------------------------------------------------------- */
+/* ---- all failing cases of a run --------------------------------------------------------------------------- */
 
 typedef struct cause {
     char text[512];
@@ -371,8 +369,7 @@ static kv_status from_database(const request *r, int *code)
     return st;
 }
 
-/* ---- without a stored case
- * ------------------------------------------------------------------------------------------------ */
+/* ---- without a stored case -------------------------------------------------------------------------------- */
 
 /* The first cell that differs, else the last one. */
 static kv_status from_options(request *r, int *code)

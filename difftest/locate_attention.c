@@ -87,7 +87,7 @@ static kv_status fill_numbers(const dt_study *s, const dt_row_view *view, number
     return KV_OK;
 }
 
-/* ---- what stands in the row's place ------------------------------------------------------------------------- */
+/* ---- what stands in the row's place ----------------------------------------------------------------------- */
 
 typedef struct stand_ins {
     const float *row[MAX_OTHERS];
@@ -116,7 +116,7 @@ static void find_stand_ins(const dt_study *s, int64_t row, int32_t head, int64_t
         add_stand_in(o, dt_study_row(s, DT_REF, KV_TAP_ATTN, s->layer - 1, row) + head * D, "layer %lld", s->layer - 1);
 }
 
-/* ---- the question ---------------------------------------------------------------------------------------------- */
+/* ---- the question ----------------------------------------------------------------------------------------- */
 
 static int is_raw(const dt_study *s)
 {
@@ -184,7 +184,7 @@ static void ask(const dt_study *s, int64_t row, const dt_row_view *view, const n
     if (dt_attn_check(&a) <= 1e-4 * size) dt_attn_guess(&a, guess);
 }
 
-/* ---- verdicts --------------------------------------------------------------------------------------------------- */
+/* ---- verdicts --------------------------------------------------------------------------------------------- */
 
 static int has_codes(const kv_policy *p, const void *blob, int32_t layer, int32_t D)
 {
@@ -308,8 +308,7 @@ kv_status dt_study_attention(dt_study *s)
     return st;
 }
 
-/* ---- scores -------------------------------------------------------------------------------------------------------
- */
+/* ---- scores ----------------------------------------------------------------------------------------------- */
 
 /* What a side said of the entries of a view: scores in its export after the step, margins of its evictions. */
 static void read_said(const dt_study *s, int side, const dt_row_view *view, double *score, double *margin)

@@ -43,4 +43,15 @@ kv_status dt_blame(const dt_focus *f, int point, dt_verdict *v);
 kv_status dt_blame_product(const kv_model *m, kv_role role, int32_t layer, const char *op, const float *x,
                            const float *ref, const float *got, int64_t n, const float *other, dt_verdict *v);
 
+/* ---- shared by locate_blame.c and locate_rotated.c -------------------------------------------------------- */
+
+/* Whether x is close to what the device gave, and much closer than the right row is. */
+int dt_blame_explains(const float *ref, const float *got, const double *x, int64_t n);
+
+/* got = c * ref for one c in all elements: its value, NaN when there is none. */
+double dt_blame_factor(const float *ref, const float *got, int64_t n);
+
+kv_status dt_blame_value(const dt_focus *f, dt_verdict *v);
+kv_status dt_blame_rotated(const dt_focus *f, int point, kv_role role, dt_verdict *v);
+
 #endif

@@ -56,7 +56,7 @@ void dt_events_compare(const kv_events *ref, const kv_events *got, dt_event_diff
     }
 }
 
-/* ---- scores ------------------------------------------------------------------------------------------------ */
+/* ---- scores ----------------------------------------------------------------------------------------------- */
 
 /* A token that both caches hold after the step with other scores; -1: none. Only where scores are exported. */
 static int64_t other_score(const void *ref, const void *got, int32_t layer, int32_t head, float *a, float *b)
@@ -110,7 +110,7 @@ static int same_state(const void *ref, const void *got)
     return d.part == DT_PART_NONE;
 }
 
-/* ---- the verdict ---------------------------------------------------------------------------------------------- */
+/* ---- the verdict ------------------------------------------------------------------------------------------ */
 
 static void describe(const kv_event *e, char *dst, size_t size)
 {
@@ -178,8 +178,7 @@ void dt_blame_events(const kv_policy *p, const kv_events *ref, const kv_events *
                        own, theirs);
 }
 
-/* ---- evictions for the database -----------------------------------------------------------------------------------
- */
+/* ---- evictions for the database --------------------------------------------------------------------------- */
 
 static double score_before(const void *before, int32_t layer, int32_t head, int64_t og)
 {

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- opening ------------------------------------------------------------------------------------------- */
+/* ---- opening ---------------------------------------------------------------------------------------------- */
 
 static int32_t longest_step(const dt_subject *s)
 {
@@ -32,7 +32,8 @@ static kv_status open_side(dt_flow *f, int side)
     const kv_status st = f->side[side]->open(&a, &f->session[side]);
     if (st == KV_OK) return KV_OK;
     f->session[side] = NULL;
-    return kv_fail(st, "%s", f->side[side]->last_error(NULL));
+    snprintf(f->why, sizeof f->why, "%s", f->side[side]->last_error(NULL)); /* which may be this thread's message */
+    return kv_fail(st, "%s", f->why);
 }
 
 static kv_status reserve(dt_flow *f)
@@ -57,7 +58,6 @@ kv_status dt_flow_open(dt_flow *f, const dt_subject *s, kv_status *device)
     *device = open_side(f, DT_GOT);
     if (*device != KV_OK) {
         f->device_failed = 1;
-        snprintf(f->why, sizeof f->why, "%s", kv_message());
         return KV_OK;
     }
     return reserve(f);
@@ -87,7 +87,7 @@ void dt_flow_close(dt_flow *f)
     *f = (dt_flow){0};
 }
 
-/* ---- calls whose failure may be the device's --------------------------------------------------------------- */
+/* ---- calls whose failure may be the device's -------------------------------------------------------------- */
 
 /* What a call of a side gave: the device's failure is noted, any other returned. */
 static kv_status judge(dt_flow *f, int side, kv_status st, const char *what)
@@ -132,7 +132,7 @@ kv_status dt_flow_export(dt_flow *f, int side)
     return st;
 }
 
-/* ---- one step ------------------------------------------------------------------------------------------------ */
+/* ---- one step --------------------------------------------------------------------------------------------- */
 
 /* Locked mode: the device starts from the reference's cache. */
 static kv_status lock(dt_flow *f)
@@ -211,7 +211,7 @@ int64_t dt_row_wrong(const float *ref, const float *got, const float *truth, int
     return sqrt(theirs / (double)n) <= *bound ? -1 : at;
 }
 
-/* ---- how a step went -------------------------------------------------------------------------------------------- */
+/* ---- how a step went -------------------------------------------------------------------------------------- */
 
 static void look_at_rows(const dt_flow *f, dt_look *look)
 {
@@ -272,8 +272,7 @@ kv_status dt_flow_look(dt_flow *f, dt_look *look)
     return f->device_failed ? KV_OK : look_at_state(f, look);
 }
 
-/* ---- streaming ----------------------------------------------------------------------------------------------------
- */
+/* ---- streaming -------------------------------------------------------------------------------------------- */
 
 static int is_bad(const dt_look *l)
 {
@@ -390,8 +389,7 @@ kv_status dt_flow_round_trip(dt_flow *f, int *lost)
     return KV_OK;
 }
 
-/* ---- the way back ---------------------------------------------------------------------------------------------------
- */
+/* ---- the way back ----------------------------------------------------------------------------------------- */
 
 /* From the newest checkpoint to the state before the step at `until`. */
 static kv_status replay(dt_flow *f, const dt_turn *until)
@@ -418,6 +416,15 @@ kv_status dt_flow_rewind(dt_flow *f)
     free_snaps(f, f->here);
     f->at_snapshot = !f->device_failed && take_snaps(f, f->here);
     return KV_OK;
+}
+
+void dt_flow_forget(dt_flow *f)
+{
+    free_snaps(f, f->here);
+    f->at_snapshot = 0;
+    for (int i = 0; i < 2; i++) /* the beginning of the segment is a checkpoint that no snapshot is needed for */
+        free_snaps(f, f->back[i].snap);
+    f->back[0].next = dt_schedule_begin(f->s->policy, f->s->q, f->begin, f->end);
 }
 
 kv_status dt_flow_before(dt_flow *f, int side)

@@ -53,6 +53,9 @@ kv_status dt_flow_search(dt_flow *f, int *bad, dt_look *look);
 /* Goes back to the state before f->turn and keeps it. */
 kv_status dt_flow_rewind(dt_flow *f);
 
+/* Throws the snapshots before f->turn away: from now on dt_flow_before goes the whole way. */
+void dt_flow_forget(dt_flow *f);
+
 /* All sides (or one) stand before f->turn again. */
 kv_status dt_flow_before(dt_flow *f, int side);
 

@@ -34,7 +34,7 @@ const char *dt_klass_of(const float *ref, const float *got, int64_t n, int sums,
     return "rounding";
 }
 
-/* ---- somebody else's elements ------------------------------------------------------------------------------ */
+/* ---- somebody else's elements ----------------------------------------------------------------------------- */
 
 static int same(float a, float b)
 {
@@ -101,7 +101,7 @@ static int misplaced(const float *ref, const float *got, int64_t n, const float 
     return 0;
 }
 
-/* ---- the inner dimension ------------------------------------------------------------------------------------- */
+/* ---- the inner dimension ---------------------------------------------------------------------------------- */
 
 typedef struct inner {
     const kv_tensor *t;

@@ -14,7 +14,7 @@ static const dt_finding *of(const dt_report *r)
     return r->found;
 }
 
-/* ---- for people ------------------------------------------------------------------------------------------ */
+/* ---- for people ------------------------------------------------------------------------------------------- */
 
 static void print_place(const dt_finding *f, FILE *out)
 {
@@ -74,16 +74,18 @@ void dt_report_print(const dt_report *r, FILE *out)
     fprintf(out, "      repro: %s\n", r->repro);
 }
 
-/* ---- for programs ------------------------------------------------------------------------------------------ */
+/* ---- for programs ----------------------------------------------------------------------------------------- */
 
 static json_t *number(int64_t x, int64_t none)
 {
     return x == none ? json_null() : json_integer(x);
 }
+
 static json_t *text(const char *s)
 {
     return s ? json_string(s) : json_null();
 }
+
 static json_t *real(double x)
 {
     return isfinite(x) ? json_real(x) : json_null();
@@ -130,7 +132,7 @@ json_t *dt_report_json(const dt_report *r)
     return j;
 }
 
-/* ---- for the database ---------------------------------------------------------------------------------------- */
+/* ---- for the database ------------------------------------------------------------------------------------- */
 
 static kv_status run(dt_db *db, const char *sql, const dt_value *v, int n)
 {
@@ -238,7 +240,7 @@ kv_status dt_report_store(dt_db *db, const dt_report *r)
     return dt_sql_end(db, store_all(db, r));
 }
 
-/* ---- causes ------------------------------------------------------------------------------------------------------ */
+/* ---- causes ----------------------------------------------------------------------------------------------- */
 
 void dt_report_cause(const dt_finding *f, char *dst, size_t size)
 {

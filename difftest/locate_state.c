@@ -8,7 +8,7 @@
 #include <math.h>
 #include <string.h>
 
-/* ---- comparing exports ----------------------------------------------------------------------------------- */
+/* ---- comparing exports ------------------------------------------------------------------------------------ */
 
 static kv_state_head head_of(const void *blob)
 {
@@ -170,7 +170,7 @@ int dt_same_carry(const void *a, const void *b)
     return h.carry_bytes == g.carry_bytes && h.carry_bytes > 8 && memcmp(x + 8, y + 8, h.carry_bytes - 8) == 0;
 }
 
-/* ---- records -------------------------------------------------------------------------------------------------- */
+/* ---- records ---------------------------------------------------------------------------------------------- */
 
 static const uint8_t *record_of(const kv_state_head *h, const kv_state_view *v, int64_t entry)
 {
@@ -286,7 +286,7 @@ static void blame_row(const record_case *c, const kv_policy *p, dt_verdict *v)
     }
 }
 
-/* ---- coded records ----------------------------------------------------------------------------------------------- */
+/* ---- coded records ---------------------------------------------------------------------------------------- */
 
 static const char *kvarn_part(const kv_policy *p, int32_t D, int64_t at)
 {

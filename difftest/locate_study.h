@@ -4,6 +4,7 @@
 
 #include "difftest/locate_blame.h"
 #include "difftest/locate_flow.h"
+#include "difftest/locate_state.h"
 
 /* One point of one layer, all rows of the step. */
 typedef struct dt_plane {
@@ -50,5 +51,19 @@ kv_status dt_study_dye(dt_study *s, const dt_row_view *view);
 
 /* Repeats the step and varies the device's schedule; fills replays and same. *race: results differ. */
 kv_status dt_study_repeat(dt_study *s, int *race);
+
+/* ---- verdicts: which operation, from what differs (locate_verdict.c) -------------------------------------- */
+
+extern const char *const dt_part_names[]; /* of dt_part */
+
+void dt_finding_values(dt_finding *o, const char *where, float ref, float got);
+void dt_finding_take(dt_finding *o, const dt_verdict *v);
+
+/* The first wrong value is in a tapped row; in logits or NLL although all taps agree; in the decisions; in the state
+ * after the step only. */
+kv_status dt_verdict_tap(dt_study *s, const dt_state_diff *after);
+kv_status dt_verdict_logits(dt_study *s, const dt_look *look);
+void dt_verdict_events(dt_study *s);
+void dt_verdict_state(dt_study *s, const dt_state_diff *d);
 
 #endif

@@ -16,7 +16,7 @@ kv_state_view dt_state_run(const void *blob, int32_t layer, int32_t head)
     return v;
 }
 
-/* ---- who is in view ---------------------------------------------------------------------------------------- */
+/* ---- who is in view --------------------------------------------------------------------------------------- */
 
 /* Positions that are the original index. */
 static int is_absolute(const kv_policy *p)
@@ -118,7 +118,7 @@ void dt_row_view_free(dt_row_view *v)
     *v = (dt_row_view){0};
 }
 
-/* ---- rotation --------------------------------------------------------------------------------------------------- */
+/* ---- rotation --------------------------------------------------------------------------------------------- */
 
 kv_status dt_rotation_make(const kv_backend *b, kv_session *s, const kv_config *cfg, int64_t n, dt_rotation *out)
 {

@@ -72,8 +72,7 @@ static void expect(bench *b, int64_t pos, const char *op, const char *klass, int
     end(b);
 }
 
-/* ---- lies ----------------------------------------------------------------------------------------------------------
- */
+/* ---- lies ------------------------------------------------------------------------------------------------- */
 
 static void an_honest_device_is_not_accused(void **state)
 {
@@ -188,8 +187,7 @@ static void a_device_without_snapshots_is_searched_as_well(void **state)
     end(&b);
 }
 
-/* ---- bounded
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- bounded ---------------------------------------------------------------------------------------------- */
 
 static void honest_rounding_is_not_accused(void **state)
 {
@@ -205,8 +203,7 @@ static void honest_rounding_is_not_accused(void **state)
     expect(&b, 0, "head", "bug-numeric", -1, "");
 }
 
-/* ---- a side that bends what it taps
- * ------------------------------------------------------------------------------------- */
+/* ---- a side that bends what it taps ----------------------------------------------------------------------- */
 
 static struct {
     int32_t point, layer, row_of_step;
@@ -275,8 +272,7 @@ static void the_first_wrong_tap_names_the_operation(void **state)
     expect(&b, 64, "attn", "bug-numeric", 3, "the right row times 0.5");
 }
 
-/* ---- shrinking and reporting
- * ---------------------------------------------------------------------------------------------- */
+/* ---- shrinking and reporting ------------------------------------------------------------------------------ */
 
 static void a_smaller_case_fails_alike(void **state)
 {

@@ -13,7 +13,7 @@
 
 enum { N = 40, STORED = 30, GONE = 2, ALL = N + GONE, D = 16, H = 2, PAIRS = D / 2, POSITIONS = 128 };
 
-/* ---- a view of attention ---------------------------------------------------------------------------------------- */
+/* ---- a view of attention ---------------------------------------------------------------------------------- */
 
 typedef struct view {
     dt_entry entry[ALL];
@@ -252,8 +252,7 @@ static void a_row_that_fits_nothing_has_no_guess(void **state)
     assert_null(g.op);
 }
 
-/* ---- scores -------------------------------------------------------------------------------------------------------
- */
+/* ---- scores ----------------------------------------------------------------------------------------------- */
 
 enum { M = 6, STORED_S = 10, N_S = M + STORED_S, HEADS = 4 };
 
@@ -321,8 +320,7 @@ static void wrong_scores_are_named(void **state)
     assert_null(dt_scores_guess(&s, &ref, &got, &text)); /* nothing fits */
 }
 
-/* ---- decisions ------------------------------------------------------------------------------------------------------
- */
+/* ---- decisions -------------------------------------------------------------------------------------------- */
 
 static kv_event event(int kind, int64_t og, int64_t token, int32_t slot, float margin)
 {
@@ -390,8 +388,7 @@ static void margins_tell_scores_from_choices(void **state)
     assert_string_equal(v.op, "colsum");
 }
 
-/* ---- numbers --------------------------------------------------------------------------------------------------------
- */
+/* ---- numbers ---------------------------------------------------------------------------------------------- */
 
 static void classes_follow_the_size_of_the_error(void **state)
 {
