@@ -117,6 +117,31 @@ static kv_status check_again(checking *k, const dt_opcase *c, const dt_result *f
     return st;
 }
 
+/* What the process has learned until now must not matter. */
+static kv_status check_fresh(checking *k, dt_candidate *c, const dt_opcase *first, const dt_result *result)
+{
+    dt_result r;
+    int ok, slot;
+    int64_t at;
+    const dt_placement p = dt_checks_place(k);
+    if (k->info->determinism == KVDK_NO_PROMISE) {
+        dt_checks_skip(k, DT_CHECK_fresh, "it promises no determinism");
+        return KV_OK;
+    }
+    if (dt_candidate_restart(c) != KV_OK) {
+        dt_checks_fail(k, DT_CHECK_fresh, NULL, DT_CASE_ERROR, "it cannot be started a second time: %.300s", kv_message());
+        return KV_OK;
+    }
+    KV_TRY(try_call(k, first, &p, &r, &ok));
+    if (ok && dt_op_same(first, result->out, r.out, &slot, &at))
+        dt_checks_pass(k, DT_CHECK_fresh);
+    else if (ok)
+        dt_checks_fail(k, DT_CHECK_fresh, first, DT_CASE_FAIL, "in a new process %s, element %lld, is another", dt_op_schemas[first->op].tensors[slot].name,
+                       (long long)at);
+    dt_result_free(&r);
+    return KV_OK;
+}
+
 /* ---- time -------------------------------------------------------------------------------------------------------------------- */
 
 static double bytes_touched(const dt_opcase *c)
@@ -216,16 +241,19 @@ static int is_wrong(const checking *k)
     return 0;
 }
 
-static kv_status check_sequences(checking *k, const dt_opcase *first, const dt_result *result)
+static kv_status check_sequences(checking *k, dt_candidate *c, const dt_opcase *first, const dt_result *result)
 {
+    KV_TRY(dt_checks_rows(k));
     KV_TRY(check_hidden(k, first->shape));
     KV_TRY(check_timing(k, first->shape));
-    return check_again(k, first, result);
+    KV_TRY(check_again(k, first, result));
+    return check_fresh(k, c, first, result);
 }
 
 static void skip_sequences(checking *k)
 {
-    static const dt_check all[] = {DT_CHECK_hidden, DT_CHECK_timing, DT_CHECK_too_good, DT_CHECK_revalidate};
+    static const dt_check all[] = {DT_CHECK_rows,   DT_CHECK_hidden,     DT_CHECK_timing,
+                                    DT_CHECK_too_good, DT_CHECK_revalidate, DT_CHECK_fresh};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         dt_checks_skip(k, all[i], "single calls go wrong already");
 }
@@ -244,7 +272,7 @@ kv_status dt_checks_behaviour(checking *k, dt_candidate *c)
     if (st == KV_OK && is_wrong(k))
         skip_sequences(k);
     else if (st == KV_OK)
-        st = check_sequences(k, &first, &result);
+        st = check_sequences(k, c, &first, &result);
     dt_result_free(&result);
     dt_opcase_free(&first);
     return st;

@@ -18,6 +18,8 @@
     X(unwritten, "every element of every output is written")                                          \
     X(poison, "other rubbish in outputs, gaps and workspace: the same result")                        \
     X(rerun, "twenty times the same call: the same bits")                                             \
+    X(rows, "a row alone gives the bits that it gives among others, where that is promised")          \
+    X(fresh, "a new process gives the same result")                                                   \
     X(hidden, "other contents at the same addresses, and back: nothing is remembered")                \
     X(late, "nothing is written after the call has returned")                                         \
     X(revalidate, "after everything else the first call once more: the same result, and a right one") \

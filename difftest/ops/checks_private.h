@@ -42,7 +42,10 @@ kv_status dt_checks_answer(checking *k, const dt_opcase *c, dt_answer *right);
 kv_status dt_checks_judge(checking *k, const dt_opcase *c, const dt_answer *right, void *const got[DT_OP_TENSORS], dt_check check,
                           dt_op_difference *d);
 
-/* Rows rerun, hidden, revalidate, timing, too_good, borrowed, sanitizer, resources (behaviour.c). */
+/* Row rows (rows.c). */
+kv_status dt_checks_rows(checking *k);
+
+/* Rows rerun, fresh, hidden, revalidate, timing, too_good, borrowed, sanitizer, resources (behaviour.c). */
 kv_status dt_checks_behaviour(checking *k, dt_candidate *c);
 
 #endif
