@@ -337,7 +337,7 @@ SCRIPTS    := $(sort $(wildcard tests/cli/*.sh tests/cli/*.py tests/ptx/*.sh \
               tests/golden/golf-*.sh tests/golden/policies-*.sh tests/golden/xwindow-*.sh \
               tests/laws/*.sh tests/matrix/*.sh))
 # Shared objects that tests load: rules that make them append to TEST_EXTRA.
-TEST_EXTRA +=
+TEST_EXTRA += $(BUILD)/kvdiff-worker
 TEST_LIBS  ?= $(ALL_LIBS)
 LINK_TEST   = $(Q)mkdir -p $(@D) && $(CC) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) \
               -Wl,--end-group $(LDFLAGS_ALL)
