@@ -497,4 +497,4 @@ clean: ## remove the build folder
 $(DIFFTEST_OBJ): | $(GEN)/build_info.h
 
 # Headers that each object was made from.
--include $(shell find $(O) -name '*.d' 2>/dev/null)
+-include $(shell find $(O) $(MUT_O) -name '*.d' 2>/dev/null)

@@ -38,6 +38,7 @@ int dt_cmd_tokenizer(int argc, char **argv);
 int dt_cmd_train(int argc, char **argv);
 int dt_cmd_ttt(int argc, char **argv);
 int dt_cmd_ops(int argc, char **argv);
+int dt_cmd_mutate(int argc, char **argv);
 
 /* Prints "kvdiff: <message>" on stderr and returns the exit code of st. */
 int dt_report_failure(kv_status st);

@@ -14,6 +14,21 @@
 
 #include <signal.h>
 
+/* Rows of a step that were scored. Valid during the call that passes it. */
+typedef struct dt_observed {
+    const float *ref, *got; /* [rows][vocab] */
+    int32_t rows;
+    int64_t vocab;
+    const int32_t *targets; /* [rows] */
+} dt_observed;
+
+/* Somebody who takes the engine's cases instead of a writer, and looks at what it compares. */
+typedef struct dt_observer {
+    void (*rows)(void *arg, const dt_observed *o);
+    void (*finished)(void *arg, const dt_case *c);
+    void *arg;
+} dt_observer;
+
 /* A device's session under the current policy. */
 typedef struct dt_opened {
     kv_session *session;
@@ -24,9 +39,10 @@ typedef struct dt_opened {
 typedef struct dt_engine {
     /* set by the caller */
     const dt_plan *plan;
-    dt_writer *writer;
+    dt_writer *writer;             /* NULL: cases go to the observer */
+    const dt_observer *observer;   /* NULL: nobody looks */
     int64_t run_id, model_id;
-    const int64_t *doc_ids;        /* [n_docs] */
+    const int64_t *doc_ids;        /* [n_docs]; the three are needed by a writer only */
     const int64_t *policy_ids;     /* [n_policies] */
     const int64_t *kernel_set_ids; /* [n_sides] */
     volatile sig_atomic_t *stop;   /* set by a signal: begin nothing more */

@@ -220,6 +220,10 @@ kv_status dt_lane_compare(dt_lane *l, const dt_seen *s, const float *got, const 
     if (n <= 0) return KV_OK;
     KV_TRY(kv_buffer_reserve(&e->metrics, (size_t)n * sizeof(dt_row_metrics)));
     dt_row_metrics *m = e->metrics.p;
+    if (e->observer && got) {
+        const dt_observed o = {s->logits + s->from * V, got + s->from * V, n, V, s->targets + s->from};
+        e->observer->rows(e->observer->arg, &o);
+    }
     dt_metrics_rows(e->pool, s->logits + s->from * V, got ? got + s->from * V : NULL, n, V,
                     s->targets + s->from, m);
     for (int32_t i = 0; i < n; i++) {

@@ -25,7 +25,8 @@
     X(policy, "list cache policies, explain one, or trace what one keeps")                     \
     X(tokenizer, "train a vocabulary, show one, turn text into tokens and back")               \
     X(train, "train a model of the golf family, the same bits every time")                     \
-    X(ttt, "adapt a model of the golf family to the text that it is judged on")
+    X(ttt, "adapt a model of the golf family to the text that it is judged on")                \
+    X(mutate, "plant bugs and see whether the tester finds them")
 
 typedef struct command {
     const char *name, *title, *about;

@@ -118,9 +118,9 @@ kv_status dt_lane_finish(dt_lane *l, double wall_seconds, double ref_seconds)
     const double ratio = judge(l);
     dt_case c = {.run_id = e->run_id,
                  .model_id = e->model_id,
-                 .policy_id = e->policy_ids[l->policy],
-                 .kernel_set_id = l->side ? e->kernel_set_ids[l->index] : 0,
-                 .doc_id = e->doc_ids[l->doc],
+                 .policy_id = e->policy_ids ? e->policy_ids[l->policy] : 0,
+                 .kernel_set_id = l->side && e->kernel_set_ids ? e->kernel_set_ids[l->index] : 0,
+                 .doc_id = e->doc_ids ? e->doc_ids[l->doc] : 0,
                  .key = key,
                  .device = device,
                  .mode = dt_mode_name(p->options->mode),
@@ -158,6 +158,8 @@ kv_status dt_lane_finish(dt_lane *l, double wall_seconds, double ref_seconds)
                  .digest_got = l->digest,
                  .retrieval = d->stream.is_passkey && l->retrieval.expected ? &l->retrieval : NULL};
     if (l->side && !l->side->is_policy && l->alive) memcpy(c.cells, e->coverage.n, sizeof c.cells);
+    if (e->observer) e->observer->finished(e->observer->arg, &c);
+    if (!e->writer) return KV_OK;
     give_lists(l, &c);
     return dt_writer_push(e->writer, &c);
 }

@@ -140,7 +140,7 @@ GPU_DEVICE void gpu_exponentiate(const gpu_queries &q, int32_t row0, const gpu_c
         for (int32_t i = lane; i < n; i += 32) {
             const float x = kv_sub(KV_MUT(M22, kv_mut_f16(s[r * GPU_CH + i]), s[r * GPU_CH + i]), m);
             const float p = KV_MUT(G49, kv_d2f(kv_exp_core((double)x)), kv_exp(KV_MUT(M20, kv_mul(x, 0x1.62e43p-1f), x)));
-            s[r * GPU_CH + i] = KV_MUT(M23, kv_mut_bf16(p), KV_MUT(G48, p < 0x1p-126f ? 0.0f : p, p));
+            s[r * GPU_CH + i] = KV_MUT(M23, kv_mut_bf16(p), p);
         }
         if (lane == 0) row_max[r] = m;
     }

@@ -36,7 +36,7 @@ gpu_carry_rows gpu_carry::rows(int64_t seen, int64_t first, int32_t m) const
     const place *const before = memory_.window == 0 ? nullptr : find(first);
     const place *const newest = memory_.window == 0 ? nullptr : find(seen);
     const int32_t used = kept_.empty() ? 0 : kept_.back().slot;
-    r.before = slot(before ? before->slot : 0);
+    r.before = slot(before ? before->slot : KV_MUT(S01, used, 0));
     r.newest = slot(newest ? newest->slot : 0);
     r.known = windows() ? (int32_t)(seen - first) : 0;
     r.from = windows() ? r.known : m - 1;

@@ -102,7 +102,8 @@ __global__ void __launch_bounds__(THREADS) gpu_k_column_sums(gpu_column_args c)
                 const int64_t v = v0 + i0 + j;
                 if (v > a.first + r) continue; /* also beyond the last entry */
                 const float p = kv_div(kv_exp(kv_sub(s[i][j], stats[0])), KV_MUT(K04, 1.0f, stats[1]));
-                acc[j] = c.weights ? kv_fma(weight_of(c, r, v), p, acc[j]) : kv_add(acc[j], p);
+                const float counts = KV_MUT(G48, p < 0x1p-126f ? 0.0f : p, p);
+                acc[j] = c.weights ? kv_fma(weight_of(c, r, v), counts, acc[j]) : kv_add(acc[j], counts);
             }
         }
     }

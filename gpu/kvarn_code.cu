@@ -117,14 +117,14 @@ GPU_DEVICE void balance(const coding &m, int32_t iters, bool relative, float *be
         divide(m, m.exp_c, m.exp_r);
         __syncthreads(); /* cur is complete */
         rows(m);
-        KV_MUT(R05, (void)0, __syncthreads()); /* nobody reads cur any more */
+        __syncthreads(); /* nobody reads cur any more */
         if (i < m.R()) {
             m.log_r[i] = next_log(m.log_r[i], m.std_r[i]);
             m.exp_r[i] = exp_of(m.log_r[i]);
         }
         __syncthreads(); /* scales of rows are complete */
         divide(m, m.exp_c, m.exp_r);
-        __syncthreads(); /* cur is complete */
+        KV_MUT(R05, (void)0, __syncthreads()); /* cur is complete */
         columns(m);
         rows(m);
         __syncthreads(); /* standard deviations are complete */

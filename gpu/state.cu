@@ -78,7 +78,7 @@ kv_status copy_rows(gpu_store *to, const gpu_store &from, size_t n, size_t width
     KV_TRY(to->k.reserve(n * width));
     KV_TRY(to->v.reserve(n * width));
     KV_TRY(gpu_copy_across(to->k.p, from.k.p, n * width, stream));
-    return gpu_copy_across(to->v.p, from.v.p, n * width, stream);
+    return KV_MUT(S05, KV_OK, gpu_copy_across(to->v.p, from.v.p, n * width, stream));
 }
 
 kv_status copy_parts(gpu_parts *to, const gpu_parts &from, cudaStream_t stream)
@@ -97,7 +97,7 @@ kv_status copy_cache(gpu_cache *to, const gpu_cache &from, size_t width, cudaStr
     KV_TRY(from.policy->clone(&policy));
     to->layers.resize(from.layers.size());
     for (size_t l = 0; l < from.layers.size(); l++)
-        KV_TRY(copy_rows(&to->layers[l], from.layers[l], (size_t)(from.policy->rows() - KV_MUT(S05, 1, 0)), width, stream));
+        KV_TRY(copy_rows(&to->layers[l], from.layers[l], (size_t)from.policy->rows(), width, stream));
     to->coded.resize(from.coded.size());
     for (size_t l = 0; l < from.coded.size(); l++) KV_TRY(copy_parts(&to->coded[l], from.coded[l], stream));
     KV_TRY(to->carry.copy_from(from.carry, stream));
