@@ -66,23 +66,6 @@ typedef struct cell {
     int doc, policy, side;
 } cell;
 
-static dt_subject subject_of(const cell *c)
-{
-    const dt_plan *p = c->plan;
-    const corpus_stream *d = &p->docs[c->doc].stream;
-    return (dt_subject){.model = p->model,
-                        .policy = &p->policies[c->policy],
-                        .device = p->sides[c->side].backend,
-                        .options = p->sides[c->side].options,
-                        .tokens = d->tokens.v,
-                        .n = dt_plan_tokens(p, c->doc),
-                        .after = d->is_passkey ? d->answer.v[0] : 0,
-                        .window = dt_plan_window(p, c->doc),
-                        .q = p->options->q,
-                        .mode = p->options->mode,
-                        .threads = p->options->threads};
-}
-
 /* The command line of a case that differs from the plan's in what was shrunk: `kvdiff locate ...`. */
 static void repro_of(const cell *c, const dt_shrunk *small, char *dst, size_t size)
 {
@@ -101,7 +84,7 @@ static void repro_of(const cell *c, const dt_shrunk *small, char *dst, size_t si
 /* Searches, shrinks, and leaves a command line that fails. */
 static kv_status search(const request *r, const cell *c, int warm, dt_finding *f, char *repro, size_t size)
 {
-    dt_subject s = subject_of(c);
+    dt_subject s = dt_subject_of(c->plan, c->doc, c->policy, c->side);
     if (c->plan->device_model != c->plan->model)
         return kv_fail(KV_ERR_USAGE,
                        "two different models (--device-model) are measured, not judged: there is no first wrong value");

@@ -207,6 +207,7 @@ static void add_job(bench *b, int side, int bug)
                                           .tier = r->tier,
                                           .thorough = bug < 0 || b->second,
                                           .judges = r->judge_all && bug >= 0 && !b->second,
+                                          .locate = bug >= 0 && !b->second,
                                           .tokens = r->control ? r->tokens : 0};
 }
 
@@ -252,7 +253,7 @@ static kv_status take(void *arg, int index, const dt_suite_end *end)
         r->done = 1;
         return dt_mutant_store(b->db, b->run_id, b->r->tier, &b->table[bug], r);
     }
-    *r = (dt_mutant_result){.outcome = DT_MUTANT_FOUND, .done = alarm, .judged = 1, .report = end->report, .head = -1};
+    *r = (dt_mutant_result){.outcome = DT_MUTANT_FOUND, .done = alarm, .judged = 1, .report = end->report};
     snprintf(r->killed_by, sizeof r->killed_by, "%s", end->killed_by);
     return alarm ? dt_mutant_store(b->db, b->run_id, b->r->tier, &b->table[bug], r) : KV_OK;
 }

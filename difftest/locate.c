@@ -372,6 +372,22 @@ static kv_status search(dt_study *s)
     return KV_OK;
 }
 
+dt_subject dt_subject_of(const dt_plan *p, int doc, int policy, int side)
+{
+    const corpus_stream *d = &p->docs[doc].stream;
+    return (dt_subject){.model = p->model,
+                        .policy = &p->policies[policy],
+                        .device = p->sides[side].backend,
+                        .options = p->sides[side].options,
+                        .tokens = d->tokens.v,
+                        .n = dt_plan_tokens(p, doc),
+                        .after = d->is_passkey ? d->answer.v[0] : 0,
+                        .window = dt_plan_window(p, doc),
+                        .q = p->options->q,
+                        .mode = p->options->mode,
+                        .threads = p->options->threads};
+}
+
 kv_status dt_locate(const dt_subject *subject, dt_finding *out)
 {
     dt_flow flow;

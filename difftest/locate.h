@@ -9,6 +9,7 @@
 
 #include "common/backend.h"
 #include "common/mem.h"
+#include "difftest/plan.h"
 
 /* One case: a document under a policy on a device. Everything outlives the search. */
 typedef struct dt_subject {
@@ -25,6 +26,9 @@ typedef struct dt_subject {
     int warm;  /* the document is fed once before, and forgotten by reset */
     int quick; /* the step is not repeated and nothing is dyed */
 } dt_subject;
+
+/* A case of a plan. */
+dt_subject dt_subject_of(const dt_plan *p, int doc, int policy, int side);
 
 /* What one eviction looked like on both sides. */
 typedef struct dt_evict_diff {

@@ -41,10 +41,10 @@ kv_status dt_mutant_store(dt_db *db, int64_t run_id, int32_t tier, const dt_muta
     int64_t id = 0;
     KV_TRY(store_mutant(db, m, &id));
     const dt_value v[] = {DT_INT(run_id), DT_INT(id), DT_TEXT(dt_tier_name(tier)), DT_INT(r->outcome == DT_MUTANT_FOUND),
-                          DT_IF(r->op[0], DT_TEXT(r->op)), DT_IF(r->klass[0], DT_TEXT(r->klass)),
+                          DT_IF(r->report.op[0], DT_TEXT(r->report.op)), DT_IF(r->report.klass[0], DT_TEXT(r->report.klass)),
                           DT_IF(r->report.first_pos >= 0, DT_INT(r->report.first_pos)), DT_REAL(r->report.seconds),
                           DT_IF(r->killed_by[0], DT_TEXT(r->killed_by)), DT_TEXT(dt_mutant_outcome_name(r->outcome)),
-                          DT_IF(r->head >= 0, DT_INT(r->head)), DT_INT(r->report.cases), DT_TEXT(r->report.key),
+                          DT_IF(r->report.head >= 0, DT_INT(r->report.head)), DT_INT(r->report.cases), DT_TEXT(r->report.key),
                           DT_TEXT(r->report.reason), DT_TEXT(r->report.repro), JUDGED(DT_JUDGE_NMSE),
                           JUDGED(DT_JUDGE_ALLCLOSE), JUDGED(DT_JUDGE_FLASHINFER), JUDGED(DT_JUDGE_PERPLEXITY)};
     return dt_sql_run(db,
@@ -64,13 +64,13 @@ static void copy_text(sqlite3_stmt *s, int column, char *dst, size_t size)
 static void read_row(sqlite3_stmt *s, dt_mutant_result *r)
 {
     char outcome[16];
-    *r = (dt_mutant_result){.done = 1, .head = -1};
+    *r = (dt_mutant_result){.done = 1, .report.head = -1};
     copy_text(s, 1, outcome, sizeof outcome);
     for (int i = 0; i < DT_MUTANT_FAULT; i++)
         if (strcmp(outcome, dt_mutant_outcome_name(i)) == 0) r->outcome = i;
-    copy_text(s, 2, r->op, sizeof r->op);
-    copy_text(s, 3, r->klass, sizeof r->klass);
-    if (sqlite3_column_type(s, 4) != SQLITE_NULL) r->head = sqlite3_column_int(s, 4);
+    copy_text(s, 2, r->report.op, sizeof r->report.op);
+    copy_text(s, 3, r->report.klass, sizeof r->report.klass);
+    if (sqlite3_column_type(s, 4) != SQLITE_NULL) r->report.head = sqlite3_column_int(s, 4);
     copy_text(s, 5, r->killed_by, sizeof r->killed_by);
     r->report.first_pos = sqlite3_column_type(s, 6) == SQLITE_NULL ? -1 : sqlite3_column_int64(s, 6);
     r->report.seconds = sqlite3_column_double(s, 7);

@@ -12,13 +12,13 @@ typedef struct tally {
 
 static void count(tally *t, const dt_mutant *m, const dt_mutant_result *r)
 {
-    const int found = r->outcome == DT_MUTANT_FOUND, located = found && r->op[0] != '\0';
+    const int found = r->outcome == DT_MUTANT_FOUND, located = found && r->report.op[0] != '\0';
     t->n++;
     t->found += found;
     t->located += located;
-    t->op += located && strcmp(r->op, m->op) == 0;
+    t->op += located && strcmp(r->report.op, m->op) == 0;
     t->with_head += located && m->head >= 0;
-    t->head += located && m->head >= 0 && r->head == m->head;
+    t->head += located && m->head >= 0 && r->report.head == m->head;
     t->seconds += r->report.seconds;
     t->judged += r->judged;
     for (int i = 0; i < DT_JUDGE_COUNT; i++)

@@ -3,6 +3,7 @@
 #include "difftest/mutants.h"
 
 #include "difftest/engine.h"
+#include "difftest/locate.h"
 
 #include <limits.h>
 #include <stdio.h>
@@ -161,6 +162,20 @@ static kv_status fill_options(const course *c, const group *g, dt_options *o)
     return KV_OK;
 }
 
+/* The alarm is on its way before locate takes the case up again: a bug may end the process there. */
+static void blame(course *c, int doc, int policy)
+{
+    const dt_subject s = dt_subject_of(&c->plan, doc, policy, 0);
+    dt_finding f = {0};
+    send(c, &c->report);
+    if (dt_locate(&s, &f) == KV_OK && f.found != DT_FOUND_NOTHING) {
+        copy(c->report.op, sizeof c->report.op, f.op);
+        copy(c->report.klass, sizeof c->report.klass, f.klass);
+        c->report.head = f.head;
+    }
+    dt_finding_free(&f);
+}
+
 /* The same plan with the unmutated library works: a side that cannot be opened is the bug's doing. */
 static kv_status run_cases(course *c, int follows)
 {
@@ -178,7 +193,9 @@ static kv_status run_cases(course *c, int follows)
             if (!c->alarm) send(c, &c->report);
             c->report.begins = 0;
             c->report.cases++;
+            const int before = c->alarm;
             st = dt_engine_run(&c->engine, d, i, todo);
+            if (st == KV_OK && c->alarm > before && c->job->locate) blame(c, d, i);
         }
     dt_engine_close(&c->engine);
     return st;
@@ -226,7 +243,7 @@ static kv_status run_suite(course *c)
 
 kv_status dt_suite_run(const dt_suite_job *job, int fd)
 {
-    course c = {.job = job, .fd = fd, .start = kv_now(), .report = {.at = -1, .status = DT_CASE_PASS, .first_pos = -1}};
+    course c = {.job = job, .fd = fd, .start = kv_now(), .report = {.at = -1, .status = DT_CASE_PASS, .first_pos = -1, .head = -1}};
     const kv_status st = job->tokens ? run_control(&c) : run_suite(&c);
     if (st != KV_OK && st != KV_ERR_NOMEM && job->bug)
         raise_alarm(&c, DT_CASE_ERROR, -1, c.report.key, kv_message(), "");

@@ -26,9 +26,6 @@ typedef struct dt_mutant {
 } dt_mutant;
 const dt_mutant *dt_mutants(int *n);
 
-/* Whether op_names.def has this name. */
-int dt_op_exists(const char *name);
-
 /* ---- the suite: cases that do not depend on the bug -------------------------------------------------- */
 
 enum { DT_SUITE_TEXT = 512 };
@@ -42,6 +39,8 @@ typedef struct dt_suite_report {
     int64_t first_pos;    /* token that shows it; -1 */
     double seconds;       /* until the alarm, or all */
     int32_t judge[DT_JUDGE_COUNT];
+    int32_t head;         /* what locate says of the alarm; -1 */
+    char op[24], klass[24]; /* "" = it was not asked, or found nothing */
     char key[DT_SUITE_TEXT], reason[DT_SUITE_TEXT], repro[2 * DT_SUITE_TEXT];
 } dt_suite_report;
 
@@ -52,6 +51,7 @@ typedef struct dt_suite_job {
     int32_t tier;
     int32_t thorough;         /* compare the cache's state after every step, and go on under other schedules */
     int32_t judges;           /* go on behind the first alarm, for the sake of the other judges */
+    int32_t locate;           /* ask what is to blame for the alarm */
     int64_t tokens;           /* 0, or: instead of the suite long texts of so many tokens in all */
 } dt_suite_job;
 
@@ -77,8 +77,6 @@ typedef struct dt_mutant_result {
     int32_t judged; /* 1: the other judges were asked */
     dt_suite_report report;
     char killed_by[32]; /* "decisions", "logits", "state", ...; "" when nothing did */
-    char op[24], klass[24]; /* what locate said; "" = not asked, or nothing */
-    int32_t head;
 } dt_mutant_result;
 
 /* What one process gave: the last report, however the process ended. */
