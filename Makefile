@@ -278,8 +278,10 @@ $(MUT)/ref.so: $(MUT_REF) $(MUT_O)/side_ref.o $(MUT_COMMON)
 	$(call say,LINK,$@)
 	$(Q)$(CC) -shared -Wl,-z,defs -o $@ $^ $(LDFLAGS_ALL) $(LIBS)
 
-.PHONY: mutants-build
-mutants-build: $(MUTANT_SIDES)
+.PHONY: mutants mutants-build
+mutants-build: $(MUTANT_SIDES) # the two libraries with planted bugs
+mutants: $(BUILD)/kvdiff $(MUTANT_SIDES) ## plant bugs, one at a time: the tester must find every one (docs/mutants.md); resumes
+	$(Q)$(BUILD)/kvdiff mutate --db=$(MUT)/mutants.db $(if $(T),--only='$(T)')
 
 # ---- the program ----------------------------------------------------------------------------------
 # Shared objects export their entry only. OpenBLAS is the Debian package libopenblas-dev.

@@ -33,7 +33,7 @@ static void nmse_passes_one_wrong_row_of_many(void **state)
 {
     (void)state;
     fill(1.0f);
-    got[17] = -ref[17] * 1.2f; /* one element, wrong by more than 200 % */
+    ref[17] = 0.8f, got[17] = 0.0f; /* one element is lost */
     assert_int_equal(dt_judge_nmse(ref, got, N), 0);
     assert_int_equal(dt_judge_nmse(ref, got, 64), 1);
     assert_int_equal(dt_judge_flashinfer(ref, got, N), 1);

@@ -89,10 +89,12 @@ static const char fill_sql[] =
     "INSERT INTO gate(run_id, metric, slice, n_unit, est, lo, hi, margin, p_adj, method, verdict)"
     "  VALUES(3, 'nll', 'all', 2, 0.125, 0, 0.25, 0.01, 0.5, 'tost', 'inconclusive'),"
     " (3, 'ulp', 'emu', 1, 0, 0, 0, 0, NULL, 'exact', 'fail');"
-    "INSERT INTO mutant VALUES(1, 'M01', 'ring', 'append', x'01', 'bug-policy', 'quick', 0),"
+    "INSERT INTO mutant(mutant_id, code, family, op, patch_sha, expect_klass, expect_tier, equivalent)"
+    " VALUES(1, 'M01', 'ring', 'append', x'01', 'bug-policy', 'quick', 0),"
     " (2, 'M02', 'ring', 'append', x'02', 'bug-policy', 'quick', 0),"
     " (3, 'M18', 'ring', 'attn', x'03', 'unknown', 'quick', 1);"
-    "INSERT INTO mutant_result VALUES(5, 1, 'quick', 1, 'append', 'bug-policy', 3, 0.5, 'K1'),"
+    "INSERT INTO mutant_result(run_id, mutant_id, tier, detected, localised_op, klass, first_pos, secs, killed_by)"
+    " VALUES(5, 1, 'quick', 1, 'append', 'bug-policy', 3, 0.5, 'K1'),"
     " (5, 2, 'quick', 0, NULL, NULL, NULL, 1.5, NULL), (5, 3, 'quick', 0, NULL, NULL, NULL, 9, "
     "NULL);";
 
@@ -341,8 +343,8 @@ static void flaky_needs_the_same_build_machine_and_seed(void **state)
 static void equivalent_mutants_do_not_count(void **state)
 {
     expect(state, "q15", "",
-           "family|tier|n|found|found_pct|localised_pct|mean_secs\n"
-           "ring|quick|2|1|50|100|1\n");
+           "family|tier|n|found|found_pct|localised_pct|head_pct|klass_pct|mean_secs\n"
+           "ring|quick|2|1|50|100|-|100|1\n");
 }
 
 static void gates_show_failures_first(void **state)
