@@ -164,7 +164,7 @@ static kv_status check_library(bench *b, int side)
 {
     dt_side s;
     char option[32], why[64];
-    kv_status st = dt_side_open(b->library[side], &s);
+    kv_status st = dt_side_open_here(b->library[side], &s);
     if (st != KV_OK) {
         kv_prefix_message("planted bugs need %s (make mutants-build)", b->library[side]);
         return st == KV_ERR_USAGE ? KV_ERR_IO : st;
@@ -342,6 +342,7 @@ static kv_status execute(const request *r, int argc, char **argv, int *code)
     b.of = calloc(most, sizeof *b.of);
     sigaction(SIGINT, &sa, NULL);
     sigaction(SIGTERM, &sa, NULL);
+    setenv("KVDIFF_IN_PROCESS", "1", 1); /* every bug has a process already */
     kv_status st = b.results && b.jobs && b.of ? KV_OK : kv_fail(KV_ERR_NOMEM, "out of memory");
     if (st == KV_OK) st = r->control ? control(&b, code) : benchmark(&b, argc, argv, code);
     dt_db_close(b.db);

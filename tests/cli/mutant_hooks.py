@@ -15,7 +15,7 @@ HOOK = re.compile(r"\bKV_MUT\(")
 
 
 def sources():
-    found = glob.glob("*.h")
+    found = glob.glob("include/*.h")
     for folder in FOLDERS:
         for path in glob.glob(f"{folder}/**/*", recursive=True):
             if path.endswith((".c", ".h", ".cu", ".cuh", ".def", ".cpp")):
