@@ -36,7 +36,6 @@ int dt_policy_with_cap(const kv_policy *p, int32_t cap, kv_policy *out)
     case KV_SEL_CASCADE:
         out->cascade.cap = cap;
         out->cascade.window = cap / p->cascade.n;
-        if (cap % p->cascade.n) return 0;
         break;
     case KV_SEL_H2O:
         out->h2o.cap = cap;

@@ -71,6 +71,7 @@ struct kv_session {
 typedef struct liar_snapshot {
     void *honest;
     int64_t seen;
+    int told;
 } liar_snapshot;
 
 static const kv_backend *liar_honest(void);
@@ -300,6 +301,7 @@ static kv_status liar_snapshot_take(kv_session *s, void **out)
     liar_snapshot *copy = calloc(1, sizeof *copy);
     if (!copy) return KV_ERR_NOMEM;
     copy->seen = s->seen;
+    copy->told = s->told;
     const kv_status st = liar_keep(s, liar_honest()->snapshot(s->honest, &copy->honest));
     if (st == KV_OK) *out = copy;
     else free(copy);
@@ -311,6 +313,7 @@ static kv_status liar_restore(kv_session *s, const void *snap)
     if (s->lie == LIAR_restore) return liar_refuse(s->message, KV_ERR_INTERNAL);
     const liar_snapshot *copy = snap;
     s->seen = copy->seen;
+    s->told = copy->told;
     return liar_keep(s, liar_honest()->restore(s->honest, copy->honest));
 }
 

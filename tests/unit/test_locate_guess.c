@@ -314,6 +314,8 @@ static void wrong_scores_are_named(void **state)
     plain_h2o(q, k[0], NULL, 2, wrong);
     assert_string_equal(dt_scores_guess(&s, &ref, &got, &text), "bug-numeric");
     assert_non_null(strstr(text, "not carried"));
+    const dt_scored silent = {none, none};
+    assert_null(dt_scores_guess(&s, &ref, &silent, &text)); /* nothing was said */
     memcpy(wrong, right, sizeof wrong);
     assert_null(dt_scores_guess(&s, &ref, &got, &text)); /* nothing is wrong */
     wrong[4] += 1;
@@ -351,7 +353,11 @@ static void decisions_are_told_apart(void **state)
     assert_int_equal(dt_evict_diffs(&ref, &got, NULL, 100, 0, diff, 4), 1);
     assert_true(diff[0].pos == 109 && diff[0].ref_victim == 103 && diff[0].got_victim == 104);
     memcpy(b, a, sizeof b);
+    b[0].margin = 0; /* not the slot alone */
     b[2].slot = 6;
+    dt_events_compare(&ref, &got, &d);
+    assert_false(d.only_slot || d.only_margin || d.only_order);
+    b[0] = a[0];
     dt_blame_events(&p, &ref, &got, NULL, NULL, NULL, &d, &v);
     assert_true(d.only_slot && strstr(v.text, "other slots"));
     memcpy(b, a, sizeof b);
