@@ -380,19 +380,26 @@ static kv_status table(kv_session *s, kv_table which, int64_t first, int64_t n, 
 
 /* ---- loading ----------------------------------------------------------------------------------------------------------------- */
 
+/* A table for every side that was loaded: they live as long as the program. */
+typedef struct kept {
+    struct kept *next;
+    kv_backend table;
+    char name[256];
+} kept;
+static kept *all_kept;
+
 static kv_status make_backend(const json_t *a, const kv_backend **out)
 {
-    struct {
-        kv_backend table;
-        char name[256];
-    } *kept = calloc(1, sizeof *kept);
+    kept *k = calloc(1, sizeof *k);
     const char *name = json_string_value(json_object_get(a, "name"));
-    if (!kept) return kv_fail(KV_ERR_NOMEM, "out of memory");
-    snprintf(kept->name, sizeof kept->name, "%s", name ? name : "");
-    kept->table = (kv_backend){.abi = KV_BACKEND_ABI,
+    if (!k) return kv_fail(KV_ERR_NOMEM, "out of memory");
+    snprintf(k->name, sizeof k->name, "%s", name ? name : "");
+    k->next = all_kept;
+    all_kept = k;
+    k->table = (kv_backend){.abi = KV_BACKEND_ABI,
                                .caps = (uint32_t)json_integer_value(json_object_get(a, "caps")),
                                .contract = (int32_t)json_integer_value(json_object_get(a, "contract")),
-                               .name = kept->name,
+                               .name = k->name,
                                .available = available,
                                .open = open_session,
                                .close = close_session,
@@ -406,7 +413,7 @@ static kv_status make_backend(const json_t *a, const kv_backend **out)
                                .snapshot_free = snapshot_free,
                                .digest = json_is_true(json_object_get(a, "digest")) ? digest : NULL,
                                .table = table};
-    *out = &kept->table;
+    *out = &k->table;
     return KV_OK;
 }
 
