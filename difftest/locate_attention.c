@@ -300,11 +300,9 @@ kv_status dt_study_attention(dt_study *s)
                                                        has_codes(p, s->flow->state[DT_REF].p, s->layer, D));
     int done = 0;
     s->out->op = NULL;
-    const kv_status st = guess_both(s, &done);
-    if (st == KV_ERR_UNSUPPORTED || (st == KV_OK && !done)) {
-        without_guess(s, coded ? "attn_quant" : "attn");
-        return KV_OK;
-    }
+    kv_status st = guess_both(s, &done);
+    if (st == KV_ERR_UNSUPPORTED) st = dt_study_coded(s, telling_row(s));
+    if (st == KV_OK && !s->out->op) without_guess(s, coded ? "attn_quant" : "attn");
     return st;
 }
 

@@ -171,7 +171,7 @@ void dt_blame_events(const kv_policy *p, const kv_events *ref, const kv_events *
     else if (d->only_slot)
         dt_verdict_set(v, "policy", "bug-policy", "same tokens, other slots: reference %s, device %s", own, theirs);
     else if (coding && same_state(ref_after, got_after))
-        dt_verdict_set(v, "policy", "bug-policy", "coded alike, but reported otherwise: reference %s, device %s", own,
+        dt_verdict_set(v, "quant", "bug-policy", "coded alike, but reported otherwise: reference %s, device %s", own,
                        theirs);
     else
         dt_verdict_set(v, coding ? "quant" : "policy", coding ? "bug-index" : "bug-policy", "reference %s, device %s",

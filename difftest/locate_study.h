@@ -42,6 +42,10 @@ void dt_study_free(dt_study *s);
 /* The wrong row of attention: guesses, dye. Fills op, klass, slot and hypothesis of the finding. */
 kv_status dt_study_attention(dt_study *s);
 
+/* The same on coded keys and values (locate_coded.c): op stays NULL when no mistake fits. row: as wrong as the first
+ * one, all that it reads is right. */
+kv_status dt_study_coded(dt_study *s, int64_t row);
+
 /* Wrong scores of the finding's layer and head: the mistake that gives them, if there is one (locate_scores.h). */
 kv_status dt_study_scores(dt_study *s);
 
