@@ -284,7 +284,7 @@ mutants: $(BUILD)/kvdiff $(MUTANT_SIDES) ## plant bugs, one at a time: the teste
 	$(Q)$(BUILD)/kvdiff mutate --db=$(MUT)/mutants.db $(if $(T),--only='$(T)')
 
 # ---- the program ----------------------------------------------------------------------------------
-# Shared objects export their entry only. OpenBLAS is the Debian package libopenblas-dev.
+# Shared objects export their entry and single operations. OpenBLAS is the Debian package libopenblas-dev.
 $(BLAS_OBJ): CFLAGS_ALL += -O3 -fvisibility=hidden
 $(O)/gpu/blas/vector.o: CFLAGS_ALL += -ffp-contract=fast
 LINK_SIDE = $(Q)mkdir -p $(@D) && $(CC) -shared $(if $(SAN),,-Wl,-z,defs) -Wl,--exclude-libs,ALL -o $@ \

@@ -13,11 +13,15 @@ typedef struct attention {
     int64_t m;
 } attention;
 
-/* Softmax of scores[0..n); columns n .. width become 0. Returns 1 / sum. */
-static float softmax_row(const blas_session *s, float *scores, int64_t n, int64_t width)
+/* Softmax of scores[0..n); columns n .. width become 0. stats: the row's, or NULL. Returns 1 / sum. */
+static float softmax_row(const blas_session *s, float *scores, int64_t n, int64_t width, float *stats)
 {
-    const float sum = s->vec->exp_sum(scores, n, s->vec->max(scores, n));
+    const float max = s->vec->max(scores, n), sum = s->vec->exp_sum(scores, n, max);
     memset(scores + n, 0, (size_t)(width - n) * sizeof *scores);
+    if (stats) {
+        stats[0] = max;
+        stats[1] = sum;
+    }
     return 1.0f / sum;
 }
 
@@ -45,9 +49,9 @@ static void attend_task(void *arg, int64_t task, int worker)
     else
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)width, (int)D,
                     s->scale, q, (int)qkv_width, k, (int)D, 0, scores, (int)width);
-    float inverse[ROWS];
+    float inverse[ROWS], *const stats = s->work.stats ? s->work.stats + (row * Hq + head) * 2 : NULL;
     for (int64_t x = 0; x < rows; x++)
-        inverse[x] = softmax_row(s, scores + x * width, view->n + row + x + 1, width);
+        inverse[x] = softmax_row(s, scores + x * width, view->n + row + x + 1, width, stats ? stats + 2 * x * Hq : NULL);
     if (rows == 1)
         cblas_sgemv(CblasRowMajor, CblasTrans, (int)width, (int)D, 1, v, (int)D, scores, 1, 0, out,
                     1);

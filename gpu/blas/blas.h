@@ -280,6 +280,7 @@ typedef struct blas_work {
     float *x, *xn;  /* [m][d_model] */
     float *qkv;     /* [m][Hq * D + 2 * H * D] */
     float *att;     /* [m][Hq * D] */
+    float *stats;   /* [m][Hq][2] largest score of a row, sum of its exponentials; NULL: nobody asks */
     float *gate_up; /* [m][2 * ffn_dim] */
     float *act;     /* [m][ffn_dim] */
 
@@ -375,6 +376,13 @@ void blas_turn_query(const blas_session *s, int32_t layer, int64_t head, int64_t
 
 /* forward.c: y[m][w->n] = x[m][w->k] times the transpose of w. */
 void blas_multiply(const blas_session *s, const float *x, int64_t m, const blas_matrix *w, float *y);
+
+/* forward.c: -log p(target) of a row of logits, its largest and the sum of exp(x - largest). z = cap * tanh(z / cap). */
+float blas_nll(const float *x, int64_t vocab, int32_t target, float *max, double *sum);
+void blas_softcap(float *z, int64_t n, float cap);
+
+/* golf.c: h = r * r with r = f where f >= 0, else slope * f. */
+void blas_squared_relu(const float *f, int64_t n, float slope, float *h);
 
 /* forward.c: the pass over one piece, admissions and evictions included. */
 kv_status blas_forward(blas_session *s, const blas_piece_info *p);

@@ -242,18 +242,30 @@ typedef struct nll_job {
     int64_t vocab;
 } nll_job;
 
+float blas_nll(const float *x, int64_t vocab, int32_t target, float *max, double *sum)
+{
+    *max = x[0];
+    for (int64_t v = 1; v < vocab; v++)
+        *max = x[v] > *max ? x[v] : *max;
+    *sum = 0;
+    for (int64_t v = 0; v < vocab; v++)
+        *sum += (double)expf(x[v] - *max);
+    return (float)(log(*sum) - ((double)x[target] - (double)*max));
+}
+
+void blas_softcap(float *z, int64_t n, float cap)
+{
+    for (int64_t i = 0; i < n; i++)
+        z[i] = cap * tanhf(z[i] / cap);
+}
+
 static void nll_task(void *arg, int64_t r, int worker)
 {
     (void)worker;
     const nll_job *j = arg;
-    const float *x = j->logits + r * j->vocab;
-    float max = x[0];
-    for (int64_t v = 1; v < j->vocab; v++)
-        max = x[v] > max ? x[v] : max;
-    double sum = 0;
-    for (int64_t v = 0; v < j->vocab; v++)
-        sum += (double)expf(x[v] - max);
-    j->nll[r] = (float)(log(sum) - ((double)x[j->targets[r]] - (double)max));
+    float max;
+    double sum;
+    j->nll[r] = blas_nll(j->logits + r * j->vocab, j->vocab, j->targets[r], &max, &sum);
 }
 
 /* Rows from .. from + n - 1 of the normalised stream become results out .. of the step. */
@@ -267,9 +279,7 @@ static kv_status head_rows(blas_session *s, const kv_step *step, int64_t from, i
         logits = s->logits.p;
     }
     blas_multiply(s, s->work.xn + from * s->model->cfg.d_model, n, &s->weights->head, logits);
-    const float cap = s->model->cfg.logit_softcap;
-    for (int64_t i = 0; cap != 0.0f && i < n * V; i++)
-        logits[i] = cap * tanhf(logits[i] / cap);
+    if (s->model->cfg.logit_softcap != 0.0f) blas_softcap(logits, n * V, s->model->cfg.logit_softcap);
     if (step->nll) {
         nll_job j = {logits, step->targets + out, step->nll + out, V};
         kv_pool_run(s->pool, n, nll_task, &j);

@@ -183,14 +183,19 @@ void blas_golf_attended(blas_session *s, int32_t layer, const blas_piece_info *p
     if (s->model->cfg.local_v || in_mask(s->model->cfg.xsa_layer_mask, layer)) each_row(s, p->m, layer, attended_row);
 }
 
+void blas_squared_relu(const float *f, int64_t n, float slope, float *h)
+{
+    for (int64_t i = 0; i < n; i++) {
+        const float r = f[i] < 0.0f ? slope * f[i] : f[i];
+        h[i] = r * r;
+    }
+}
+
 void blas_golf_activate(const blas_session *s, int64_t m)
 {
     const kv_config *cfg = &s->model->cfg;
     const float slope = cfg->ffn_kind == KV_FFN_LEAKY_RELU2 ? cfg->leaky_slope : 0.0f;
-    for (int64_t i = 0; i < m * cfg->ffn_dim; i++) {
-        const float f = s->work.gate_up[i], r = f < 0.0f ? slope * f : f;
-        s->work.act[i] = r * r;
-    }
+    blas_squared_relu(s->work.gate_up, m * cfg->ffn_dim, slope, s->work.act);
 }
 
 /* ---- the sidecar --------------------------------------------------------------------------------------------------- */
