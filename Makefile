@@ -231,6 +231,15 @@ cuda-tests: $(CUDA_BIN)
 gpu-evidence: ## test the CUDA kernels on this machine's GPU and write down the result
 	$(Q)BUILD=$(BUILD) NVCC=$(NVCC) tools/gpu-evidence; st=$$?; [ $$st -eq 77 ] || exit $$st
 
+# ---- which branches the op checks take (docs/gpu.md) -----------------------------------------------------------------
+# A build of its own, by g++, whose counts gcov can read.
+.PHONY: ops-coverage
+LEVEL ?= 2
+ops-coverage: $(BUILD)/kvdiff $(BUILD)/kvdiff-worker ## which branches of the GPU sources `kvdiff ops` takes; LEVEL=0..3
+	$(Q)$(MAKE) --no-print-directory BUILD=$(BUILD)/coverage CC=gcc CXX=g++ OPT=-O0 CFLAGS=-DKV_COUNT_BRANCHES \
+	    CXXFLAGS='--coverage -DKV_COUNT_BRANCHES' LDFLAGS=--coverage $(BUILD)/coverage/sides/emu.so
+	$(Q)tools/ops-coverage $(BUILD)/kvdiff $(BUILD)/coverage/sides/emu.so $(BUILD)/coverage/obj $(LEVEL)
+
 # ---- planted bugs (docs/mutants.md) ---------------------------------------------------------------
 # The sides emu and ref once more, with the bad text of common/mutant.h in them, behind a door that chooses the bug.
 # Never part of `make all`. The objects have a folder of their own: nothing that is shipped can pick one up.

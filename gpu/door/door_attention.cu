@@ -25,7 +25,7 @@ static kv_status attend(door &d, const gpu_attention_args &step, const door_view
     for (int32_t t = 0; t < step.m; t += a.m) {
         a.q = step.q + t * step.q_stride;
         a.out = step.out + (int64_t)t * a.heads * a.head_dim;
-        a.stats = step.stats + (int64_t)t * a.heads * 2;
+        if (step.stats) a.stats = step.stats + (int64_t)t * a.heads * 2;
         KV_TRY(gpu_attention(a, workspace, d.stream));
     }
     return KV_OK;
@@ -40,7 +40,7 @@ static kv_status attention(const kvdk_attn_args &a, door &d)
     KV_TRY(door_view_open(d, a.segment, a.n_segments, a.T, a.Hk, a.hd, true, &view));
     KV_TRY(d.in(a.q, {a.T, a.Hq, a.hd}, &g.q));
     KV_TRY(d.out(a.o, {a.T, a.Hq, a.hd}, &g.out));
-    KV_TRY(d.memory((size_t)(a.T * a.Hq * 2), &g.stats));
+    if (a.row_max.data || a.row_sum.data) KV_TRY(d.memory((size_t)(a.T * a.Hq * 2), &g.stats));
     g.q_stride = a.Hq * a.hd;
     g.first = view.stored;
     g.m = (int32_t)a.T;

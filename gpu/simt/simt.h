@@ -36,7 +36,11 @@
 #define __global__
 #define __device__
 #define __host__
-#define __forceinline__ inline __attribute__((always_inline))
+#ifdef KV_COUNT_BRANCHES
+#    define __forceinline__ inline
+#else
+#    define __forceinline__ inline __attribute__((always_inline))
+#endif
 #define __launch_bounds__(...)
 
 struct dim3 {
