@@ -1,0 +1,32 @@
+#!/bin/sh
+# Our own kernels through the door of candidates: all operations of kvdiff_kernel.h on emu, bit for bit, and those that blas
+# has, within their bounds.
+set -u
+. tests/tap.sh
+
+dir=$(mktemp -d "${TMPDIR:-/tmp}/ops-own.XXXXXX")
+trap 'rm -rf "$dir" "$tap_tmp" "$tap_tmp.out"' EXIT
+
+run() { # KERNEL
+    logged "$dir/$1" "$KVDIFF" ops --kernel="$1" --level=0 --seed=0x5eed --db="$dir/r.db" --format=csv
+}
+
+passes() { # KERNEL OPERATION [MAX_ULP]
+    row=$(grep "^\"*$1\"*,\"*$2\"*," "$dir/$1") || { echo "no row for $2"; return 1; }
+    echo "$row" | tr -d '"' | awk -F, -v most="${3:-}" '{ print } $3 != "PASS" || (most != "" && $5 + 0 > most + 0) { exit 1 }' && return 0
+    grep -A1 " $2 " "$dir/$1.err"
+    return 1
+}
+
+check "emu: the run" run emu
+for op in rmsnorm gemm rope attn_prefill attn_decode attn_colsum window_append cascade_plan cascade_move kv_quant_tile attn_quant \
+    logits_nll topk; do
+    check "emu: $op has the bits" passes emu "$op" 0
+done
+check "emu: it has no other row" test "$(wc -l <"$dir/emu")" -eq 14
+
+check "blas: the run" run blas
+for op in rmsnorm gemm rope attn_prefill attn_decode logits_nll; do
+    check "blas: $op is within its bound" passes blas "$op"
+done
+done_testing
