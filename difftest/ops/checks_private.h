@@ -12,7 +12,8 @@ typedef struct checking {
     const dt_candidate_info *info;
     const dt_op_impl *impl;
     dt_exec exec;
-    int64_t placements;
+    int64_t placements; /* number of the next */
+    int late_looks;     /* calls that were watched after they had returned */
     int crashes;
     char refusal[400];
     int is_probed; /* the entry to blame is known */
