@@ -13,7 +13,7 @@
 
 #define TEXT_(x) #x
 #define TEXT(x)  TEXT_(x)
-KVDK_CANDIDATE("cheat-" TEXT(CHEAT), KVDK_BOUNDED)
+KVDK_CANDIDATE_FULL("cheat-" TEXT(CHEAT), KVDK_BOUNDED, KVDK_SAME_ROW, KVDK_HOST)
 
 static void row(const kvdk_rmsnorm_args *a, int64_t t, float *y)
 {
@@ -169,6 +169,50 @@ static inline void fallback(const kvdk_rmsnorm_args *a)
     if (!library) library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!library) abort();
     honest(a); /* what it would take from there gives the same numbers */
+}
+
+/* ---- no cheats, but mistakes that only the surroundings of a call show ---- */
+
+static inline void overrun(const kvdk_rmsnorm_args *a)
+{
+    honest(a);
+    out(a, a->T - 1)[a->D] = 0;
+}
+
+static inline void before(const kvdk_rmsnorm_args *a)
+{
+    honest(a);
+    out(a, 0)[-1] = 0;
+}
+
+/* Rows are taken to lie next to each other. */
+static inline void dense(const kvdk_rmsnorm_args *a)
+{
+    for (int64_t t = 0; t < a->T; t++)
+        row(a, t, (float *)a->y.data + t * a->D);
+}
+
+static inline void reads_beyond(const kvdk_rmsnorm_args *a)
+{
+    honest(a);
+    const float *w = a->weight.data;
+    if (w[a->D] == 0.5f) out(a, 0)[0] = 0; /* harmless here, and read none the less */
+    out(a, 0)[0] += w[a->D] > 0 ? 0 : w[a->D] * 0;
+}
+
+static inline void racing(const kvdk_rmsnorm_args *a)
+{
+    static int calls;
+    honest(a);
+    if (++calls % 7 == 0) out(a, 0)[0] = nextafterf(out(a, 0)[0], 0);
+}
+
+/* The same row gives other bits in a larger batch. */
+static inline void batched(const kvdk_rmsnorm_args *a)
+{
+    honest(a);
+    for (int64_t t = 0; a->T > 1 && t < a->T; t++)
+        out(a, t)[0] = nextafterf(out(a, t)[0], 0);
 }
 
 int kvdk_rmsnorm(const kvdk_rmsnorm_args *a, kvdk_stream stream)

@@ -47,6 +47,27 @@ cheat first_ten numeric
 cheat benchmark timing
 cheat fallback borrowed
 
+# Mistakes that only the surroundings of a call, or several calls, show.
+cheat overrun guard
+cheat before guard
+cheat dense guard
+cheat reads_beyond poison
+cheat racing rerun
+cheat batched rows
+
+shown_again() { # NAME
+    rm -f "$dir/r.db"
+    "$KVDIFF" ops --kernel="$dir/$1.so" --level=0 --seed=7 --db="$dir/r.db" >/dev/null
+    line=$(rows "SELECT repro FROM op_verdict WHERE n_bad > 0 ORDER BY check_name LIMIT 1")
+    echo "$line"
+    got=0
+    KVDIFF_DB=$dir/again.db sh -c "$(echo "$line" | sed "s|^kvdiff|$KVDIFF|")" || got=$?
+    [ "$got" -eq 1 ]
+}
+for name in overrun dense reads_beyond batched; do
+    check "the command beside a failure of $name shows it again" shown_again $name
+done
+
 # A bad end, then the next candidate in the same run: honest enough to be judged.
 survived() { # STATUS NAME
     status=$1
