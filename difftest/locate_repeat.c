@@ -8,7 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { REPEATS = 20, SEEDS = 4 };
+/* Long steps are repeated fewer times: as often as REPEAT_TOKENS tokens allow, at least LEAST times. */
+enum { REPEATS = 20, REPEAT_TOKENS = 2048, LEAST = 4, SEEDS = 3 };
 
 /* Everything that a step has left: logits, NLL, decisions, the cache. */
 static kv_status fingerprint(dt_flow *f, kv_session *session, uint64_t *out)
@@ -28,7 +29,8 @@ static kv_status repeat_here(dt_study *s, int *race)
 {
     dt_flow *f = s->flow;
     uint64_t first = 0, again;
-    for (int i = 0; i < REPEATS; i++) {
+    const int allowed = REPEAT_TOKENS / f->turn.n, most = allowed < LEAST ? LEAST : allowed;
+    for (int i = 0; i < REPEATS && i < most; i++) {
         KV_TRY(dt_flow_before(f, DT_GOT));
         KV_TRY(dt_flow_step(f, DT_GOT, NULL, 0));
         if (f->device_failed) return KV_OK;
