@@ -318,12 +318,15 @@ $(BUILD)/tests/sides/%.so: $(O)/tests/sides/%.o
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
 	$(Q)$(CC) -shared -o $@ $< $(LDFLAGS_ALL)
-# Candidates of tests: tests/kernels/NAME.c becomes tests/kernels/NAME.so. They see the header alone.
+
+# Candidates of tests: tests/kernels/NAME.c becomes tests/kernels/NAME.so. They see the header alone, and no sanitizer: the worker
+# that loads them has none.
 TEST_KERNELS := $(patsubst tests/kernels/%.c,$(BUILD)/tests/kernels/%.so,$(wildcard tests/kernels/*.c))
-$(BUILD)/tests/kernels/%.so: tests/kernels/%.c tests/kernels/naive.c include/kvdiff_kernel.h
+$(BUILD)/tests/kernels/%.so: tests/kernels/%.c tests/kernels/naive.c tests/kernels/tiles.h include/kvdiff_kernel.h
 	@mkdir -p $(@D)
 	$(call say,CC,$@)
-	$(Q)$(CC) -std=c11 -O2 -Wall -Wextra -Werror -ffp-contract=off -fPIC -shared -Wl,-Bsymbolic -Iinclude -o $@ $< -lm
+	$(Q)$(CC) -std=c11 -O2 -Wall -Wextra -Werror -ffp-contract=off -fPIC -shared -Wl,-Bsymbolic \
+	  $(if $(GCC_ONLY),-fstack-reuse=none) -Iinclude -o $@ $< -lm
 test-build test-asan-build: $(TEST_SIDES) $(TEST_KERNELS) $(BUILD)/sides/blas.so
 
 # ---- tests --------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ static kv_status draw_weights(dt_opcase *c, int64_t T)
     float *w = c->args.attn_colsum.weights.data;
     for (int64_t t = 0; t < T; t++) {
         const double normal = dt_opcase_normal(c, WEIGHTS, (uint64_t)t);
-        w[t] = is_dye ? (float)(t == c->part) : c->dist == DT_DIST_exact ? (float)(1 + t % 4) : (float)(0.01 + 0.02 * normal * normal);
+        w[t] = is_dye ? (float)(t == c->part) : c->dist == DT_DIST_exact ? (float)(2 + t % 3) : (float)(0.01 + 0.02 * normal * normal);
     }
     return KV_OK;
 }

@@ -75,7 +75,7 @@ static kv_status draw(dt_opcase *c)
     KV_TRY(dt_opcase_tensor(c, "c", KVDK_F32, a->M, width, 1));
     if (bias) KV_TRY(dt_opcase_tensor(c, "bias", KVDK_F32, a->N, 1, 1));
     dt_opcase_fill(c, "a", 1, 1, a->K);
-    dt_opcase_fill(c, "w", 2, 1, a->K);
+    dt_opcase_fill(c, "w", 2, c->dist == DT_DIST_subnormal ? 0x1p132 : 1, a->K); /* products below the normal range, not zeros */
     dt_opcase_fill(c, "bias", 3, 1, a->N);
     dt_opcase_fill(c, "c", 4, 1, width);
     if (c->dist == DT_DIST_exact) {

@@ -13,6 +13,8 @@
 KVDK_CANDIDATE("naive", KVDK_BOUNDED)
 #endif
 
+#include "tiles.h"
+
 static float *at(const kvdk_tensor *t, int64_t i, int64_t j, int64_t k)
 {
     return (float *)t->data + i * t->stride[0] + j * t->stride[1] + k * t->stride[2];
@@ -20,13 +22,6 @@ static float *at(const kvdk_tensor *t, int64_t i, int64_t j, int64_t k)
 
 static int32_t *int_at(const kvdk_tensor *t, int64_t i, int64_t j) { return (int32_t *)t->data + i * t->stride[0] + j * t->stride[1]; }
 static int64_t *long_at(const kvdk_tensor *t, int64_t i, int64_t j) { return (int64_t *)t->data + i * t->stride[0] + j * t->stride[1]; }
-
-static double half_value(uint16_t h)
-{
-    const int exponent = h >> 10 & 31, fraction = h & 1023;
-    const double x = exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24);
-    return h & 0x8000 ? -x : x;
-}
 
 /* K and V come in three types; dead rows may be NaN, which nobody looks at. */
 static double load(const kvdk_tensor *t, int64_t i, int64_t j, int64_t k)
@@ -327,186 +322,6 @@ int kvdk_cascade_move(const kvdk_move_args *a, kvdk_stream stream)
 }
 
 /* ---- coded tiles ---------------------------------------------------------------------------------------------------------------------- */
-
-/* Where the parts of a record lie (docs/policy/kvarn.md, "Record"). */
-typedef struct layout {
-    int64_t T, D, g, k_row, v_row, k_codes, k_s, k_z, k_c, v_codes, v_c, v_s, v_z, bytes;
-} layout;
-
-static layout layout_of(int64_t T, int64_t D, int64_t kbits, int64_t vbits)
-{
-    layout l = {.T = T, .D = D, .g = D <= 128 ? D : 128, .k_row = T * kbits / 8, .v_row = D * vbits / 8};
-    l.k_s = D * l.k_row;
-    l.k_z = l.k_s + 2 * D;
-    l.k_c = l.k_z + 2 * D;
-    l.v_codes = l.k_c + 2 * T;
-    l.v_c = l.v_codes + T * l.v_row;
-    l.v_s = l.v_c + 2 * D;
-    l.v_z = l.v_s + 2 * T * (D / l.g);
-    l.bytes = l.v_z + 2 * T * (D / l.g);
-    return l;
-}
-
-static int bit_of(int64_t index) { return (int)(BUG(nibble_order) ? index % 8 ^ 4 : index % 8); }
-
-static void put_code(uint8_t *row, int64_t i, int64_t bits, uint32_t code)
-{
-    for (int64_t b = 0; b < bits; b++)
-        if (code >> b & 1) row[(i * bits + b) / 8] = (uint8_t)(row[(i * bits + b) / 8] | 1u << bit_of(i * bits + b));
-}
-
-static double get_code(const uint8_t *row, int64_t i, int64_t bits)
-{
-    double code = 0;
-    for (int64_t b = bits - 1; b >= 0; b--)
-        code = 2 * code + (row[(i * bits + b) / 8] >> bit_of(i * bits + b) & 1);
-    return code;
-}
-
-static uint16_t to_half(float x)
-{
-    union { float value; uint32_t bits; } u = {x > 65504 ? 65504 : x < -65504 ? -65504 : x};
-    const uint16_t sign = (uint16_t)(u.bits >> 16 & 0x8000);
-    const double y = fabs((double)u.value);
-    int exponent;
-    frexp(y, &exponent);
-    if (y < 0x1p-14) return (uint16_t)(sign | (uint16_t)nearbyint(ldexp(y, 24)));
-    const double m = nearbyint(ldexp(y, 11 - exponent)); /* 1024 .. 2048 */
-    return (uint16_t)(sign | (uint16_t)(m - 1024 + 1024 * (exponent + 14)));
-}
-
-static void put_half(uint8_t *p, int64_t i, float x)
-{
-    const uint16_t h = to_half(x);
-    memcpy(p + 2 * i, &h, 2);
-}
-
-static double get_half(const uint8_t *p, int64_t i)
-{
-    uint16_t h;
-    memcpy(&h, p + 2 * i, 2);
-    return half_value(h);
-}
-
-/* A matrix that is being balanced. */
-typedef struct matrix {
-    int64_t rows, cols;
-    float x[128 * 256], now[128 * 256], col[256], row[256], best_col[256], best_row[256];
-} matrix;
-
-static float deviation(const float *v, int64_t n, int64_t step)
-{
-    float sum = 0, s = 0;
-    for (int64_t i = 0; i < n; i++)
-        sum = sum + v[i * step];
-    const float mean = sum / (float)n;
-    for (int64_t i = 0; i < n; i++) {
-        const float d = v[i * step] - mean, square = d * d;
-        s = s + square;
-    }
-    return sqrtf(s / (float)(n - (BUG(tile_std) ? 0 : 1)));
-}
-
-static float line(const matrix *m, int by_row, int64_t i)
-{
-    return by_row ? deviation(m->now + i * m->cols, m->cols, 1) : deviation(m->now + i, m->rows, m->cols);
-}
-
-static float imbalance(const matrix *m)
-{
-    float total = 0;
-    for (int by_row = 0; by_row < 2; by_row++) {
-        float most = line(m, by_row, 0), least = most;
-        for (int64_t i = 1; i < (by_row ? m->rows : m->cols); i++) {
-            const float s = line(m, by_row, i);
-            most = s > most ? s : most;
-            least = s < least ? s : least;
-        }
-        const float ratio = most / (least > 1e-8f ? least : 1e-8f);
-        total = by_row ? total + ratio : ratio;
-    }
-    return total;
-}
-
-static float exp_of(float x) { return (float)exp((double)x); }
-
-static void divide(matrix *m, const float *col, const float *row)
-{
-    for (int64_t i = 0; i < m->rows * m->cols; i++) {
-        const float x = m->x[i] / col[i % m->cols];
-        m->now[i] = x / row[i / m->cols];
-    }
-}
-
-/* One half of a round: logarithms of the columns or the rows, and the matrix divided by what they say. */
-static void improve(matrix *m, int by_row, float *lc, float *lr)
-{
-    float *l = by_row ? lr : lc, add[256];
-    for (int64_t i = 0; i < (by_row ? m->rows : m->cols); i++) {
-        float s = line(m, by_row, i);
-        s = s > 1e-3f ? s < 1e3f ? s : 1e3f : 1e-3f;
-        add[i] = l[i] + (float)log((double)s);
-        add[i] = add[i] > -0.3f ? add[i] < 10 ? add[i] : 10 : -0.3f;
-    }
-    memcpy(l, add, (size_t)(by_row ? m->rows : m->cols) * sizeof *l);
-    for (int64_t i = 0; i < m->cols; i++)
-        m->col[i] = exp_of(lc[i]);
-    for (int64_t i = 0; i < m->rows; i++)
-        m->row[i] = exp_of(lr[i]);
-    divide(m, m->col, m->row);
-}
-
-static void balance(matrix *m, int64_t iters)
-{
-    float lc[256] = {0}, lr[256] = {0};
-    for (int i = 0; i < 256; i++)
-        m->best_col[i] = m->best_row[i] = 1;
-    memcpy(m->now, m->x, sizeof m->x);
-    float best = imbalance(m);
-    for (int64_t n = 0; n < iters; n++) {
-        improve(m, 0, lc, lr);
-        improve(m, 1, lc, lr);
-        const float now = imbalance(m);
-        if (!(now <= best)) continue;
-        best = now;
-        memcpy(m->best_col, m->col, sizeof m->col);
-        memcpy(m->best_row, m->row, sizeof m->row);
-    }
-    divide(m, m->best_col, m->best_row);
-}
-
-/* Parts of a record that a matrix goes to. */
-typedef struct target {
-    uint8_t *codes, *scale, *zero, *col;
-    int64_t row_bytes, bits, group;
-} target;
-
-static int below(float a, float b) { return a < b || (a == b && signbit(a) && !signbit(b)); }
-
-static void code_matrix(const matrix *m, const target *to)
-{
-    const float n = (float)((1 << to->bits) - 1);
-    memset(to->codes, 0, (size_t)(m->rows * to->row_bytes));
-    for (int64_t r = 0; r < m->rows; r++)
-        for (int64_t g = 0; g < m->cols; g += to->group) {
-            const float *x = m->now + r * m->cols + g;
-            float lo = x[0], hi = x[0];
-            for (int64_t i = 1; i < to->group; i++) {
-                if (below(x[i], lo)) lo = x[i];
-                if (below(hi, x[i])) hi = x[i];
-            }
-            const float s0 = (hi - lo) / n, s = s0 > 1e-10f ? s0 : 1e-10f;
-            for (int64_t i = 0; i < to->group; i++) {
-                const float q = nearbyintf((x[i] - lo) / s);
-                put_code(to->codes + r * to->row_bytes, g + i, to->bits, (uint32_t)(q > 0 ? q < n ? q : n : 0));
-            }
-            const int64_t at_group = r * (m->cols / to->group) + g / to->group;
-            put_half(to->scale, at_group, s * m->best_row[r]);
-            put_half(to->zero, at_group, BUG(tile_zero) ? lo : lo * m->best_row[r]);
-        }
-    for (int64_t i = 0; i < m->cols; i++)
-        put_half(to->col, i, m->best_col[i]);
-}
 
 int kvdk_kv_quant_tile(const kvdk_tile_args *a, kvdk_stream stream)
 {

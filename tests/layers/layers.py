@@ -18,7 +18,12 @@ MAY_USE = {
     "difftest": {"common", "corpus", "difftest"},
 }
 DOORS = {
-    "difftest": ({"ref/backend.h", "ref/train/door.h"}, {"ref_backend", "ref64_backend", "ref_trainer_door", "ref64_trainer_door"}),
+    "difftest": (
+        {"ref/backend.h", "ref/train/door.h", "ref/ops.h", "ref/hooks.h"},
+        {"ref_backend", "ref64_backend", "ref_trainer_door", "ref64_trainer_door", "ref_session_hook"}
+        | {"ref_op_" + op for op in ("rmsnorm", "gemm", "gemm_epilogue", "rope", "attention", "colsum", "cascade_plan",
+                                     "kvarn_tile", "kvarn_attention", "nll")},
+    ),
 }
 
 

@@ -1,0 +1,147 @@
+#!/bin/sh
+# `kvdiff ops` on candidates whose verdict is known (tests/kernels): naive passes with every operation, wrong has one bug at a time, each of
+# which must be found by the check named here, in the words of the operation. Cheats and crashes are in cheats.sh.
+set -u
+. tests/tap.sh
+
+dir=$(mktemp -d "${TMPDIR:-/tmp}/ops.XXXXXX")
+trap 'rm -rf "$dir" "$tap_tmp" "$tap_tmp.out"' EXIT
+kernels=$BUILD/tests/kernels
+
+rows() { # SQL
+    "$KVDIFF" query "$1" --db="$dir/r.db" --format=csv | tail -n +2 | tr -d '"'
+}
+
+# ---- right ------------------------------------------------------------------------------------------------
+naive_passes() {
+    logged "$dir/log" "$KVDIFF" ops --kernel="$kernels/naive.so" --level=0 --seed=7 --db="$dir/r.db"
+    got=$?
+    passed=$(rows "SELECT count(*) FROM kase WHERE status = 'PASS'")
+    others=$(rows "SELECT count(*) FROM kase WHERE status <> 'PASS'")
+    echo "exit status $got (wanted 0), $passed operations passed (wanted 13), $others did not"
+    [ "$got" -eq 0 ] && [ "$passed" -eq 13 ] && [ "$others" -eq 0 ]
+}
+check "a plain candidate passes with every operation" naive_passes
+
+nothing_vacuous() {
+    never=$(rows "SELECT group_concat(DISTINCT check_name) FROM op_verdict WHERE status = 'SKIP' AND
+                  check_name NOT IN ('exact', 'dye', 'special', 'sanitizer', 'resources')")
+    echo "checks that some operation skips: ${never:-none}"
+    [ -z "$never" ]
+}
+check "no check of behaviour was skipped for any operation" nothing_vacuous
+
+same_again() {
+    what="SELECT op, shape, dist, n_elem, max_ulp, max_abs, max_ratio FROM op_check WHERE op IN ('gemm', 'topk', 'attn_quant') ORDER BY op, rowid"
+    rows "$what" >"$dir/first"
+    rm -f "$dir/r.db"
+    for op in gemm topk attn_quant; do
+        "$KVDIFF" ops --kernel="$kernels/naive.so" --op=$op --level=0 --seed=7 --db="$dir/r.db" || return 1
+    done
+    rows "$what" >"$dir/second"
+    wc -l "$dir/first" "$dir/second"
+    [ -s "$dir/first" ] && cmp "$dir/first" "$dir/second"
+}
+check "the same seed gives the same cases and the same numbers" same_again
+
+# ---- wrong --------------------------------------------------------------------------------------------------
+bug_found() { # BUG OP WORDS CHECK...
+    bug=$1
+    op=$2
+    words=$3
+    shift 3
+    rm -f "$dir/r.db"
+    KVDIFF_TEST_BUG=$bug logged "$dir/log" "$KVDIFF" ops --kernel="$kernels/wrong.so" --op="$op" --level=0 --seed=7 --db="$dir/r.db"
+    got=$?
+    [ "$got" -eq 1 ] || { echo "exit status $got, wanted 1"; return 1; }
+    grep -qF -- "$words" "$dir/log" || { echo "'$words' is not said"; return 1; }
+    for name in "$@"; do
+        verdict=$(rows "SELECT status FROM op_verdict WHERE check_name = '$name'")
+        [ "$verdict" = FAIL ] || { echo "check $name says ${verdict:-nothing}, wanted FAIL"; return 1; }
+    done
+}
+
+bug() {
+    check "$1 in $2 is found by $(shift 3; echo "$*")" bug_found "$@"
+}
+
+bug rmsnorm_tail rmsnorm "D=257" numeric
+bug gemm_tail gemm "element 16 of K" numeric exact dye
+bug gemm_bias gemm "bias" numeric exact
+bug gemm_interleaved gemm "silu_mul" numeric
+bug gemm_beta gemm "got nan" numeric exact dye
+bug rope_pairing rope "half" numeric exact dye
+bug rope_position rope "cosine read" numeric exact dye
+bug attn_mask attn_decode "of the self" numeric special exact dye
+bug attn_heads attn_decode "head 1" numeric special exact dye
+bug attn_max attn_decode "row_max" numeric special
+bug colsum_causal attn_colsum "share of token" numeric dye
+bug colsum_block attn_colsum "T=257" numeric
+bug colsum_weights attn_colsum "weights" numeric special exact dye
+bug append_start window_append "place of token" numeric dye
+bug append_value window_append "v_cache" numeric dye
+bug append_ring window_append "start" numeric dye
+bug plan_eager cascade_plan "of ring" numeric exact
+bug plan_tie cascade_plan "constant" numeric exact
+bug move_in_place cascade_move "place of slot" numeric dye
+bug move_value cascade_move "v_cache" numeric dye
+bug nibble_order kv_quant_tile "K codes of channel" numeric exact
+bug tile_std kv_quant_tile "K S of channel" numeric
+bug tile_zero kv_quant_tile "K Z of channel" numeric
+bug nibble_order attn_quant "head 0" numeric
+bug quant_token_scale attn_quant "head 0" numeric
+bug quant_tail attn_quant "tail=" numeric
+bug quant_unrotated attn_quant "head 0" numeric
+bug nll_softcap logits_nll "softcap=30" numeric
+bug nll_block logits_nll "V=8193" numeric special
+bug topk_nan topk "NaN" numeric
+bug topk_tie topk "place" exact
+
+no_bug() {
+    KVDIFF_TEST_BUG=none "$KVDIFF" ops --kernel="$kernels/wrong.so" --op='[grw]*' --level=0 --seed=7 --db="$dir/r.db"
+}
+check "the same candidate without a bug passes" no_bug
+
+repro_shows_it() {
+    rm -f "$dir/r.db"
+    KVDIFF_TEST_BUG=topk_tie logged "$dir/log" "$KVDIFF" ops --kernel="$kernels/wrong.so" --op=topk --level=0 --seed=7 --db="$dir/r.db"
+    again=$(sed -n 's/^ *repro: kvdiff //p' "$dir/log" | head -1)
+    echo "again: $again"
+    got=0
+    KVDIFF_TEST_BUG=topk_tie logged "$dir/log" "$KVDIFF" $again --db="$dir/r.db" || got=$?
+    [ -n "$again" ] && [ "$got" -eq 1 ]
+}
+check "the command printed with a failure shows it again" repro_shows_it
+
+# ---- neither ---------------------------------------------------------------------------------------------------
+exits_with() { # STATUS COMMAND...
+    wanted=$1
+    shift
+    got=0
+    "$@" || got=$?
+    echo "exit status $got, wanted $wanted"
+    [ "$got" -eq "$wanted" ]
+}
+check "an operation that the candidate lacks is not green" exits_with 4 "$KVDIFF" ops --kernel="$kernels/refuses.so" --op=gemm --db="$dir/r.db"
+check "a candidate that refuses everything is not green" exits_with 4 "$KVDIFF" ops --kernel="$kernels/refuses.so" --db="$dir/r.db"
+echo "no library" >"$dir/broken.so"
+check "a file that cannot be loaded is an error in a row of its own" exits_with 1 "$KVDIFF" ops --kernel="$dir/broken.so" --db="$dir/r.db"
+
+refuse "a missing file" 3 "check the path" "$KVDIFF" ops --kernel="$dir/none.so" --db="$dir/r.db"
+refuse "no candidate" 2 "--kernel=FILE" "$KVDIFF" ops --db="$dir/r.db"
+refuse "a pattern that no operation matches" 2 "--op=conv" "$KVDIFF" ops --kernel="$kernels/naive.so" --op=conv --db="$dir/r.db"
+refuse "an unknown distribution" 2 "--dist=cauchy" "$KVDIFF" ops --kernel="$kernels/naive.so" --dist=cauchy --db="$dir/r.db"
+refuse "a level that there is not" 2 "level" "$KVDIFF" ops --kernel="$kernels/naive.so" --level=4 --db="$dir/r.db"
+refuse "a seed that is no number" 2 "--seed=red" "$KVDIFF" ops --kernel="$kernels/naive.so" --seed=red --db="$dir/r.db"
+refuse "a word too many" 2 "naive" "$KVDIFF" ops naive --db="$dir/r.db"
+
+listed() {
+    "$KVDIFF" ops --list --format=csv >"$dir/list" || return 1
+    for op in rmsnorm gemm rope attn_prefill attn_decode attn_colsum window_append cascade_plan cascade_move kv_quant_tile attn_quant \
+        logits_nll topk; do
+        grep -q "^\"*operation\"*,\"*$op" "$dir/list" || { echo "$op is not listed"; return 1; }
+    done
+}
+check "--list names every operation" listed
+
+done_testing
