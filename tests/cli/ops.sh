@@ -31,6 +31,12 @@ nothing_vacuous() {
 }
 check "no check of behaviour was skipped for any operation" nothing_vacuous
 
+single_passes() {
+    logged "$dir/log" "$KVDIFF" ops --kernel="$kernels/single.so" --op="$1" --level=0 --seed=7 --db="$dir/single.db"
+}
+check "the same candidate in fp32 stays inside the bounds" single_passes '[!a]*'
+check "so does its attention" single_passes 'attn_[!p]*'
+
 same_again() {
     what="SELECT op, shape, dist, n_elem, max_ulp, max_abs, max_ratio FROM op_check WHERE op IN ('gemm', 'topk', 'attn_quant') ORDER BY op, rowid"
     rows "$what" >"$dir/first"
@@ -143,5 +149,14 @@ listed() {
     done
 }
 check "--list names every operation" listed
+
+documented() {
+    missing=$("$KVDIFF" ops --list --format=csv | tail -n +2 | tr -d '"' | cut -d, -f2 | while read -r name; do
+        grep -qF "\`$name\`" docs/ops.md || echo "$name"
+    done)
+    echo "not in docs/ops.md: ${missing:-nothing}"
+    [ -z "$missing" ]
+}
+check "docs/ops.md has every operation, distribution and check" documented
 
 done_testing

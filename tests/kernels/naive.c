@@ -1,7 +1,7 @@
 /* naive.c - every operation of kvdiff_kernel.h in the plainest way, in double: a candidate that is bounded and right. Only the coding of
  * tiles is in fp32, step by step, because its record must be equal (docs/policy/kvarn.md).
  *
- * wrong.c is the same text with bugs in it: BUG(x) is 0 here. */
+ * The same text is single.c, all in fp32, and wrong.c, with bugs in it: BUG(x) is 0 here. */
 #include "kvdiff_kernel.h"
 
 #include <math.h>
@@ -10,8 +10,12 @@
 
 #ifndef BUG
 #    define BUG(x) 0
+#endif
+#ifndef REAL
+#    define REAL double
 KVDK_CANDIDATE("naive", KVDK_BOUNDED)
 #endif
+typedef REAL real;
 
 #include "tiles.h"
 
@@ -24,15 +28,15 @@ static int32_t *int_at(const kvdk_tensor *t, int64_t i, int64_t j) { return (int
 static int64_t *long_at(const kvdk_tensor *t, int64_t i, int64_t j) { return (int64_t *)t->data + i * t->stride[0] + j * t->stride[1]; }
 
 /* K and V come in three types; dead rows may be NaN, which nobody looks at. */
-static double load(const kvdk_tensor *t, int64_t i, int64_t j, int64_t k)
+static real load(const kvdk_tensor *t, int64_t i, int64_t j, int64_t k)
 {
     const int64_t where = i * t->stride[0] + j * t->stride[1] + k;
     if (t->dtype == KVDK_F16) return half_value(((const uint16_t *)t->data)[where]);
     if (t->dtype == KVDK_BF16) {
         union { uint32_t bits; float value; } u = {(uint32_t)((const uint16_t *)t->data)[where] << 16};
-        return (double)u.value;
+        return (real)u.value;
     }
-    return (double)((const float *)t->data)[where];
+    return (real)((const float *)t->data)[where];
 }
 
 /* ---- rows -------------------------------------------------------------------------------------------------------------------- */
@@ -41,26 +45,26 @@ int kvdk_rmsnorm(const kvdk_rmsnorm_args *a, kvdk_stream stream)
 {
     (void)stream;
     for (int64_t t = 0; t < a->T; t++) {
-        double sum = 0;
+        real sum = 0;
         for (int64_t i = 0; i < a->D; i++) {
             float x = *at(&a->x, t, i, 0);
             if (a->residual.data) *at(&a->residual, t, i, 0) = x = *at(&a->residual, t, i, 0) + x;
-            if (!BUG(rmsnorm_tail) || i < 256) sum += (double)x * (double)x;
+            if (!BUG(rmsnorm_tail) || i < 256) sum += (real)x * (real)x;
         }
-        const double r = 1 / sqrt(sum / (double)a->D + a->eps);
+        const real r = 1 / sqrt(sum / (real)a->D + a->eps);
         for (int64_t i = 0; i < a->D; i++) {
             const float x = a->residual.data ? *at(&a->residual, t, i, 0) : *at(&a->x, t, i, 0);
-            *at(&a->y, t, i, 0) = (float)((double)x * r * (double)*at(&a->weight, i, 0, 0));
+            *at(&a->y, t, i, 0) = (float)((real)x * r * (real)*at(&a->weight, i, 0, 0));
         }
     }
     return 0;
 }
 
-static double product(const kvdk_gemm_args *a, int64_t m, int64_t n)
+static real product(const kvdk_gemm_args *a, int64_t m, int64_t n)
 {
-    double sum = a->bias.data && !BUG(gemm_bias) ? (double)*at(&a->bias, n, 0, 0) : 0;
+    real sum = a->bias.data && !BUG(gemm_bias) ? (real)*at(&a->bias, n, 0, 0) : 0;
     for (int64_t k = 0; k < (BUG(gemm_tail) && a->K > 16 ? a->K / 16 * 16 : a->K); k++)
-        sum += (double)*at(&a->a, m, k, 0) * (double)*at(&a->w, n, k, 0);
+        sum += (real)*at(&a->a, m, k, 0) * (real)*at(&a->w, n, k, 0);
     return sum;
 }
 
@@ -70,14 +74,14 @@ int kvdk_gemm(const kvdk_gemm_args *a, kvdk_stream stream)
     (void)stream;
     for (int64_t m = 0; m < a->M; m++)
         for (int64_t n = 0; n < width; n++) {
-            const double p = product(a, m, n), r = p > 0 ? p : 0;
+            const real p = product(a, m, n), r = p > 0 ? p : 0;
             float *c = at(&a->c, m, n, 0);
             if (a->epilogue == KVDK_ADD)
-                *c = (float)((double)*c + p);
+                *c = (float)((real)*c + p);
             else if (a->epilogue == KVDK_SILU_MUL)
                 *c = (float)(p / (1 + exp(-p)) * product(a, m, BUG(gemm_interleaved) ? 2 * n + 1 : n + width));
             else
-                *c = (float)(a->epilogue == KVDK_RELU2 ? r * r : BUG(gemm_beta) ? p + 0 * (double)*c : p);
+                *c = (float)(a->epilogue == KVDK_RELU2 ? r * r : BUG(gemm_beta) ? p + 0 * (real)*c : p);
         }
     return 0;
 }
@@ -91,7 +95,7 @@ int kvdk_rope(const kvdk_rope_args *a, kvdk_stream stream)
         for (int64_t h = 0; h < a->H; h++)
             for (int64_t i = 0; i < a->rd / 2; i++) {
                 float *x = at(&a->x, t, h, half ? i : 2 * i), *y = at(&a->x, t, h, half ? i + a->rd / 2 : 2 * i + 1);
-                const double c = (double)*at(&a->cos, pos, i, 0), s = (double)*at(&a->sin, pos, i, 0), p = (double)*x, q = (double)*y;
+                const real c = (real)*at(&a->cos, pos, i, 0), s = (real)*at(&a->sin, pos, i, 0), p = (real)*x, q = (real)*y;
                 *x = (float)(p * c - q * s);
                 *y = (float)(q * c + p * s);
             }
@@ -113,9 +117,9 @@ static int alive(const kvdk_segment *s, int64_t i)
     return !s->valid.data || ((const uint8_t *)s->valid.data)[i * s->valid.stride[0]];
 }
 
-static double score(const kvdk_tensor *q, int64_t t, int64_t head, const kvdk_segment *s, int64_t i, int64_t kv, int64_t hd)
+static real score(const kvdk_tensor *q, int64_t t, int64_t head, const kvdk_segment *s, int64_t i, int64_t kv, int64_t hd)
 {
-    double sum = 0;
+    real sum = 0;
     for (int64_t d = 0; d < hd; d++)
         sum += load(q, t, head, d) * load(&s->k, i, kv, d);
     return sum;
@@ -124,16 +128,16 @@ static double score(const kvdk_tensor *q, int64_t t, int64_t head, const kvdk_se
 static void attend(const kvdk_attn_args *a, int64_t t, int64_t head)
 {
     const int64_t kv = BUG(attn_heads) ? head % a->Hk : head / (a->Hq / a->Hk);
-    double o[512] = {0}, max = BUG(attn_max) ? 0 : -INFINITY, sum = 0;
+    real o[512] = {0}, max = BUG(attn_max) ? 0 : -INFINITY, sum = 0;
     for (int pass = 0; pass < 2; pass++)
         for (int64_t g = 0; g < a->n_segments; g++)
             for (int64_t i = 0; i < seen(&a->segment[g], t); i++) {
                 const kvdk_segment *s = &a->segment[g];
                 if (!alive(s, i)) continue;
-                const double x = score(&a->q, t, head, s, i, kv, a->hd) * a->scale;
+                const real x = score(&a->q, t, head, s, i, kv, a->hd) * a->scale;
                 max = pass == 0 && x > max ? x : max;
                 if (pass == 0) continue;
-                const double p = exp(x - max);
+                const real p = exp(x - max);
                 sum += p;
                 for (int64_t d = 0; d < a->hd; d++)
                     o[d] += p * load(&s->v, i, kv, d);
@@ -162,13 +166,13 @@ int kvdk_attn_colsum(const kvdk_colsum_args *a, kvdk_stream stream)
         for (int64_t g = 0, entry = 0; g < a->n_segments; g++)
             for (int64_t i = 0; i < (a->segment[g].k.data ? a->segment[g].k.dim[0] : 0); i++, entry++) {
                 const kvdk_segment *s = &a->segment[g];
-                double sum = 0;
+                real sum = 0;
                 const int64_t first = s->kind == KVDK_SELF && !BUG(colsum_causal) ? i : 0;
                 const int64_t end = BUG(colsum_block) && a->T > 256 ? 256 : a->T;
                 for (int64_t t = first; alive(s, i) && t < end; t++) {
-                    const double x = score(&a->q, t, head, s, i, head / (a->Hq / a->Hk), a->hd) * a->scale;
-                    const double w = a->weights.data && !BUG(colsum_weights) ? (double)*at(&a->weights, t, 0, 0) : 1;
-                    sum += w * exp(x - (double)*at(&a->row_max, head, t, 0)) / (double)*at(&a->row_sum, head, t, 0);
+                    const real x = score(&a->q, t, head, s, i, head / (a->Hq / a->Hk), a->hd) * a->scale;
+                    const real w = a->weights.data && !BUG(colsum_weights) ? (real)*at(&a->weights, t, 0, 0) : 1;
+                    sum += w * exp(x - (real)*at(&a->row_max, head, t, 0)) / (real)*at(&a->row_sum, head, t, 0);
                 }
                 *at(&a->colsum, head, entry, 0) = (float)sum;
             }
@@ -201,13 +205,13 @@ typedef struct list {
     const kvdk_plan_args *a;
     int64_t g, S;
     int32_t sinks, count[8], start[8];
-    double *score;
+    real *score;
     int64_t *og;
     int32_t *src;
 } list;
 
 typedef struct token {
-    double score;
+    real score;
     int64_t og;
     int32_t src;
 } token;
@@ -257,7 +261,7 @@ static void begin_list(list *l)
         l->start[i] = *int_at(&a->rings, 2 + 2 * i, 0);
     }
     for (int64_t s = 0; s < l->S; s++) {
-        l->score[s] = (double)*at(&a->score, l->g, s, 0);
+        l->score[s] = (real)*at(&a->score, l->g, s, 0);
         l->og[s] = *long_at(&a->og, l->g, s);
         l->src[s] = (int32_t)s;
     }
@@ -287,7 +291,7 @@ int kvdk_cascade_plan(const kvdk_plan_args *a, kvdk_stream stream)
     for (l.g = 0; l.g < a->G; l.g++) {
         begin_list(&l);
         for (int64_t t = 0; t < a->T; t++)
-            *long_at(&a->dropped, l.g, t) = insert(&l, (token){(double)*at(&a->new_score, l.g, t, 0), a->seen + t, (int32_t)(-1 - t)});
+            *long_at(&a->dropped, l.g, t) = insert(&l, (token){(real)*at(&a->new_score, l.g, t, 0), a->seen + t, (int32_t)(-1 - t)});
         end_list(&l, l.g == a->G - 1);
     }
     free(l.score);
@@ -346,43 +350,43 @@ int kvdk_kv_quant_tile(const kvdk_tile_args *a, kvdk_stream stream)
     return 0;
 }
 
-static void hadamard(double *x, int64_t D)
+static void hadamard(real *x, int64_t D)
 {
     for (int64_t h = 1; h < D; h *= 2)
         for (int64_t i = 0; i < D; i++)
             if (!(i & h)) {
-                const double p = x[i], q = x[i + h];
+                const real p = x[i], q = x[i + h];
                 x[i] = p + q;
                 x[i + h] = p - q;
             }
     for (int64_t i = 0; i < D; i++)
-        x[i] /= sqrt((double)D);
+        x[i] /= sqrt((real)D);
 }
 
-static double key_of(const kvdk_attn_quant_args *a, const layout *l, int64_t kv, int64_t i, int64_t d)
+static real key_of(const kvdk_attn_quant_args *a, const layout *l, int64_t kv, int64_t i, int64_t d)
 {
     const int64_t t = i - a->tiles * a->tile, j = i % a->tile;
-    if (t >= 0) return (double)*at(&a->tail_k, t, kv, d);
+    if (t >= 0) return (real)*at(&a->tail_k, t, kv, d);
     const uint8_t *p = (const uint8_t *)a->records.data + i / a->tile * a->records.stride[0] + kv * a->records.stride[1];
-    const double c = BUG(quant_token_scale) ? 1 : get_half(p + l->k_c, j);
+    const real c = BUG(quant_token_scale) ? 1 : get_half(p + l->k_c, j);
     return (get_code(p + l->k_codes + d * l->k_row, j, a->kbits) * get_half(p + l->k_s, d) + get_half(p + l->k_z, d)) * c;
 }
 
-static double value_of(const kvdk_attn_quant_args *a, const layout *l, int64_t kv, int64_t i, int64_t d)
+static real value_of(const kvdk_attn_quant_args *a, const layout *l, int64_t kv, int64_t i, int64_t d)
 {
     const int64_t t = i - a->tiles * a->tile, j = i % a->tile, group = j * (a->hd / l->g) + d / l->g;
-    if (t >= 0) return (double)*at(&a->tail_v, t, kv, d);
+    if (t >= 0) return (real)*at(&a->tail_v, t, kv, d);
     const uint8_t *p = (const uint8_t *)a->records.data + i / a->tile * a->records.stride[0] + kv * a->records.stride[1];
     return (get_code(p + l->v_codes + j * l->v_row, d, a->vbits) * get_half(p + l->v_s, group) + get_half(p + l->v_z, group)) *
            get_half(p + l->v_c, d);
 }
 
-static void attend_codes(const kvdk_attn_quant_args *a, const layout *l, int64_t head, double *scores)
+static void attend_codes(const kvdk_attn_quant_args *a, const layout *l, int64_t head, real *scores)
 {
     const int64_t kv = head / (a->Hq / a->Hk), n = a->tiles * a->tile + (BUG(quant_tail) ? 0 : a->tail);
-    double q[256], o[256] = {0}, max = -INFINITY, sum = 0;
+    real q[256], o[256] = {0}, max = -INFINITY, sum = 0;
     for (int64_t d = 0; d < a->hd; d++)
-        q[d] = (double)*at(&a->q, head, d, 0);
+        q[d] = (real)*at(&a->q, head, d, 0);
     hadamard(q, a->hd);
     for (int64_t i = 0; i < n; i++) {
         scores[i] = 0;
@@ -391,7 +395,7 @@ static void attend_codes(const kvdk_attn_quant_args *a, const layout *l, int64_t
         max = scores[i] > max ? scores[i] : max;
     }
     for (int64_t i = 0; i < n; i++) {
-        const double p = exp(scores[i] - max);
+        const real p = exp(scores[i] - max);
         sum += p;
         for (int64_t d = 0; d < a->hd; d++)
             o[d] += p * value_of(a, l, kv, i, d);
@@ -406,7 +410,7 @@ static void attend_codes(const kvdk_attn_quant_args *a, const layout *l, int64_t
 int kvdk_attn_quant(const kvdk_attn_quant_args *a, kvdk_stream stream)
 {
     const layout l = layout_of(a->tile, a->hd, a->kbits, a->vbits);
-    double *scores = malloc((size_t)(a->tiles * a->tile + a->tail + 1) * sizeof *scores);
+    real *scores = malloc((size_t)(a->tiles * a->tile + a->tail + 1) * sizeof *scores);
     (void)stream;
     if (!scores) return 1;
     for (int64_t head = 0; head < a->Hq; head++)
@@ -417,13 +421,13 @@ int kvdk_attn_quant(const kvdk_attn_quant_args *a, kvdk_stream stream)
 
 /* ---- logits ------------------------------------------------------------------------------------------------------------------------------ */
 
-static void row_nll(const kvdk_nll_args *a, int64_t t, double *z)
+static void row_nll(const kvdk_nll_args *a, int64_t t, real *z)
 {
-    double max = -INFINITY, sum = 0;
+    real max = -INFINITY, sum = 0;
     for (int64_t v = 0; v < a->V; v++) {
         z[v] = 0;
         for (int64_t d = 0; d < a->D; d++)
-            z[v] += (double)*at(&a->h, t, d, 0) * (double)*at(&a->w, v, d, 0);
+            z[v] += (real)*at(&a->h, t, d, 0) * (real)*at(&a->w, v, d, 0);
         if (a->softcap != 0 && !BUG(nll_softcap)) z[v] = a->softcap * tanh(z[v] / a->softcap);
         max = z[v] > max ? z[v] : max;
     }
@@ -437,7 +441,7 @@ static void row_nll(const kvdk_nll_args *a, int64_t t, double *z)
 
 int kvdk_logits_nll(const kvdk_nll_args *a, kvdk_stream stream)
 {
-    double *z = malloc((size_t)a->V * sizeof *z);
+    real *z = malloc((size_t)a->V * sizeof *z);
     (void)stream;
     if (!z) return 1;
     for (int64_t t = 0; t < a->T; t++)

@@ -12,6 +12,7 @@ static int has_bug(const char *name)
 }
 
 #define BUG(x) has_bug(#x)
+#define REAL   double
 KVDK_CANDIDATE("wrong", KVDK_BOUNDED)
 
 #include "naive.c"
