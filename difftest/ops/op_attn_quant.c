@@ -122,15 +122,18 @@ static double rotation_error(const double *x, int64_t D)
     return (log2 + 3) * DT_U * sum / kv_dsqrt((double)D) + (double)D * DT_UNDERFLOW;
 }
 
-/* Element i is the sum of all with the sign of the parity of i & j. */
+/* Element i is the sum of all x[j] with the sign of the parity of i & j: all pairs that differ in one bit, bit by bit. */
 static void rotate(const double *x, int64_t D, double *out)
 {
-    for (int64_t i = 0; i < D; i++) {
-        double sum = 0;
-        for (int64_t j = 0; j < D; j++)
-            sum += __builtin_parityll((unsigned long long)(i & j)) ? -x[j] : x[j];
-        out[i] = sum / kv_dsqrt((double)D);
-    }
+    for (int64_t i = 0; i < D; i++)
+        out[i] = x[i] / kv_dsqrt((double)D);
+    for (int64_t bit = D / 2; bit > 0; bit /= 2)
+        for (int64_t i = 0; i < D; i++) {
+            const double a = out[i], b = out[i | bit];
+            if (i & bit) continue;
+            out[i] = a + b;
+            out[i | bit] = a - b;
+        }
 }
 
 static double half_at(const uint8_t *p, int64_t i)

@@ -6,6 +6,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static const struct {
     int64_t R, V, k;
@@ -40,19 +41,21 @@ static kv_status draw(dt_opcase *c)
     return KV_OK;
 }
 
-/* Whether the number at i goes before that at j, i < j: only a greater one overtakes. */
-static int stays_ahead(float x, float y)
-{
-    if (x != x) return y != y;
-    return !(y > x);
-}
+/* Whether y, which stands behind x, goes before it: only a greater one does, and every number before NaN. */
+static int overtakes(float y, float x) { return x != x ? y == y : y > x; }
 
-static int64_t rank_of(const float *z, int64_t n, int64_t i)
+/* Marks the k first of a row. */
+static void choose(const float *z, int64_t n, int64_t k, uint8_t *chosen)
 {
-    int64_t rank = 0;
-    for (int64_t j = 0; j < n; j++)
-        if (j != i) rank += j < i ? stays_ahead(z[j], z[i]) : !stays_ahead(z[i], z[j]);
-    return rank;
+    memset(chosen, 0, (size_t)n);
+    for (int64_t left = k; left > 0; left--) {
+        int64_t best = 0;
+        while (chosen[best])
+            best++;
+        for (int64_t i = best + 1; i < n; i++)
+            if (!chosen[i] && overtakes(z[i], z[best])) best = i;
+        chosen[best] = 1;
+    }
 }
 
 static kv_status answer(const dt_opcase *c, const kvdk_precision *precision, dt_answer *out)
@@ -62,14 +65,18 @@ static kv_status answer(const dt_opcase *c, const kvdk_precision *precision, dt_
     (void)precision;
     KV_TRY(dt_answer_tensor(c, "index", out, &index));
     KV_TRY(dt_answer_tensor(c, "value", out, &value));
+    uint8_t *chosen = malloc((size_t)a->V);
+    if (!chosen) return kv_fail(KV_ERR_NOMEM, "out of memory");
     for (int64_t r = 0; r < a->R; r++) {
         const float *z = (const float *)a->z.data + r * a->V;
+        choose(z, a->V, a->k, chosen);
         for (int64_t i = 0, at = r * a->k; i < a->V; i++) {
-            if (rank_of(z, a->V, i) >= a->k) continue;
+            if (!chosen[i]) continue;
             ((int32_t *)out->bits[index])[at] = (int32_t)i;
             ((float *)out->bits[value])[at++] = z[i];
         }
     }
+    free(chosen);
     dt_answer_exact(c, out, value);
     return KV_OK;
 }
