@@ -54,7 +54,7 @@ WORKER_SRC   := $(wildcard difftest/worker/*.c) difftest/ops/schema.c difftest/s
 REF_SRC      := $(filter-out ref/kernels.c,$(wildcard ref/*.c) $(wildcard ref/policy/*.c) $(wildcard ref/storage/*.c) $(wildcard ref/train/*.c))
 BLAS_SRC     := $(wildcard gpu/blas/*.c)
 GPU_SRC      := $(wildcard gpu/*.cu) $(wildcard gpu/policy/*.cu) $(wildcard gpu/train/*.cu) $(wildcard gpu/door/*.cu)
-SIMT_SRC     := $(wildcard gpu/simt/*.cpp)
+SIMT_SRC     := $(filter-out gpu/simt/user.cpp,$(wildcard gpu/simt/*.cpp))
 UNIT_SRC     := $(wildcard tests/unit/*.c)
 
 REF_ISA      := scalar $(if $(filter x86_64,$(ARCH)),avx2 avx512)
@@ -185,6 +185,11 @@ $(BUILD)/sides/emu.so: $(EMU_OBJ) $(LIBCOMMON)
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
 	$(Q)$(CXX) -shared -Wl,-z,defs -Wl,--exclude-libs,ALL -o $@ $(EMU_OBJ) $(LIBCOMMON) $(LDFLAGS_ALL) $(LIBS)
+
+# What a candidate's .cu file is linked with where there is no GPU (difftest/ops/build.c).
+LIBSIMT := $(BUILD)/libkvsimt.a
+$(LIBSIMT): $(SIMT_SRC:%.cpp=$(O)/emu/%.o) $(O)/emu/gpu/simt/user.o $(O)/common/pool.o $(O)/common/status.o
+	$(archive)
 
 # cuda.so: the same .cu files. It links the static runtime and never libcuda, so that it loads, and says
 # why it cannot run, on a machine without a driver.
@@ -384,7 +389,7 @@ KVDIFF_SHARED ?= $(patsubst %/golden,%,$(wildcard ../shared/golden))
 export CC CXX CFLAGS_ALL CXXFLAGS_ALL KVDIFF_SHARED
 
 .PHONY: all test test-build test-unit test-list test-asan-build test-tsan-build
-all: $(BUILD)/kvdiff $(BUILD)/kvdiff-worker $(SIDES) ## the program and the sides that it loads
+all: $(BUILD)/kvdiff $(BUILD)/kvdiff-worker $(LIBSIMT) $(SIDES) ## the program and the sides that it loads
 
 test-build: $(if $(T),,all) $(filter $(BUILD)/%,$(TESTS)) $(TEST_EXTRA) \
             $(if $(filter %/bad_input.sh,$(TESTS)),$(BUILD)/tests/fuzz/fuzz_gguf)

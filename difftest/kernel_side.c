@@ -205,7 +205,7 @@ static kv_status open_kernel(const choice *o, kernel *k)
 {
     char built[PATH_MAX];
     int n = 0;
-    KV_TRY(dt_candidate_build(o->path, built, sizeof built));
+    KV_TRY(dt_candidate_build(o->path, 0, built, sizeof built));
     KV_TRY(dt_candidate_open(built, NULL, &k->candidate));
     const dt_candidate_info *info = dt_candidate_describe(k->candidate);
     for (int op = 0; op < KVDK_OP_COUNT; op++) {

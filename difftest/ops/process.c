@@ -52,9 +52,10 @@ kv_status dt_process_beside(const char *name, char *path, size_t size)
 
 /* ---- in the child, between fork and exec: system calls only --------------------------------------------------------- */
 
-static void limit(int what, rlim_t most)
+static void limit(int what, rlim_t most, int is_soft)
 {
-    const struct rlimit r = {most, most};
+    struct rlimit r = {most, most};
+    if (is_soft && getrlimit(what, &r) == 0) r.rlim_cur = most < r.rlim_max ? most : r.rlim_max;
     (void)setrlimit(what, &r);
 }
 
@@ -75,9 +76,9 @@ static void become(char *const argv[], int socket, int memory, int log, int64_t 
     dup2(m, CHILD_MEMORY);
     for (int fd = CHILD_MEMORY + 1; fd < 1024; fd++)
         close(fd);
-    limit(RLIMIT_CORE, 0);
-    limit(RLIMIT_FSIZE, LOG_BYTES);
-    if (address) limit(RLIMIT_AS, (rlim_t)address);
+    limit(RLIMIT_CORE, 0, 0);
+    limit(RLIMIT_FSIZE, LOG_BYTES, 0);
+    if (address) limit(RLIMIT_AS, (rlim_t)address, 1); /* soft: a driver of a GPU needs more, and the worker knows */
     signal(SIGPIPE, SIG_DFL);
     execvp(argv[0], argv);
     _exit(127);

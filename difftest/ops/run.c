@@ -85,7 +85,7 @@ static kv_status take_report(running *g, const dt_candidate_info *info, const dt
 }
 
 /* It could not be loaded: one row that says so. */
-static kv_status take_refusal(running *g, const char *kernel)
+static kv_status take_refusal(running *g, const char *kernel, kv_status why)
 {
     const char *slash = strrchr(kernel, '/');
     dt_candidate_info info = {.contract = KVDK_BOUNDED};
@@ -93,7 +93,7 @@ static kv_status take_refusal(running *g, const char *kernel)
     if (!report) return kv_fail(KV_ERR_NOMEM, "out of memory");
     snprintf(info.name, sizeof info.name, "%s", slash ? slash + 1 : kernel);
     report->op = -1;
-    report->status = DT_CASE_ERROR;
+    report->status = why == KV_ERR_UNSUPPORTED ? DT_CASE_UNSUPPORTED : DT_CASE_ERROR;
     snprintf(report->reason, sizeof report->reason, "%s", kv_message());
     const kv_status st = take_report(g, &info, report);
     free(report);
@@ -144,10 +144,10 @@ static kv_status run_kernel(running *g, const char *kernel)
     KV_TRY(find_kernel(kernel, path, sizeof path));
     g->r->ops.kernel = kernel;
     g->r->ops.file = path;
-    kv_status st = dt_candidate_build(path, built, sizeof built);
+    kv_status st = dt_candidate_build(path, g->r->ops.verbose, built, sizeof built);
     if (st == KV_OK) st = dt_candidate_open(built, &limits, &c);
     if (st == KV_ERR_NOMEM) return st;
-    if (st != KV_OK) return take_refusal(g, kernel);
+    if (st != KV_OK) return take_refusal(g, kernel, st);
     st = check_candidate(g, c);
     dt_candidate_close(c);
     return st;
@@ -219,6 +219,14 @@ static void print_total(const running *g)
     fprintf(out, "seed 0x%llx\n", (unsigned long long)g->r->ops.seed);
 }
 
+/* Candidates in the host SIMT layer draw the order of their threads from it, unless somebody has set one. */
+static void pass_seed_on(uint64_t seed)
+{
+    char text[32];
+    snprintf(text, sizeof text, "0x%llx", (unsigned long long)(seed | 1));
+    (void)setenv("KVDK_SIMT_SEED", text, 0);
+}
+
 kv_status dt_ops_run_all(dt_ops_run *r, int *code)
 {
     running g = {.r = r};
@@ -226,6 +234,7 @@ kv_status dt_ops_run_all(dt_ops_run *r, int *code)
     int resumed;
     KV_TRY(check_request(r));
     fingerprint(r, start.plan_fp);
+    pass_seed_on(r->ops.seed);
     KV_TRY(dt_db_open(dt_db_path(r->db), DT_DB_WRITE, &g.db));
     kv_status st = dt_db_run_begin(g.db, &start, &g.run_id, &resumed);
     if (st == KV_OK) {

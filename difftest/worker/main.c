@@ -1,4 +1,5 @@
 /* main.c - kvdiff-worker: answers what the tester asks until the socket closes. */
+#include "difftest/worker/cuda.h"
 #include "difftest/worker/side.h"
 
 #include "common/fpenv.h"
@@ -57,6 +58,17 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* *why: what the SIMT layer has found; NULL: nothing. */
+static int call_on_host(const worker_plugin *p, int op, const dt_args *args, double *seconds, const char **why)
+{
+    const kvdk_stream stream = p->simt_stream && p->uses_stream ? p->simt_stream() : NULL;
+    const double t = now();
+    const int rc = p->ops[op](args, stream);
+    *why = p->simt_finish ? p->simt_finish() : NULL;
+    *seconds = now() - t;
+    return rc;
+}
+
 static void call_candidate(worker *w, const json_t *message, int workspace_only)
 {
     dt_args args;
@@ -75,11 +87,15 @@ static void call_candidate(worker *w, const json_t *message, int workspace_only)
         answer(w, json_pack("{s:i, s:s}", "status", -1, "why", "it has no such operation"));
         return;
     }
-    const double t = now();
-    const int rc = w->plugin.ops[op](&args, NULL);
-    const double seconds = now() - t;
+    double seconds;
+    const char *why = NULL;
+    const int rc = w->plugin.info.memory == KVDK_CUDA ? worker_cuda_call(w->plugin.ops[op], op, &args, &w->memory, &seconds)
+                                                      : call_on_host(&w->plugin, op, &args, &seconds, &why);
     const int fp = kv_fpenv_check("after the call") == KV_OK;
-    answer(w, json_pack("{s:i, s:f, s:b}", "status", rc, "seconds", seconds, "fpenv", fp));
+    if (why)
+        answer(w, json_pack("{s:i, s:f, s:b, s:s}", "status", rc > 0 ? rc : 1, "seconds", seconds, "fpenv", fp, "why", why));
+    else
+        answer(w, json_pack("{s:i, s:f, s:b}", "status", rc, "seconds", seconds, "fpenv", fp));
 }
 
 static int note_object(struct dl_phdr_info *info, size_t size, void *list)
@@ -134,9 +150,11 @@ static void serve(worker *w)
     free(line);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     struct stat st;
+    /* The tester asks whether a CUDA candidate could run here. */
+    if (argc == 2 && strcmp(argv[1], "--cuda") == 0) return worker_cuda_devices() > 0 ? 0 : 1;
     worker w = {.in = fdopen(WORKER_SOCKET, "r"), .out = fdopen(dup(WORKER_SOCKET), "w")};
     if (!w.in || !w.out || fstat(WORKER_MEMORY, &st) != 0 || st.st_size <= 0) {
         fprintf(stderr, "kvdiff-worker: kvdiff starts this program for itself; `kvdiff ops --help`\n");

@@ -1,5 +1,5 @@
 /* plugin.c - loads a candidate's shared object. */
-#include "difftest/worker/worker.h"
+#include "difftest/worker/cuda.h"
 
 #include <dlfcn.h>
 #include <stdio.h>
@@ -46,8 +46,9 @@ static kv_status describe(const char *path, worker_plugin *p)
         return kv_fail(KV_ERR_MISMATCH, "'%s': its name must be 1 to 60 characters without '|' and control characters", path);
     if (p->info.contract < KVDK_BITEXACT || p->info.contract > KVDK_STATISTICAL)
         return kv_fail(KV_ERR_MISMATCH, "'%s': contract %d is none of kvdk_contract", path, p->info.contract);
-    if (p->info.memory != KVDK_HOST)
-        return kv_fail(KV_ERR_DEVICE, "'%s' wants device memory, and this worker has no CUDA", path);
+    /* What a CUDA candidate calls device memory is the host's in the SIMT layer. */
+    p->uses_stream = p->info.memory == KVDK_CUDA;
+    if (p->simt_stream) p->info.memory = KVDK_HOST;
     return KV_OK;
 }
 
@@ -57,7 +58,10 @@ kv_status worker_plugin_open(const char *path, worker_plugin *p)
     memset(p, 0, sizeof *p);
     p->handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!p->handle) return fail_load(path);
+    *(void **)(void *)&p->simt_stream = find(p, "simt_stream");
+    *(void **)(void *)&p->simt_finish = find(p, "simt_finish");
     KV_TRY(describe(path, p));
+    if (p->info.memory == KVDK_CUDA) KV_TRY(worker_cuda_open());
     int n = 0;
     for (int i = 0; i < KVDK_OP_COUNT; i++) {
         *(void **)(void *)&p->ops[i] = find(p, dt_op_schemas[i].name);

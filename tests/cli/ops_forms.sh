@@ -1,0 +1,110 @@
+#!/bin/sh
+# Candidates as CUDA sources and as Python programs (docs/candidates.md): right ones pass, wrong ones are caught by a named
+# check, and what cannot be run is refused with its line. On a machine with a GPU the .cu files run there.
+set -u
+. tests/tap.sh
+
+[ -n "${CXX:-}" ] || eval "$(make -s BUILD="$BUILD" print-flags)"
+dir=$(mktemp -d "${TMPDIR:-/tmp}/forms.XXXXXX")
+trap 'rm -rf "$dir" "$tap_tmp" "$tap_tmp.out"' EXIT
+XDG_CACHE_HOME=$dir/cache
+export CXX XDG_CACHE_HOME
+
+ops() { # STATUS ARGUMENTS...
+    wanted=$1
+    shift
+    rm -f "$dir/r.db"
+    logged "$dir/log" timeout 300 "$KVDIFF" ops "$@" --op=attn_decode --level=0 --seed=7 --db="$dir/r.db"
+    got=$?
+    echo "exit status $got, wanted $wanted"
+    [ "$got" -eq "$wanted" ]
+}
+
+says() { # TEXT
+    grep -qF -- "$1" "$dir/log" "$dir/log.err" && return
+    echo "it does not say: $1"
+    return 1
+}
+
+verdict() { # CHECK
+    "$KVDIFF" query "SELECT status FROM op_verdict WHERE check_name = '$1'" --db="$dir/r.db" --format=csv | tail -n +2 | tr -d '"'
+}
+
+right_cu() { ops 0 --kernel=examples/cuda/attention.cu; }
+
+cached() {
+    n=$(ls "$dir"/cache/kvdiff/*.so | wc -l)
+    echo "$n objects in the cache, wanted 1"
+    [ "$n" -eq 1 ]
+}
+
+wrong_cu() {
+    ops 1 --kernel=examples/cuda/attention_wrong.cu --dist=normal --dist=dye && says 'does not read entry' &&
+        [ "$(verdict numeric)" = FAIL ] && [ "$(verdict dye)" = FAIL ]
+}
+
+# Without the barrier behind it, one warp's next sum overwrites what another one has not read.
+no_barrier() {
+    sed '/before the next reduction writes/d' examples/cuda/attention.cu >"$dir/barrier.cu"
+    ops 1 --kernel="$dir/barrier.cu" --dist=normal && [ "$(verdict numeric)" = FAIL ]
+}
+
+diverged() {
+    sed 's|^    const int64_t t = blockIdx.x|    if (threadIdx.x == 5) return;\n&|' examples/cuda/attention.cu >"$dir/diverged.cu"
+    ops 1 --kernel="$dir/diverged.cu" --dist=normal && says 'barrier divergence'
+}
+
+legacy_stream() {
+    sed 's|, (cudaStream_t)stream>>>|>>>|' examples/cuda/attention.cu >"$dir/legacy.cu"
+    line=$(grep -n '<<<' "$dir/legacy.cu" | cut -d: -f1)
+    ops 1 --kernel="$dir/legacy.cu" --dist=normal && says "legacy.cu:$line: kernel attention: launched on the default stream"
+}
+
+ptx() {
+    sed 's|^    const int64_t t = blockIdx.x|    asm volatile("membar.gl;");\n&|' examples/cuda/attention.cu >"$dir/ptx.cu"
+    line=$(grep -n 'asm' "$dir/ptx.cu" | cut -d: -f1)
+    ops 4 --kernel="$dir/ptx.cu" && says "UNSUPPORTED  ptx.cu  -: ptx.cu:$line: inline PTX"
+}
+
+# A row of its own, and the next candidate runs; the cache knows that one.
+bad_source() {
+    sed 's|^__global__ void attention|__global__ vid attention|' examples/cuda/attention.cu >"$dir/bad.cu"
+    line=$(grep -n 'vid attention' "$dir/bad.cu" | cut -d: -f1)
+    ops 1 --kernel="$dir/bad.cu" --kernel=examples/cuda/attention.cu --dist=normal && says "bad.cu:$line" && says 'ERROR 1' && says 'PASS 1'
+}
+
+no_compiler() {
+    (
+        CXX=$dir/none
+        NVCC=$dir/none
+        export NVCC
+        ops 1 --kernel=examples/cuda/attention.cu && says "the compiler '$dir/none' cannot be run"
+    )
+}
+
+if "$BUILD/kvdiff-worker" --cuda; then
+    skip "the host SIMT layer" "this machine has a GPU, and .cu files run there"
+    check "a CUDA source passes" right_cu
+else
+    check "a CUDA source passes" right_cu
+    check "it is compiled once" cached
+    check "a wrong one fails, and the entry is named" wrong_cu
+    check "a missing barrier is caught" no_barrier
+    check "threads that miss a barrier are caught" diverged
+    check "a launch without a stream is caught, with its line" legacy_stream
+    check "inline PTX is refused, with its line" ptx
+    check "a source that does not compile is a row, and the next candidate runs" bad_source
+    check "a compiler that is not there is said in one line" no_compiler
+fi
+
+right_python() { ops 0 --kernel=examples/process/attention.py; }
+wrong_python() { ops 1 --kernel=examples/process/attention_wrong.py --dist=normal --dist=dye && [ "$(verdict numeric)" = FAIL ]; }
+
+if python3 -c 'import numpy' 2>/dev/null; then
+    check "a Python program passes" right_python
+    check "a wrong one fails" wrong_python
+else
+    skip "Python candidates" "python3 has no numpy here: NOTHING about examples/process was checked"
+fi
+
+done_testing
