@@ -356,7 +356,7 @@ SCRIPTS    := $(sort $(wildcard tests/cli/*.sh tests/cli/*.py tests/ptx/*.sh \
               tests/golden/golf-*.sh tests/golden/policies-*.sh tests/golden/xwindow-*.sh \
               tests/laws/*.sh tests/matrix/*.sh))
 # Shared objects that tests load: rules that make them append to TEST_EXTRA.
-TEST_EXTRA += $(BUILD)/kvdiff-worker
+TEST_EXTRA += $(BUILD)/kvdiff-worker $(LIBSIMT)
 TEST_LIBS  ?= $(ALL_LIBS)
 LINK_TEST   = $(Q)mkdir -p $(@D) && $(CC) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) \
               -Wl,--end-group $(LDFLAGS_ALL)
@@ -507,6 +507,29 @@ ifeq ($(MODEL),smollm2)
 	$(Q)tools/fetch-model
 endif
 	$(Q)MODEL='$(MODEL)' tools/run-default
+# Program, worker and sides stand side by side in lib/kvdiff, where they find each other; bin/kvdiff points there. share/kvdiff has what
+# .cu files are compiled with where there is no GPU.
+PREFIX  ?= /usr/local
+DESTDIR ?=
+ROOT    := $(DESTDIR)$(PREFIX)
+.PHONY: install install-files
+install: all ## into PREFIX=/usr/local, below DESTDIR if that is given
+	$(Q)$(MAKE) --no-print-directory install-files
+install-files: # of what is built
+	$(call say,INSTALL,$(ROOT))
+	$(Q)install -d $(ROOT)/bin $(ROOT)/include $(ROOT)/lib/kvdiff/sides $(ROOT)/share/doc/kvdiff/policy \
+	    $(ROOT)/share/kvdiff/include $(ROOT)/share/kvdiff/gpu/simt/include
+	$(Q)install -m 755 $(BUILD)/kvdiff $(BUILD)/kvdiff-worker $(ROOT)/lib/kvdiff
+	$(Q)install -m 755 $(wildcard $(SIDES)) $(ROOT)/lib/kvdiff/sides
+	$(Q)ln -sf ../lib/kvdiff/kvdiff $(ROOT)/bin/kvdiff
+	$(Q)install -m 644 include/kvdiff_kernel.h $(ROOT)/include
+	$(Q)install -m 644 include/kvdiff_kernel.h $(ROOT)/share/kvdiff/include
+	$(Q)install -m 644 $(LIBSIMT) $(ROOT)/share/kvdiff
+	$(Q)install -m 644 $(addprefix gpu/simt/,simt.h runtime.h user.h user_math.h user_door.h) $(ROOT)/share/kvdiff/gpu/simt
+	$(Q)install -m 644 gpu/simt/include/*.h $(ROOT)/share/kvdiff/gpu/simt/include
+	$(Q)for d in examples/*/; do install -d $(ROOT)/share/kvdiff/$$d && install -m 644 $$d*.* $(ROOT)/share/kvdiff/$$d || exit 1; done
+	$(Q)install -m 644 README.md docs/*.md $(ROOT)/share/doc/kvdiff
+	$(Q)install -m 644 docs/policy/*.md $(ROOT)/share/doc/kvdiff/policy
 print-flags: # for scripts that are started by hand
 	@printf "export CC='%s' CXX='%s' CFLAGS_ALL='%s' CXXFLAGS_ALL='%s'\n" '$(CC)' '$(CXX)' '$(CFLAGS_ALL)' '$(CXXFLAGS_ALL)'
 clean: ## remove the build folder

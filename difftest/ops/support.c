@@ -48,7 +48,7 @@ kv_status dt_support_find(dt_support *out)
     program[n > 0 ? n : 0] = '\0';
     char *slash = strrchr(program, '/');
     if (slash) *slash = '\0';
-    snprintf(installed, sizeof installed, "%s/../share/kvdiff", program);
+    snprintf(installed, sizeof installed, "%s/../../share/kvdiff", program);
     if (take_folder(out, installed) || take_tree(out, program)) return KV_OK;
     return kv_fail(KV_ERR_IO, "the host SIMT layer for .cu files is not there; run `make`, or name share/kvdiff of an installed "
                               "kvdiff in KVDIFF_SUPPORT");

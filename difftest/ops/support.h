@@ -9,7 +9,7 @@ typedef struct dt_support {
     char archive[3100]; /* libkvsimt.a */
 } dt_support;
 
-/* $KVDIFF_SUPPORT (with libkvsimt.a in it); else PREFIX/share/kvdiff of the program PREFIX/bin/kvdiff; else the source tree that the
+/* $KVDIFF_SUPPORT (with libkvsimt.a in it); else PREFIX/share/kvdiff of the program PREFIX/lib/kvdiff/kvdiff; else the source tree that the
  * program's build folder lies in. ERR_IO when there is none. */
 kv_status dt_support_find(dt_support *out);
 

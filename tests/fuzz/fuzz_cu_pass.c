@@ -41,7 +41,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 uint8_t *fuzz_seed(unsigned i, size_t *size)
 {
     static const char *const seeds[] = {
-        "#include <cuda_runtime.h>\n__global__ void k(float *p)\n{\n    extern __shared__ float s[];\n    __shared__ __align__(16) int t[2][3];\n}\n"
+        "#include <cuda_runtime.h>\n__global__ void k(float *p)\n{\n extern __shared__ float s[];\n __shared__ __align__(16) int t[2][3];\n}\n",
         "void f() { k<<<dim3(1, 2), 32, 4, s>>>(p); }\n",
         "template <int N> __global__ void k() { __shared__ volatile T<N, 2> *a[N]; }\nvoid f() { a::k<(1 > 2)><<<1, 2>>>(); (c ? k : l)<<<1, 2>>>(); }\n",
         "#if 0\nasm(\"\");\n#else /* x */\n#define A \\\n  b\n#endif\n#ifdef KVDK_SIMT\n#elif X\n#endif\nauto r = R\"m( \" )m\"; int i = 1'0; // \\\n c\n",
