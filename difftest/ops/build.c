@@ -16,7 +16,7 @@
 /* A compilation. The source goes in as stdin after the source pass, or by its path to nvcc. */
 typedef struct compilation {
     const char *path;
-    int verbose, is_gpu;
+    int verbose, is_gpu, is_gcc;
     dt_support support;
     char compiler[1024], cache[3000];
     char *source;
@@ -110,6 +110,29 @@ static kv_status find_host_compiler(compilation *c)
                                   "one, or name it in CXX");
 }
 
+/* The whole text for those who want it, the first error for the message. */
+static kv_status fail_compile(const compilation *c, const dt_command *cmd)
+{
+    char line[400];
+    if (cmd->code == 127 && !cmd->n_text) return kv_fail(KV_ERR_DEVICE, "the compiler '%.200s' cannot be run", c->compiler);
+    if (c->verbose) fputs(cmd->text, stderr);
+    dt_command_first_error(cmd, line, sizeof line);
+    return kv_fail(KV_ERR_DEVICE, "it does not compile: %s%s", line, c->verbose ? "" : " (all messages: --verbose)");
+}
+
+/* Its version decides about flags. */
+static kv_status ask_compiler(compilation *c)
+{
+    dt_command ask = {0};
+    dt_command_add_words(&ask, c->compiler);
+    dt_command_add(&ask, "--version");
+    kv_status st = dt_command_run(&ask, "", 0);
+    if (st == KV_OK && ask.code != 0) st = fail_compile(c, &ask);
+    c->is_gcc = st == KV_OK && !strstr(ask.text, "clang");
+    dt_command_free(&ask);
+    return st;
+}
+
 static void add_gpu_flags(const compilation *c, dt_command *cmd)
 {
     static const char flags[] = "-std=c++17 -O3 -shared -arch=native -cudart static -Xcompiler -fPIC";
@@ -125,6 +148,7 @@ static void add_host_flags(const compilation *c, dt_command *cmd)
     const char *slash = strrchr(c->path, '/');
     dt_command_add_words(cmd, c->compiler);
     dt_command_add_words(cmd, flags);
+    if (c->is_gcc) dt_command_add(cmd, "-fstack-reuse=none"); /* docs/numerics.md, section 7 */
     dt_command_add(cmd, "-I%s", c->support.root);
     dt_command_add(cmd, "-I%s/include", c->support.root);
     dt_command_add(cmd, "-I%s/gpu/simt/include", c->support.root);
@@ -148,16 +172,6 @@ static void add_flags(const compilation *c, dt_command *cmd)
         add_gpu_flags(c, cmd);
     else
         add_host_flags(c, cmd);
-}
-
-/* The whole text for those who want it, the first error for the message. */
-static kv_status fail_compile(const compilation *c, const dt_command *cmd)
-{
-    char line[400];
-    if (cmd->code == 127 && !cmd->n_text) return kv_fail(KV_ERR_DEVICE, "the compiler '%.200s' cannot be run", c->compiler);
-    if (c->verbose) fputs(cmd->text, stderr);
-    dt_command_first_error(cmd, line, sizeof line);
-    return kv_fail(KV_ERR_DEVICE, "it does not compile: %s%s", line, c->verbose ? "" : " (all messages: --verbose)");
 }
 
 /* ---- the cache ------------------------------------------------------------------------------------------------------------- */
@@ -232,6 +246,7 @@ static kv_status build(compilation *c, char *built, size_t size)
     if (!c->is_gpu) {
         KV_TRY(pass_source(c));
         KV_TRY(find_host_compiler(c));
+        KV_TRY(ask_compiler(c));
     }
     KV_TRY(dt_support_cache(c->cache, sizeof c->cache));
     kv_sha256_begin(&ctx);

@@ -13,7 +13,7 @@ enum { MOST_DEPTH = 256, MOST_BYTES = 16 << 20 };
 typedef enum scope { OUTSIDE, HOST_CODE, DEVICE_CODE } scope;
 
 /* Words seen since the last ; { or }. */
-enum { SAW_NAMESPACE = 1, SAW_BRACKET = 2, SAW_TEMPLATE = 4, SAW_GLOBAL = 8, SAW_DEVICE = 16, SAW_HOST = 32 };
+enum { SAW_NAMESPACE = 1, SAW_BRACKET = 2, SAW_GLOBAL = 4, SAW_DEVICE = 8, SAW_HOST = 16 };
 
 typedef struct span {
     size_t at, n;
@@ -27,8 +27,6 @@ typedef struct pass {
     unsigned saw;
     scope scopes[MOST_DEPTH];
     int depth, depth_if; /* depth where the last #if stood: #else begins there again */
-    span *templates;     /* names of kernels that are templates */
-    size_t n_templates, cap_templates;
     char *out;
     size_t n_out, cap_out, copied; /* text before `copied` is in out */
 } pass;
@@ -139,10 +137,9 @@ static ptrdiff_t before_bracket(const pass *p, ptrdiff_t at, char opens) { retur
 /* ---- launches ------------------------------------------------------------------------------------------------------------ */
 
 /* Where the kernel begins whose last byte is `last`: ns::kernel<T, 4>, or anything in round brackets. -1: there is none. *name is its
- * last word; *is_plain: it has no template arguments. */
-static ptrdiff_t kernel_begin(const pass *p, ptrdiff_t last, span *name, int *is_plain)
+ * last word. */
+static ptrdiff_t kernel_begin(const pass *p, ptrdiff_t last, span *name)
 {
-    *is_plain = 1;
     *name = (span){(size_t)last, 0};
     if (last >= 0 && p->text[last] == ')') {
         const ptrdiff_t at = before_bracket(p, last, '(');
@@ -153,7 +150,6 @@ static ptrdiff_t kernel_begin(const pass *p, ptrdiff_t last, span *name, int *is
         if (p->text[last] == '>') {
             const ptrdiff_t open = before_bracket(p, last, '<');
             if (open < 0) return -1;
-            if (parts == 0) *is_plain = 0;
             last = previous(p, (size_t)open);
         }
         ptrdiff_t at = last;
@@ -182,13 +178,6 @@ static size_t launch_end(const pass *p, size_t at)
     return p->n;
 }
 
-static int is_template(const pass *p, span name)
-{
-    for (size_t i = 0; i < p->n_templates; i++)
-        if (p->templates[i].n == name.n && memcmp(p->text + p->templates[i].at, p->text + name.at, name.n) == 0) return 1;
-    return 0;
-}
-
 /* The kernel's name as a literal. */
 static kv_status put_name(pass *p, span name)
 {
@@ -198,18 +187,13 @@ static kv_status put_name(pass *p, span name)
     return put_text(p, "\"");
 }
 
-static kv_status put_launch(pass *p, span kernel, span name, int has_address, span config)
+static kv_status put_launch(pass *p, span kernel, span name, span config)
 {
     KV_TRY(put_text(p, "simt::UserLaunch("));
     KV_TRY(put_name(p, name));
-    KV_TRY(put_text(p, ", "));
-    if (has_address) {
-        KV_TRY(put_text(p, "simt::address_of("));
-        KV_TRY(put_code(p, kernel));
-        KV_TRY(put_text(p, ")"));
-    } else
-        KV_TRY(put_text(p, "nullptr"));
-    KV_TRY(put_text(p, ", __FILE__, __LINE__, "));
+    KV_TRY(put_text(p, ", SIMT_ADDRESS(("));
+    KV_TRY(put_code(p, kernel));
+    KV_TRY(put_text(p, ")), __FILE__, __LINE__, "));
     KV_TRY(put_code(p, config));
     KV_TRY(put_text(p, ").kernel([&](const auto &...simt_arg) { ("));
     KV_TRY(put_code(p, kernel));
@@ -220,8 +204,7 @@ static kv_status put_launch(pass *p, span kernel, span name, int has_address, sp
 static kv_status take_launch(pass *p)
 {
     span name;
-    int is_plain;
-    const ptrdiff_t last = previous(p, p->at), begin = kernel_begin(p, last, &name, &is_plain);
+    const ptrdiff_t last = previous(p, p->at), begin = kernel_begin(p, last, &name);
     if (begin < (ptrdiff_t)p->copied || name.n == 0) return refuse(p, p->at, "<<< stands behind nothing that could be a kernel");
     if (p->depth > 0 && p->scopes[p->depth - 1] == DEVICE_CODE)
         return refuse(p, p->at, "a kernel launches a kernel: dynamic parallelism is not modelled");
@@ -233,7 +216,7 @@ static kv_status take_launch(pass *p)
     for (size_t i = kernel.at; i < end; i++)
         if (p->kinds[i] == DT_CU_DIRECTIVE || p->kinds[i] == DT_CU_DEAD) return refuse(p, i, "a preprocessor line inside a launch");
     KV_TRY(copy_until(p, kernel.at));
-    KV_TRY(put_launch(p, kernel, name, !(is_plain && is_template(p, name)), config));
+    KV_TRY(put_launch(p, kernel, name, config));
     p->at = end + 3;
     return go_on_behind(p, p->at);
 }
@@ -378,38 +361,12 @@ static kv_status take_shared(pass *p)
 
 /* ---- words and braces ------------------------------------------------------------------------------------------------------- */
 
-/* The name of the kernel whose __global__ ends before `at`: the first word with a ( behind it that is no attribute. */
-static kv_status note_template(pass *p, size_t at)
-{
-    while ((at = next(p, at)) < p->n && p->text[at] != ';' && p->text[at] != '{') {
-        const size_t n = is_code(p, at) ? word_at(p, at) : 0, open = next(p, at + n);
-        if (n == 0) {
-            at++;
-        } else if (open == p->n || p->text[open] != '(') {
-            at += n;
-        } else if (dt_cu_is(p->text, at, n, "__launch_bounds__") || dt_cu_is(p->text, at, n, "__attribute__")) {
-            at = behind_bracket(p, open);
-        } else {
-            if (p->n_templates == p->cap_templates) {
-                const size_t cap = 2 * p->cap_templates + 16;
-                span *more = realloc(p->templates, cap * sizeof *more);
-                if (!more) return kv_fail(KV_ERR_NOMEM, "out of memory");
-                p->templates = more;
-                p->cap_templates = cap;
-            }
-            p->templates[p->n_templates++] = (span){at, n};
-            return KV_OK;
-        }
-    }
-    return KV_OK;
-}
-
 static unsigned flag_of(const pass *p, size_t at, size_t n)
 {
     static const struct {
         const char *word;
         unsigned flag;
-    } flags[] = {{"namespace", SAW_NAMESPACE}, {"template", SAW_TEMPLATE}, {"__global__", SAW_GLOBAL},
+    } flags[] = {{"namespace", SAW_NAMESPACE}, {"__global__", SAW_GLOBAL},
                  {"__device__", SAW_DEVICE},   {"__host__", SAW_HOST}};
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
         if (dt_cu_is(p->text, at, n, flags[i].word)) return flags[i].flag;
@@ -423,7 +380,6 @@ static kv_status take_word(pass *p)
     if (why) return refuse(p, p->at, why);
     if (dt_cu_is(p->text, p->at, n, "__shared__")) return take_shared(p);
     p->saw |= flag_of(p, p->at, n);
-    if (dt_cu_is(p->text, p->at, n, "__global__") && p->saw & SAW_TEMPLATE) KV_TRY(note_template(p, p->at + n));
     if (dt_cu_is(p->text, p->at, n, "__noinline__")) {
         const ptrdiff_t before = previous(p, p->at);
         KV_TRY(copy_until(p, p->at));
@@ -493,7 +449,6 @@ kv_status dt_cu_pass(const char *text, size_t n, const char *name, char **out, s
     pass p = {.text = text, .name = name, .n = n};
     kv_status st = walk(&p);
     free(p.kinds);
-    free(p.templates);
     *out = NULL;
     if (st != KV_OK) {
         free(p.out);

@@ -41,8 +41,13 @@ cudaError_t user_copy(void *dst, const void *src, size_t bytes, cudaStream_t str
 cudaError_t user_set(void *dst, int byte, size_t bytes, cudaStream_t stream, const char *file, int line);
 cudaError_t user_refuse(const char *what, const char *file, int line); /* a call that works on the default stream */
 
-template <class F> const void *address_of(F *kernel) { return (const void *)kernel; }
-inline const void *address_of(const void *kernel) { return kernel; }
+/* The address of a kernel, the key of cudaFuncSetAttribute. A template whose arguments follow from those of the launch has none
+ * yet: NULL. */
+struct TakeAddress {
+    template <class F> const void *operator()(F *kernel) const { return (const void *)kernel; }
+};
+template <class L> auto address_of(const L &of, int) -> decltype(of(TakeAddress())) { return of(TakeAddress()); }
+template <class L> const void *address_of(const L &, long) { return nullptr; }
 
 constexpr size_t alignment(size_t of_type, size_t wanted) { return of_type > wanted ? of_type : wanted; }
 
@@ -83,6 +88,9 @@ struct UserLaunch {
     }
 };
 } // namespace simt
+
+#define SIMT_ADDRESS(kernel)                                                                                           \
+    simt::address_of([&](auto simt_take) -> decltype(simt_take kernel) { return simt_take kernel; }, 0)
 
 /* ---- calls of the runtime ---------------------------------------------------------------------------------------------- */
 

@@ -14,7 +14,7 @@ ops() { # STATUS ARGUMENTS...
     wanted=$1
     shift
     rm -f "$dir/r.db"
-    logged "$dir/log" timeout 300 "$KVDIFF" ops "$@" --op=attn_decode --level=0 --seed=7 --db="$dir/r.db"
+    logged "$dir/log" timeout 300 "$KVDIFF" ops "$@" --op="${op:-attn_decode}" --level=0 --seed=7 --db="$dir/r.db"
     got=$?
     echo "exit status $got, wanted $wanted"
     [ "$got" -eq "$wanted" ]
@@ -73,6 +73,26 @@ bad_source() {
     ops 1 --kernel="$dir/bad.cu" --kernel=examples/cuda/attention.cu --dist=normal && says "bad.cu:$line" && says 'ERROR 1' && says 'PASS 1'
 }
 
+# The words of CUDA that docs/candidates.md promises, with a compiler.
+features() { # COMPILER
+    (
+        CXX=$1
+        op=rmsnorm
+        ops 0 --kernel=tests/forms/features.cu && says 'PASS 1'
+    )
+}
+
+# Behind shared memory and launches that were rewritten.
+lines_fit() {
+    sed 's|^    const kvdk_tensor &from = |    undeclared();\n&|' tests/forms/features.cu >"$dir/lines.cu"
+    line=$(grep -n 'undeclared' "$dir/lines.cu" | cut -d: -f1)
+    op=rmsnorm
+    ops 1 --kernel="$dir/lines.cu" && says "lines.cu:$line:"
+    got=$?
+    op=
+    return $got
+}
+
 no_compiler() {
     (
         CXX=$dir/none
@@ -94,6 +114,16 @@ else
     check "a launch without a stream is caught, with its line" legacy_stream
     check "inline PTX is refused, with its line" ptx
     check "a source that does not compile is a row, and the next candidate runs" bad_source
+    check "its words of CUDA are known, $CXX" features "$CXX"
+    for other in g++ clang++; do
+        case $CXX in *$other*) continue ;; esac
+        if command -v $other >/dev/null; then
+            check "its words of CUDA are known, $other" features $other
+        else
+            skip "its words of CUDA are known, $other" "there is no $other here"
+        fi
+    done
+    check "a compiler's message has the line of the source" lines_fit
     check "a compiler that is not there is said in one line" no_compiler
 fi
 

@@ -51,26 +51,26 @@ static void is_refused(const char *text, int line, const char *words)
 static void launches(void **state)
 {
     (void)state;
-    becomes("void f() { k<<<1, 2>>>(a); }", "void f() { " CALL("k", "simt::address_of(k)", "1, 2", "k") "(a); }");
+    becomes("void f() { k<<<1, 2>>>(a); }", "void f() { " CALL("k", "SIMT_ADDRESS((k))", "1, 2", "k") "(a); }");
     becomes("void f() { k <<< g(1, 2), dim3(3, 4), n >> 1, s >>> (); }",
-            "void f() { " CALL("k", "simt::address_of(k)", " g(1, 2), dim3(3, 4), n >> 1, s ", "k") " (); }");
+            "void f() { " CALL("k", "SIMT_ADDRESS((k))", " g(1, 2), dim3(3, 4), n >> 1, s ", "k") " (); }");
     becomes("void f() { a::b<int, (x > 1)>::k<T<4>, 2><<<g, b>>>(p, q); }",
-            "void f() { " CALL("k", "simt::address_of(a::b<int, (x > 1)>::k<T<4>, 2>)", "g, b", "a::b<int, (x > 1)>::k<T<4>, 2>") "(p, q); }");
-    becomes("void f() { if (x) ::k<<<g, b>>>(p); }", "void f() { if (x) " CALL("k", "simt::address_of(::k)", "g, b", "::k") "(p); }");
+            "void f() { " CALL("k", "SIMT_ADDRESS((a::b<int, (x > 1)>::k<T<4>, 2>))", "g, b", "a::b<int, (x > 1)>::k<T<4>, 2>") "(p, q); }");
+    becomes("void f() { if (x) ::k<<<g, b>>>(p); }", "void f() { if (x) " CALL("k", "SIMT_ADDRESS((::k))", "g, b", "::k") "(p); }");
     becomes("void f() { (c ? k : l)<<<g, b>>>(p); }",
-            "void f() { " CALL("ckl", "simt::address_of((c ? k : l))", "g, b", "(c ? k : l)") "(p); }");
+            "void f() { " CALL("ckl", "SIMT_ADDRESS(((c ? k : l)))", "g, b", "(c ? k : l)") "(p); }");
     becomes("template <class T> __global__ void __launch_bounds__(32) k(T t) {}\nvoid f() { k<<<1, 2>>>(1); k<int><<<1, 2>>>(1); }",
-            "template <class T> __global__ void __launch_bounds__(32) k(T t) {}\nvoid f() { " CALL("k", "nullptr", "1, 2", "k") "(1); " CALL(
-                "k", "simt::address_of(k<int>)", "1, 2", "k<int>") "(1); }");
-    becomes("void f() { a<<<1, 2>>>(); b<<<3, 4>>>(); }", "void f() { " CALL("a", "simt::address_of(a)", "1, 2", "a") "(); " CALL(
-                                                            "b", "simt::address_of(b)", "3, 4", "b") "(); }");
+            "template <class T> __global__ void __launch_bounds__(32) k(T t) {}\nvoid f() { " CALL("k", "SIMT_ADDRESS((k))", "1, 2", "k") "(1); " CALL(
+                "k", "SIMT_ADDRESS((k<int>))", "1, 2", "k<int>") "(1); }");
+    becomes("void f() { a<<<1, 2>>>(); b<<<3, 4>>>(); }", "void f() { " CALL("a", "SIMT_ADDRESS((a))", "1, 2", "a") "(); " CALL(
+                                                            "b", "SIMT_ADDRESS((b))", "3, 4", "b") "(); }");
 }
 
 static void lines_are_kept(void **state)
 {
     (void)state;
     becomes("void f()\n{\n    k<int /* > */,\n      2><<<1, // one\n        2>>>\n        (a);\n}\n",
-            "void f()\n{\n    " CALL("k", "simt::address_of(k<int        ,       2>)", "1,                2", "k<int        ,       2>")
+            "void f()\n{\n    " CALL("k", "SIMT_ADDRESS((k<int        ,       2>))", "1,                2", "k<int        ,       2>")
             "\n\n\n        (a);\n}\n");
     becomes("__global__ void f() {\n__shared__\nfloat\na[2];\nx; }",
             "__global__ void f() {\ntypedef  float  simt_type_a[2]; static const char simt_site_a = 0; simt_type_a &a = *(simt_type_a "
@@ -155,7 +155,7 @@ static void branches(void **state)
 {
     (void)state;
     becomes("__global__ void k() {\n#if A\nif (a) {\n#else\nif (b) {\n#endif\n}\n}\nvoid f() { k<<<1, 2>>>(); }",
-            "__global__ void k() {\n#if A\nif (a) {\n#else\nif (b) {\n#endif\n}\n}\nvoid f() { " CALL("k", "simt::address_of(k)", "1, 2", "k") "(); }");
+            "__global__ void k() {\n#if A\nif (a) {\n#else\nif (b) {\n#endif\n}\n}\nvoid f() { " CALL("k", "SIMT_ADDRESS((k))", "1, 2", "k") "(); }");
 }
 
 int main(void)
