@@ -23,6 +23,7 @@ enum { CU_STREAM_NON_BLOCKING = 1 };
     X(retain, "cuDevicePrimaryCtxRetain", (CUcontext * context, CUdevice device))                         \
     X(make_current, "cuCtxSetCurrent", (CUcontext context))                                               \
     X(alloc, "cuMemAlloc_v2", (CUdeviceptr * p, size_t bytes))                                            \
+    X(release, "cuMemFree_v2", (CUdeviceptr p))                                                           \
     X(stream_create, "cuStreamCreate", (CUstream * stream, unsigned flags))                               \
     X(stream_finish, "cuStreamSynchronize", (CUstream stream))                                            \
     X(up, "cuMemcpyHtoD_v2", (CUdeviceptr dst, const void *src, size_t bytes))                            \
@@ -36,6 +37,7 @@ static struct {
 #undef X
     CUstream stream;
     CUdeviceptr mirror; /* of the whole block; 0: none yet */
+    size_t mirror_bytes;
 } cuda;
 
 static int load(void)
@@ -92,6 +94,15 @@ static void demand(CUresult e, const char *what)
     exit(1);
 }
 
+/* The block may have grown since the last call. */
+static void reserve_mirror(size_t bytes)
+{
+    if (cuda.mirror_bytes >= bytes) return;
+    if (cuda.mirror) demand(cuda.release(cuda.mirror), "memory for the tensors");
+    demand(cuda.alloc(&cuda.mirror, bytes), "memory for the tensors");
+    cuda.mirror_bytes = bytes;
+}
+
 /* The part of the block that a call is about: its tensors and workspace, and as much around them as the tester guards. */
 typedef struct region {
     size_t from, end;
@@ -135,7 +146,7 @@ int worker_cuda_call(worker_op_fn *fn, int op, const dt_args *args, const worker
     dt_args there = *args;
     const dt_op_schema *s = &dt_op_schemas[op];
     const region r = used_region(op, args, memory);
-    if (!cuda.mirror) demand(cuda.alloc(&cuda.mirror, memory->bytes), "memory for the tensors");
+    reserve_mirror(memory->bytes);
     for (int i = 0; i < s->n_tensors; i++) {
         kvdk_tensor *t = dt_op_tensor(&there, &s->tensors[i]);
         t->data = device_pointer(memory, t->data);

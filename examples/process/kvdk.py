@@ -1,4 +1,4 @@
-"""kvdk - the protocol of kvdiff for candidates that are programs (docs/candidates.md), for Python.
+"""kvdk - the protocol of kvdiff for candidates that are programs (docs/ops.md), for Python.
 
     import kvdk
     candidate = kvdk.Candidate("my-attention", contract=kvdk.BOUNDED)
@@ -61,6 +61,11 @@ def as_f32(array):
     if array.dtype == numpy.uint16:
         return (array.astype(numpy.uint32) << 16).view(numpy.float32)
     return array.astype(numpy.float32)
+
+
+def map_memory():
+    """The memory that is shared with the tester, whole."""
+    return memoryview(mmap.mmap(MEMORY, os.fstat(MEMORY).st_size))
 
 
 class Part:
@@ -127,13 +132,14 @@ class Candidate:
         """Answers one JSON object a line with one, until the tester closes the connection."""
         try:
             link = socket.socket(fileno=SOCKET)
-            block = mmap.mmap(MEMORY, os.fstat(MEMORY).st_size)
+            memory = map_memory()
         except (OSError, ValueError):
             raise SystemExit("kvdiff starts this program for itself: kvdiff ops --kernel=FILE.py")
-        memory = memoryview(block)
         with link.makefile("r", encoding="utf-8") as lines:
             for line in lines:
                 message = json.loads(line)
+                if message.get("block", 0) > len(memory):  # it has grown
+                    memory = map_memory()
                 answer = self._answer(memory, message)
                 answer["id"] = message["id"]
                 link.sendall((json.dumps(answer) + "\n").encode())
