@@ -64,7 +64,7 @@ bare_operations() {
     ! offences "$dir/bare.ptx"
 }
 
-for source in gpu/*.cu gpu/policy/*.cu gpu/train/*.cu; do
+for source in gpu/*.cu gpu/policy/*.cu gpu/train/*.cu gpu/door/*.cu; do
     check "$source: only operations of the contract" lint "$source"
 done
 check 'control: a * b + c is found' fails_because 'bare operators' tests/ptx/planted_contraction.cu
