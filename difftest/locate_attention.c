@@ -6,6 +6,7 @@
 
 #include "common/tile.h"
 
+#include <ctype.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -262,20 +263,47 @@ static int64_t telling_row(const dt_study *s)
     return best;
 }
 
-/* A guess about the first wrong row that says the same as that about the telling one names the slot; else the telling
- * one speaks. */
+/* Both texts say the same but for numbers. */
+static int same_words(const char *a, const char *b)
+{
+    for (;;) {
+        while (isdigit((unsigned char)*a))
+            a++;
+        while (isdigit((unsigned char)*b))
+            b++;
+        if (*a != *b) return 0;
+        if (!*a) return 1;
+        a++;
+        b++;
+    }
+}
+
+/* The telling row speaks, since it sees more; but of which entry is said about the first wrong one where that says the
+ * same. */
+static void choose_guess(dt_study *s, int64_t row, const dt_row_view *view, const dt_guess *guess,
+                         const dt_row_view *first_view, const dt_guess *first)
+{
+    dt_finding *o = s->out;
+    if (!guess->op || (first->op && strcmp(guess->op, "attn") == 0 && same_words(first->text, guess->text))) {
+        if (first->op) take_guess(s, first_view, first);
+        return;
+    }
+    take_guess(s, view, guess);
+    const size_t n = strlen(o->hypothesis);
+    if (row != s->row && guess->entry >= 0)
+        snprintf(o->hypothesis + n, sizeof o->hypothesis - n, " (in the row of token %lld)",
+                 (long long)(s->flow->turn.at + row));
+}
+
 static kv_status guess_both(dt_study *s, int *done)
 {
     dt_row_view view = {0}, first_view = {0};
-    dt_guess guess, first;
+    dt_guess guess = {.entry = -1}, first = {.entry = -1};
     const int64_t row = telling_row(s);
     *done = 0;
     kv_status st = guess_row(s, row, &view, &guess);
     if (st == KV_OK && row != s->row) st = guess_row(s, s->row, &first_view, &first);
-    if (st == KV_OK && row != s->row && first.op && (!guess.op || (first.op == guess.op && first.klass == guess.klass)))
-        take_guess(s, &first_view, &first);
-    else if (st == KV_OK && guess.op)
-        take_guess(s, &view, &guess);
+    if (st == KV_OK) choose_guess(s, row, &view, &guess, &first_view, &first);
     *done = s->out->op != NULL;
     if (st == KV_OK && !*done && !s->flow->s->quick) st = dt_study_dye(s, &view);
     if (st == KV_OK && !*done && s->dye_agrees && is_raw(s)) {

@@ -72,4 +72,29 @@ refuse 'no device' 2 'nothing to compare the reference with' "$KVDIFF" locate --
 refuse 'two models' 2 'two different models' "$KVDIFF" locate --model=nano --device-model=sharp --device="$liar:lie=none"
 refuse 'no database' 3 'no.db' "$KVDIFF" locate --db="$dir/no/no.db"
 refuse 'a misspelled option' 2 "did you mean --no-store" locate --no-stor
+# Real bugs, where their library is built (make mutants-build); docs/mutants.md says what each of them is.
+planted() { # ID OP WORDS POLICY [OPTION...]
+    bug=$1
+    op=$2
+    words=$3
+    policy=$4
+    shift 4
+    if [ ! -e "$BUILD/mutants/emu.so" ]; then
+        skip "planted bug $bug" "make mutants-build"
+        return
+    fi
+    "$KVDIFF" locate --model=nano --tokens=96 -q 16 --threads=1 --no-shrink --policy="$policy" \
+        --device="$BUILD/mutants/emu.so:mutant=$bug" "$@" >"$dir/bug" 2>&1
+    check "planted bug $bug: $op" sh -c "cat '$dir/bug'; grep -q ' op $op ' '$dir/bug' && grep -q '$words' '$dir/bug'"
+}
+planted M04 attn '1 entries are left out' full
+planted M10 rope 'the first 4 keys of the view are rotated 1 positions too late' sink:cap=28
+planted M12 attn 'of KV head 1 instead of 0' full
+planted M35 store 'not rounded to nearest' full+f16
+planted N06 swiglu 'sigmoid instead of SiLU' full
+planted N11 gemm 'the last 1 of 128 inner elements' full -q 4
+planted K07 colsum 'last query head does not count' cascade:cap=32
+planted P05 policy 'class bug-policy' h2o:cap=24
+planted Q07 attn_quant 'values: scale and zero are those of the first group' full+kivi:bits=4,group=16,residual=32
+planted S04 state 'only behind an import' sink:cap=28 --mode=locked
 done_testing
