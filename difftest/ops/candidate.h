@@ -3,7 +3,7 @@
  *
  * A candidate is named by its file:
  *   FILE.so       loaded by kvdiff-worker
- *   FILE.cu       compiled first (candidate_build.h), then as above
+ *   FILE.cu       compiled first (build.h), then as above
  *   anything else a program, or FILE.py for python3, that speaks the protocol of docs/ops.md itself
  *
  * All calls are made by one thread. */
