@@ -84,6 +84,17 @@ static int blame_stored(dt_study *s, const dt_state_diff *d)
     return 1;
 }
 
+/* A window of xwindow takes its positions from the rows in its view: another position is another view. */
+static void suspect_policy(dt_study *s)
+{
+    const kv_policy *p = s->flow->s->policy;
+    dt_finding *o = s->out;
+    if (p->selection != KV_SEL_XWINDOW || p->xwindow.ver != KV_XW_FIXED) return;
+    o->op = "policy";
+    o->klass = "bug-policy";
+    strncat(o->hypothesis, "; the window's view holds other rows", sizeof o->hypothesis - strlen(o->hypothesis) - 1);
+}
+
 /* The first wrong value is in a tapped row. */
 kv_status dt_verdict_tap(dt_study *s, const dt_state_diff *after)
 {
@@ -105,11 +116,7 @@ kv_status dt_verdict_tap(dt_study *s, const dt_state_diff *after)
     focus_on(s, &focus);
     KV_TRY(dt_blame(&focus, s->point, &v));
     dt_finding_take(o, &v);
-    if (strcmp(o->op, "rope") == 0 && strcmp(o->klass, "bug-index") == 0 && s->flow->exact &&
-        s->flow->state[DT_GOT].p && dt_positions_differ(s->flow->state[DT_REF].p, s->flow->state[DT_GOT].p) > 0) {
-        o->op = "policy"; /* the cache itself counts otherwise */
-        strncat(o->hypothesis, "; the cache numbers its tokens so", sizeof o->hypothesis - strlen(o->hypothesis) - 1);
-    }
+    if (strcmp(o->op, "rope") == 0 && strcmp(o->klass, "bug-index") == 0) suspect_policy(s);
     return KV_OK;
 }
 
