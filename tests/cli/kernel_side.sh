@@ -45,6 +45,20 @@ bug wrong_head 's/score\(a, s, t, head, i\) - max/score(a, s, t, head ^ 1, i) - 
 bug scale 's/return sum \* \(float\)a->scale/return sum * (float)a->scale * 0.5f/' 'token 1, layer 0.*entry 0 of the step itself the weight'
 bug kv_head 's/head \/ \(a->Hq \/ a->Hk\), d\);$/head % a->Hk, d);/' 'token [0-9]+, layer 0, attn_decode'
 
+# The same from a CUDA source.
+cu_bug() {
+    sed 's/t + 1 : s.k.dim\[0\];/t + 1 : s.k.dim[0] - (s.k.dim[0] > 8);/' examples/cuda/attention.cu >"$dir/last.cu"
+    ! cmp -s "$dir/last.cu" examples/cuda/attention.cu || return 1
+    XDG_CACHE_HOME=$dir run 1 'token 9, layer 0, attn_decode.*head 0 does not read entry 8 of the cache' "$dir/last.cu" --policy=full
+}
+cu_located() {
+    "$KVDIFF" locate --db="$dir/r.db" >"$dir/log"
+    cat "$dir/log"
+    grep -q 'first wrong token 9' "$dir/log" && grep -q 'op attn  layer 0  head 0  slot 8' "$dir/log"
+}
+check "a CUDA source with an entry left out is found" cu_bug
+check "  and located: token, operation, head, slot" cu_located
+
 refused() { # STATUS WORDS SPEC
     refuse "refused: $2" "$1" "$2" "$KVDIFF" run --model=nano --tokens=20 --device="kernel:$3" --db="$dir/none.db"
 }
