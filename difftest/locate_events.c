@@ -152,11 +152,10 @@ static int scores_are_wrong(const kv_policy *p, const kv_events *ref, const kv_e
     return 1;
 }
 
-void dt_blame_events(const kv_policy *p, const kv_events *ref, const kv_events *got, const void *before,
-                     const void *ref_after, const void *got_after, dt_event_diff *d, dt_verdict *v)
+void dt_blame_events(const kv_policy *p, const kv_events *ref, const kv_events *got, const void *ref_after,
+                     const void *got_after, dt_event_diff *d, dt_verdict *v)
 {
     char own[96], theirs[96];
-    (void)before;
     dt_events_compare(ref, got, d);
     if (scores_are_wrong(p, ref, got, ref_after, got_after, d, v)) return;
     describe(d->ref, own, sizeof own);

@@ -9,11 +9,6 @@
 #include <string.h>
 #include <zstd.h>
 
-static const dt_finding *of(const dt_report *r)
-{
-    return r->found;
-}
-
 /* ---- for people ------------------------------------------------------------------------------------------- */
 
 static void print_place(const dt_finding *f, FILE *out)
@@ -56,7 +51,7 @@ static void print_diffs(const dt_finding *f, FILE *out)
 void dt_report_print(const dt_report *r, FILE *out)
 {
     static const char *const words[] = {"SAME", "FAIL", "ERROR", "UNSUPPORTED"};
-    const dt_finding *f = of(r);
+    const dt_finding *f = r->found;
     fprintf(out, "%-5s %s\n", words[f->found], r->key);
     if (f->found == DT_FOUND_NOTHING) {
         fprintf(out, "      both sides agree: the case does not differ any more\n");
@@ -113,7 +108,7 @@ static json_t *diffs(const dt_finding *f)
 json_t *dt_report_json(const dt_report *r)
 {
     static const char *const words[] = {"same", "fail", "error", "unsupported"};
-    const dt_finding *f = of(r);
+    const dt_finding *f = r->found;
     json_t *j = json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s, s:s}", "key", r->key, "found",
                           words[f->found], "pos", number(f->pos, -1), "step_at", number(f->step_at, -1), "layer",
                           number(f->layer, -1), "op", text(f->op), "head", number(f->head, -1), "slot",
@@ -164,7 +159,7 @@ static kv_status store_state(dt_db *db, const dt_finding *f, uint8_t sha[32], in
 
 static kv_status store_divergence(dt_db *db, const dt_report *r)
 {
-    const dt_finding *f = of(r);
+    const dt_finding *f = r->found;
     uint8_t sha[32];
     int has;
     KV_TRY(store_state(db, f, sha, &has));
@@ -225,7 +220,7 @@ static kv_status store_diff(dt_db *db, int64_t case_id, const dt_evict_diff *d)
 static kv_status store_all(dt_db *db, const dt_report *r)
 {
     const dt_value id = DT_INT(r->case_id);
-    const dt_finding *f = of(r);
+    const dt_finding *f = r->found;
     KV_TRY(run(db, "DELETE FROM divergence WHERE case_id = ?", &id, 1));
     KV_TRY(run(db, "DELETE FROM evict_diff WHERE case_id = ?", &id, 1));
     if (f->found == DT_FOUND_VALUE || f->found == DT_FOUND_ERROR) KV_TRY(store_divergence(db, r));

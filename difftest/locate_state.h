@@ -43,8 +43,7 @@ int dt_same_tokens(const void *ref, const void *got, int32_t layer, int32_t head
 void dt_blame_record(const kv_policy *p, const void *before, const void *ref, const void *got, const dt_state_diff *d,
                      dt_verdict *v);
 
-/* A difference of decisions: the first one, and who is at fault. ref, got: exports after the step, or NULL; before: the
- * reference's before it. */
+/* A difference of decisions: the first one, and who is at fault. ref, got: exports after the step, or NULL. */
 typedef struct dt_event_diff {
     size_t at;                 /* index in both lists: equal up to here */
     const kv_event *ref, *got; /* NULL: the list ends here */
@@ -53,8 +52,8 @@ typedef struct dt_event_diff {
 
 void dt_events_compare(const kv_events *ref, const kv_events *got, dt_event_diff *out);
 
-void dt_blame_events(const kv_policy *p, const kv_events *ref, const kv_events *got, const void *before,
-                     const void *ref_after, const void *got_after, dt_event_diff *d, dt_verdict *v);
+void dt_blame_events(const kv_policy *p, const kv_events *ref, const kv_events *got, const void *ref_after,
+                     const void *got_after, dt_event_diff *d, dt_verdict *v);
 
 /* Evictions on which the sides disagree, at most `most`: their number. base: document position of token 0; ties: they
  * are legal. */

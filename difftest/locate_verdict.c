@@ -157,8 +157,8 @@ void dt_verdict_events(dt_study *s)
     dt_flow *f = s->flow;
     dt_event_diff d;
     dt_verdict v = {0};
-    dt_blame_events(f->s->policy, &f->events[DT_REF], &f->events[DT_GOT], s->out->state.p,
-                    f->exact ? f->state[DT_REF].p : NULL, f->exact ? f->state[DT_GOT].p : NULL, &d, &v);
+    dt_blame_events(f->s->policy, &f->events[DT_REF], &f->events[DT_GOT], f->exact ? f->state[DT_REF].p : NULL,
+                    f->exact ? f->state[DT_GOT].p : NULL, &d, &v);
     const kv_event *e = d.ref ? d.ref : d.got;
     dt_finding *o = s->out;
     dt_finding_take(o, &v);
@@ -169,6 +169,39 @@ void dt_verdict_events(dt_study *s)
     o->slot = e->slot;
     if (e->og < ((int64_t)1 << 62)) o->slot_token = dt_flow_pos(f, e->og);
     if (d.ref && d.got && d.only_margin) dt_finding_values(o, "margin", d.ref->margin, d.got->margin);
+}
+
+/* Which part of the state is wrong says who made it. og: the token concerned. */
+static void judge_part(const dt_study *s, const dt_state_diff *d, int64_t og, dt_verdict *v)
+{
+    const dt_flow *f = s->flow;
+    switch (d->part) {
+    case DT_PART_RECORD:
+        dt_blame_record(f->s->policy, s->out->state.p, f->state[DT_REF].p, f->state[DT_GOT].p, d, v);
+        break;
+    case DT_PART_SCORE:
+        dt_verdict_set(v, "colsum", dt_klass_of(&d->ref, &d->got, 1, 1, "bug-numeric"),
+                       "the score of token %lld is %.9g, expected %.9g", (long long)og, (double)d->got, (double)d->ref);
+        break;
+    case DT_PART_CARRY:
+        dt_verdict_set(v, "carry", dt_same_carry(s->out->state.p, f->state[DT_GOT].p) ? "stale-read" : "bug-index",
+                       "what the model remembers of the newest tokens differs, at byte %lld", (long long)d->byte);
+        break;
+    case DT_PART_POS:
+        dt_verdict_set(v, "policy", "bug-policy", "token %lld stands at position %d, expected %d", (long long)og,
+                       (int)d->got, (int)d->ref);
+        break;
+    case DT_PART_TOKEN:
+        if (dt_same_tokens(f->state[DT_REF].p, f->state[DT_GOT].p, d->layer, d->head))
+            dt_verdict_set(v, "policy", "bug-index", "the right tokens are in the cache, in another order of the view");
+        else
+            dt_verdict_set(v, "policy", "bug-policy",
+                           "the same decisions were reported, but other tokens are in the cache");
+        break;
+    default:
+        dt_verdict_set(v, "policy", "bug-policy", "the same decisions were reported, but the %s differs",
+                       dt_part_names[d->part]);
+    }
 }
 
 void dt_verdict_state(dt_study *s, const dt_state_diff *d)
@@ -188,34 +221,8 @@ void dt_verdict_state(dt_study *s, const dt_state_diff *d)
                           d->ref, d->got);
     s->by_export = d->part == DT_PART_RECORD ||
                    (d->part == DT_PART_POS && dt_positions_differ(f->state[DT_REF].p, f->state[DT_GOT].p) == 1);
-    switch (d->part) {
-    case DT_PART_RECORD:
-        if (dt_flow_pos(f, og) >= f->turn.at) o->pos = dt_flow_pos(f, og);
-        dt_blame_record(f->s->policy, s->out->state.p, f->state[DT_REF].p, f->state[DT_GOT].p, d, &v);
-        break;
-    case DT_PART_SCORE:
-        dt_verdict_set(&v, "colsum", dt_klass_of(&d->ref, &d->got, 1, 1, "bug-numeric"),
-                       "the score of token %lld is %.9g, expected %.9g", (long long)og, (double)d->got, (double)d->ref);
-        break;
-    case DT_PART_CARRY:
-        dt_verdict_set(&v, "carry", dt_same_carry(s->out->state.p, f->state[DT_GOT].p) ? "stale-read" : "bug-index",
-                       "what the model remembers of the newest tokens differs, at byte %lld", (long long)d->byte);
-        break;
-    case DT_PART_POS:
-        dt_verdict_set(&v, "policy", "bug-policy", "token %lld stands at position %d, expected %d", (long long)og,
-                       (int)d->got, (int)d->ref);
-        break;
-    case DT_PART_TOKEN:
-        if (dt_same_tokens(f->state[DT_REF].p, f->state[DT_GOT].p, d->layer, d->head))
-            dt_verdict_set(&v, "policy", "bug-index",
-                           "the right tokens are in the cache, in another order of the view");
-        else
-            dt_verdict_set(&v, "policy", "bug-policy",
-                           "the same decisions were reported, but other tokens are in the cache");
-        break;
-    default:
-        dt_verdict_set(&v, "policy", "bug-policy", "the same decisions were reported, but the %s differs",
-                       dt_part_names[d->part]);
-    }
+    /* a record of the step's own token was wrong from that token on */
+    if (d->part == DT_PART_RECORD && dt_flow_pos(f, og) >= f->turn.at) o->pos = dt_flow_pos(f, og);
+    judge_part(s, d, og, &v);
     dt_finding_take(o, &v);
 }

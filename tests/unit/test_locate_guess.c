@@ -346,7 +346,7 @@ static void decisions_are_told_apart(void **state)
     assert_null(d.ref);
     assert_int_equal(dt_evict_diffs(&ref, &got, NULL, 0, 0, diff, 4), 0);
     b[1].og = 4;
-    dt_blame_events(&p, &ref, &got, NULL, NULL, NULL, &d, &v);
+    dt_blame_events(&p, &ref, &got, NULL, NULL, &d, &v);
     assert_int_equal(d.at, 1);
     assert_string_equal(v.op, "policy");
     assert_string_equal(v.klass, "bug-policy");
@@ -358,16 +358,16 @@ static void decisions_are_told_apart(void **state)
     dt_events_compare(&ref, &got, &d);
     assert_false(d.only_slot || d.only_margin || d.only_order);
     b[0] = a[0];
-    dt_blame_events(&p, &ref, &got, NULL, NULL, NULL, &d, &v);
+    dt_blame_events(&p, &ref, &got, NULL, NULL, &d, &v);
     assert_true(d.only_slot && strstr(v.text, "other slots"));
     memcpy(b, a, sizeof b);
     b[0] = a[1];
     b[1] = a[0];
-    dt_blame_events(&p, &ref, &got, NULL, NULL, NULL, &d, &v);
+    dt_blame_events(&p, &ref, &got, NULL, NULL, &d, &v);
     assert_true(d.only_order && strstr(v.text, "another order"));
     memcpy(b, a, sizeof b);
     b[1].margin = 0.5f;
-    dt_blame_events(&p, &ref, &got, NULL, NULL, NULL, &d, &v);
+    dt_blame_events(&p, &ref, &got, NULL, NULL, &d, &v);
     assert_true(d.only_margin && strstr(v.text, "margin 0.5"));
 }
 
@@ -387,10 +387,10 @@ static void margins_tell_scores_from_choices(void **state)
     for (int i = 0; i < 3; i++)
         b[i].margin += 0.125f;
     b[2].og = 6; /* somebody else leaves, and the lowest that stays is another */
-    dt_blame_events(&p, &ref, &got, NULL, NULL, NULL, &d, &v);
+    dt_blame_events(&p, &ref, &got, NULL, NULL, &d, &v);
     assert_string_equal(v.op, "policy");
     b[1].margin += 0.125f;
-    dt_blame_events(&p, &ref, &got, NULL, NULL, NULL, &d, &v);
+    dt_blame_events(&p, &ref, &got, NULL, NULL, &d, &v);
     assert_string_equal(v.op, "colsum");
 }
 
