@@ -11,13 +11,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OPT_FORMAT = 512, OPT_ALL, OPT_RUN, OPT_NO_SHRINK, OPT_NO_STORE };
+enum { OPT_FORMAT = 512, OPT_ALL, OPT_RUN, OPT_NO_SHRINK, OPT_NO_STORE, OPT_WARM };
 
 typedef struct request {
     dt_options o;
-    const char *which;                         /* case: id, key, glob, "latest"; NULL with options that name one */
-    int64_t run;                               /* 0: the last */
-    int json, all, no_shrink, no_store, named; /* named: by options */
+    const char *which; /* case: id, key, glob, "latest"; NULL with options that name one */
+    int64_t run;       /* 0: the last */
+    int json, all, no_shrink, no_store, warm, named; /* named: by options */
 } request;
 
 static const struct argp_option options[] = {
@@ -26,6 +26,7 @@ static const struct argp_option options[] = {
     {"all", OPT_ALL, NULL, 0, "every failing case of a run; one line per cause", 0},
     {"run", OPT_RUN, "N", 0, "cases of this run [the last]", 0},
     {"no-shrink", OPT_NO_SHRINK, NULL, 0, "do not look for a smaller case that fails alike", 0},
+    {"warm", OPT_WARM, NULL, 0, "feed the document once before and reset: what a reset leaves behind", 0},
     {"no-store", OPT_NO_STORE, NULL, 0, "do not write to the database", 0},
     {0},
 };
@@ -43,6 +44,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return dt_parse_number("run", arg, 1, INT64_MAX, &r->run);
     case OPT_NO_SHRINK:
         r->no_shrink = 1;
+        return 0;
+    case OPT_WARM:
+        r->warm = 1;
         return 0;
     case OPT_NO_STORE:
         r->no_store = 1;
@@ -81,31 +85,37 @@ static void repro_of(const cell *c, const dt_shrunk *small, char *dst, size_t si
     snprintf(dst, size, "kvdiff locate%s", text + strlen("kvdiff run"));
 }
 
-/* Searches, shrinks, and leaves a command line that fails. */
-static kv_status search(const request *r, const cell *c, int warm, dt_finding *f, char *repro, size_t size)
+/* What shows behind another document only. */
+static void blame_reset(dt_finding *f)
+{
+    char was[sizeof f->hypothesis];
+    snprintf(was, sizeof was, "%s", f->hypothesis);
+    if (strcmp(f->op, "state") != 0) f->klass = "stale-read";
+    f->op = "state";
+    snprintf(f->hypothesis, sizeof f->hypothesis, "only behind another document; %.300s", was);
+}
+
+/* Searches, shrinks, and leaves a command line that fails. again: a case that does not differ by itself is tried behind
+ * another document. */
+static kv_status search(const request *r, const cell *c, int again, dt_finding *f, char *repro, size_t size)
 {
     dt_subject s = dt_subject_of(c->plan, c->doc, c->policy, c->side);
     if (c->plan->device_model != c->plan->model)
         return kv_fail(KV_ERR_USAGE,
                        "two different models (--device-model) are measured, not judged: there is no first wrong value");
+    s.warm = r->warm;
     KV_TRY(dt_locate(&s, f));
-    if (f->found == DT_FOUND_NOTHING && warm) {
+    if (f->found == DT_FOUND_NOTHING && again && !s.warm) {
         s.warm = 1;
         KV_TRY(dt_locate(&s, f));
-        if (f->found != DT_FOUND_NOTHING && f->op) {
-            f->op = "state";
-            f->klass = "stale-read";
-            char was[sizeof f->hypothesis];
-            snprintf(was, sizeof was, "%s", f->hypothesis);
-            snprintf(f->hypothesis, sizeof f->hypothesis,
-                     "only behind another document: reset leaves something behind; %.300s", was);
-        }
+        if (f->found != DT_FOUND_NOTHING && f->op) blame_reset(f);
     }
     dt_shrunk small = {.n = s.n, .q = s.q, .policy = *s.policy};
     const int cut = !c->plan->docs[c->doc].stream.is_passkey;
     if (!r->no_shrink && (f->found == DT_FOUND_VALUE || f->found == DT_FOUND_ERROR))
         KV_TRY(dt_shrink(&s, f, cut, &small));
     repro_of(c, &small, repro, size);
+    if (s.warm) snprintf(repro + strlen(repro), size - strlen(repro), " --warm");
     return KV_OK;
 }
 

@@ -96,5 +96,6 @@ planted N11 gemm 'the last 1 of 128 inner elements' full -q 4
 planted K07 colsum 'last query head does not count' cascade:cap=32
 planted P05 policy 'class bug-policy' h2o:cap=24
 planted Q07 attn_quant 'values: scale and zero are those of the first group' full+kivi:bits=4,group=16,residual=32
+planted S02 state 'reset leaves something behind' full --warm
 planted S04 state 'only behind an import' sink:cap=28 --mode=locked
 done_testing
