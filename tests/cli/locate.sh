@@ -85,7 +85,7 @@ planted() { # ID OP WORDS POLICY [OPTION...]
     fi
     "$KVDIFF" locate --model=nano --tokens=96 -q 16 --threads=1 --no-shrink --policy="$policy" \
         --device="$BUILD/mutants/emu.so:mutant=$bug" "$@" >"$dir/bug" 2>&1
-    check "planted bug $bug: $op" sh -c "cat '$dir/bug'; grep -q ' op $op ' '$dir/bug' && grep -q '$words' '$dir/bug'"
+    check "planted bug $bug: $op" sh -c "cat '$dir/bug'; grep -Eq ' op $op( |\$)' '$dir/bug' && grep -q '$words' '$dir/bug'"
 }
 planted M04 attn '1 entries are left out' full
 planted M10 rope 'the first 4 keys of the view are rotated 1 positions too late' sink:cap=28
