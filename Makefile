@@ -292,7 +292,12 @@ $(MUT)/ref.so: $(MUT_REF) $(MUT_O)/side_ref.o $(MUT_COMMON)
 	$(call say,LINK,$@)
 	$(Q)$(CC) -shared -Wl,-z,defs -o $@ $^ $(LDFLAGS_ALL) $(LIBS)
 
-.PHONY: mutants mutants-build
+# A sample of mechanical changes; the same seed goes on where it was interrupted.
+N    ?= 200
+SEED ?= 1
+.PHONY: mutants mutants-build mutants-mechanical
+mutants-mechanical: $(BUILD)/kvdiff $(MUTANT_SIDES) ## change the sources mechanically, N=200 SEED=1: which changes does nobody notice? (hours)
+	$(Q)BUILD=$(BUILD) tools/mutate -n $(N) --seed $(SEED) -j $(JOBS)
 mutants-build: $(MUTANT_SIDES) # the two libraries with planted bugs
 mutants: $(BUILD)/kvdiff $(MUTANT_SIDES) ## plant bugs, one at a time: the tester must find every one (docs/mutants.md); resumes
 	$(Q)$(BUILD)/kvdiff mutate --db=$(MUT)/mutants.db $(if $(T),--only='$(T)')

@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 enum { OPT_TIER = 256, OPT_ONLY, OPT_DB, OPT_LIST, OPT_CONTROL, OPT_TOKENS, OPT_JOBS, OPT_LIMIT, OPT_LIBS, OPT_JUDGES,
-       N_SIDES = 2 };
+       OPT_LIBRARY, N_SIDES = 2 };
 
 static const struct argp_option options[] = {
     {"tier", OPT_TIER, "TIER", 0, "how many cases a bug has to get past: quick, stream or nightly [quick]", 0},
@@ -24,6 +24,7 @@ static const struct argp_option options[] = {
     {"list", OPT_LIST, NULL, 0, "show the bugs and plant none", 0},
     {"control", OPT_CONTROL, NULL, 0, "stream texts through the unmutated libraries instead: no alarm may be raised", 0},
     {"tokens", OPT_TOKENS, "N", 0, "tokens of --control, of each library [50000]", 0},
+    {"library", OPT_LIBRARY, "FILE.so", 0, "put this library through the cases instead: found, survived or unreached", 0},
     {"judges", OPT_JUDGES, "same|all", 0,
      "ask other judges about the cases up to the alarm, or about every case of the suite [same]", 0},
     {"jobs", OPT_JOBS, "N", 0, "bugs at a time [all processors]", 0},
@@ -34,7 +35,7 @@ static const struct argp_option options[] = {
 };
 
 typedef struct request {
-    const char *only, *db, *libs;
+    const char *only, *db, *libs, *library;
     int32_t tier;
     int list, control, judge_all;
     int64_t tokens, jobs, limit;
@@ -71,6 +72,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return dt_parse_number("jobs", arg, 1, 64, &r->jobs);
     case OPT_LIMIT:
         return dt_parse_number("limit", arg, 1, 1000000, &r->limit);
+    case OPT_LIBRARY:
+        r->library = arg;
+        return 0;
     case OPT_LIBS:
         r->libs = arg;
         return 0;
@@ -330,6 +334,39 @@ static kv_status control(bench *b, int *code)
     return KV_OK;
 }
 
+/* ---- one library that somebody else has changed ------------------------------------------------------------ */
+
+static kv_status take_library(void *arg, int index, const dt_suite_end *end)
+{
+    (void)index;
+    *(dt_suite_end *)arg = *end;
+    return KV_OK;
+}
+
+/* The cases, then, when none raises an alarm, the thorough ones. */
+static kv_status judge_library(const request *r, int *code)
+{
+    const char *slash = strrchr(r->library, '/'), *name = slash ? slash + 1 : r->library;
+    const int side = strncmp(name, "ref", 3) == 0 ? DT_MUTANT_REF : DT_MUTANT_EMU;
+    dt_suite_end end = {0};
+    if (access(r->library, R_OK) != 0) return kv_fail(KV_ERR_IO, "--library=%s: there is no such file", r->library);
+    setenv("KVDIFF_IN_PROCESS", "1", 1);
+    for (int thorough = 0; thorough < 2; thorough++) {
+        const dt_suite_job job = {.library = r->library, .side = side, .tier = r->tier, .thorough = thorough, .lenient = 1};
+        const dt_suite_pool pool = {.jobs = 1, .limit = (double)r->limit, .stop = &stop, .done = take_library, .arg = &end};
+        KV_TRY(dt_suite_pool_run(&pool, &job, 1));
+        if (end.fault) return kv_fail(KV_ERR_INTERNAL, "%s", end.report.reason);
+        if (!end.killed_by[0]) continue;
+        printf("%s\t%s\t%.2f\t%s\t%s\n", thorough ? "survived" : "found", end.killed_by, end.report.seconds, end.report.key,
+               end.report.reason);
+        *code = thorough ? DT_EXIT_FAIL : DT_EXIT_PASS;
+        return KV_OK;
+    }
+    printf("unreached\t-\t%.2f\t-\tno case makes any bit differ\n", end.report.seconds);
+    *code = DT_EXIT_FAIL;
+    return KV_OK;
+}
+
 static kv_status execute(const request *r, int argc, char **argv, int *code)
 {
     bench b = {.r = r};
@@ -369,7 +406,9 @@ int dt_cmd_mutate(int argc, char **argv)
     int done, code = DT_EXIT_PASS;
     const int rc = dt_argp(&argp, argc, argv, &r, &done);
     if (done) return rc;
-    const kv_status st = r.list ? print_list(&r) : execute(&r, argc, argv, &code);
+    const kv_status st = r.list      ? print_list(&r)
+                         : r.library ? judge_library(&r, &code)
+                                     : execute(&r, argc, argv, &code);
     if (st != KV_OK) return dt_report_failure(st);
     const int closed = dt_close_output();
     return closed ? closed : code;

@@ -245,7 +245,7 @@ kv_status dt_suite_run(const dt_suite_job *job, int fd)
 {
     course c = {.job = job, .fd = fd, .start = kv_now(), .report = {.at = -1, .status = DT_CASE_PASS, .first_pos = -1, .head = -1}};
     const kv_status st = job->tokens ? run_control(&c) : run_suite(&c);
-    if (st != KV_OK && st != KV_ERR_NOMEM && job->bug)
+    if (st != KV_OK && st != KV_ERR_NOMEM && (job->bug || job->lenient))
         raise_alarm(&c, DT_CASE_ERROR, -1, c.report.key, kv_message(), "");
     else
         KV_TRY(st);
