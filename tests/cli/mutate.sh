@@ -56,6 +56,12 @@ check 'a library that only promises bugs is built' toothless
 check 'a bug that nobody finds makes the exit status 1' says 1 '^unreached  F17' mutate --only=F17 --libs="$dir/toothless"
 check '... and the sum is right' grep -q 'found 0 of 1' "$dir/out"
 
+check 'such a library alone: nothing is found' says 1 '^unreached' "$KVDIFF" mutate --library="$dir/toothless/ref.so"
+refuse 'a library that is not there' 3 'no such file' "$KVDIFF" mutate --library="$dir/none.so"
+draw() { tools/mutate -n 9 --seed="$1" --list >"$dir/drawn.$2"; }
+same_sample() { draw 4 a && draw 4 b && cmp "$dir/drawn.a" "$dir/drawn.b" && draw 5 c && ! cmp -s "$dir/drawn.a" "$dir/drawn.c"; }
+check 'mechanical changes follow from their seed' same_sample
+
 # A bug that hangs has a time limit; so short a one ends every suite, the control's too.
 check 'a suite that does not come to its end is an alarm' says 1 'no end within' mutate --only=M17 --limit=1 --tier=nightly
 
