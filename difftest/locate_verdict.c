@@ -202,6 +202,8 @@ static void judge_part(const dt_study *s, const dt_state_diff *d, int64_t og, dt
         dt_verdict_set(v, "policy", "bug-policy", "the same decisions were reported, but the %s differs",
                        dt_part_names[d->part]);
     }
+    /* Whoever is given the decisions and does not do as they say has no policy to blame. */
+    if (f->follows && v->op && strcmp(v->op, "policy") == 0) v->op = "follow";
 }
 
 void dt_verdict_state(dt_study *s, const dt_state_diff *d)

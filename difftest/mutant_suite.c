@@ -34,7 +34,14 @@ static const group groups[] = {
     {DT_TIER_QUICK, "nano", "book", 100, 64, 0, DT_MODE_FREE, "",
      {"full", "cascade:cap=32,reduce=mean", "cascade:cap=32,reduce=median", "snapkv:cap=40,prompt=64,window=8",
       "pyramid:cap=24,prompt=64,window=8,beta=4", "h2o:cap=24,gqa=max"}},
-    {DT_TIER_QUICK, "nano", "book", 80, 9, 0, DT_MODE_FOLLOW, "", {"h2o:cap=24", "cascade:cap=24,n=2", "sink:cap=20"}},
+    {DT_TIER_QUICK, "nano", "book", 80, 9, 0, DT_MODE_FOLLOW, "", {"h2o:cap=24", "cascade:cap=24,n=2", "sink:cap=20", "cascade:cap=24,n=2,homog=1"}},
+    /* every acceptance that the others do not use */
+    {DT_TIER_QUICK, "nano", "book", 90, 6, 0, DT_MODE_FREE, "",
+     {"cascade:cap=24,n=4,accept=pow3", "cascade:cap=24,n=4,accept=pow4", "cascade:cap=24,n=4,accept=iplus1",
+      "cascade:cap=24,n=4,accept=1-then-2", "cascade:cap=24,n=4,accept=pow2-1", "cascade:cap=24,n=4,accept=pow2-1-4",
+      "cascade:cap=24,n=4,accept=pow2-2-4", "cascade:cap=24,n=4,accept=pow2-3-4"}},
+    /* windows that begin behind an import */
+    {DT_TIER_QUICK, "nano", "book", 80, 64, 0, DT_MODE_LOCKED, "", {"xwindow:window=24,stride=8,cache=24"}},
     {DT_TIER_QUICK, "sharp", "book", 100, 8, 0, DT_MODE_FREE, "", {"cascade:cap=24", "h2o:cap=24", "tova:cap=24"}},
     {DT_TIER_QUICK, "nano", "book", 80, 1, 0, DT_MODE_FREE, "", {"full", "cascade:cap=24,n=3,sinks=4,eager=0"}},
     {DT_TIER_QUICK, "nano", "book", 60, 13, 0, DT_MODE_FREE, "seed=3",
