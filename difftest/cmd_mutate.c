@@ -15,16 +15,30 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { OPT_TIER = 256, OPT_ONLY, OPT_DB, OPT_LIST, OPT_CONTROL, OPT_TOKENS, OPT_JOBS, OPT_LIMIT, OPT_LIBS, OPT_JUDGES,
-       OPT_LIBRARY, N_SIDES = 2 };
+enum {
+    OPT_TIER = 256,
+    OPT_ONLY,
+    OPT_DB,
+    OPT_LIST,
+    OPT_CONTROL,
+    OPT_TOKENS,
+    OPT_JOBS,
+    OPT_LIMIT,
+    OPT_LIBS,
+    OPT_JUDGES,
+    OPT_LIBRARY,
+    N_SIDES = 2
+};
 
 static const struct argp_option options[] = {
     {"tier", OPT_TIER, "TIER", 0, "how many cases a bug has to get past: quick, stream or nightly [quick]", 0},
     {"only", OPT_ONLY, "GLOB", 0, "bugs whose name or family matches, such as 'M2*' or race", 0},
     {"list", OPT_LIST, NULL, 0, "show the bugs and plant none", 0},
-    {"control", OPT_CONTROL, NULL, 0, "stream texts through the unmutated libraries instead: no alarm may be raised", 0},
+    {"control", OPT_CONTROL, NULL, 0, "stream texts through the unmutated libraries instead: no alarm may be raised",
+     0},
     {"tokens", OPT_TOKENS, "N", 0, "tokens of --control, of each library [50000]", 0},
-    {"library", OPT_LIBRARY, "FILE.so", 0, "put this library through the cases instead: found, survived or unreached", 0},
+    {"library", OPT_LIBRARY, "FILE.so", 0, "put this library through the cases instead: found, survived or unreached",
+     0},
     {"judges", OPT_JUDGES, "same|all", 0,
      "ask other judges about the cases up to the alarm, or about every case of the suite [same]", 0},
     {"jobs", OPT_JOBS, "N", 0, "bugs at a time [all processors]", 0},
@@ -140,9 +154,9 @@ typedef struct bench {
     int n_mutants;
     dt_mutant_result *results;
     dt_suite_job *jobs;
-    int *of; /* job -> bug; -1 - side: the control of that library */
+    int *of;            /* job -> bug; -1 - side: the control of that library */
     int n_jobs, second; /* second: the jobs are those that tell survivors from bugs that no case reaches */
-    int alarms; /* of the control */
+    int alarms;         /* of the control */
 } bench;
 
 static kv_status name_libraries(bench *b)
@@ -180,7 +194,8 @@ static kv_status check_library(bench *b, int side)
     }
     dt_side_close(&s);
     if (st == KV_OK) return KV_OK;
-    return kv_fail(KV_ERR_MISMATCH, "'%s' has no planted bugs; make mutants-build makes those that do", b->library[side]);
+    return kv_fail(KV_ERR_MISMATCH, "'%s' has no planted bugs; make mutants-build makes those that do",
+                   b->library[side]);
 }
 
 static kv_status choose(bench *b)
@@ -247,7 +262,8 @@ static kv_status take(void *arg, int index, const dt_suite_end *end)
 {
     bench *b = arg;
     const int bug = b->of[index];
-    if (end->fault) return kv_fail(KV_ERR_INTERNAL, "%s: %s", bug < 0 ? "control" : b->table[bug].id, end->report.reason);
+    if (end->fault)
+        return kv_fail(KV_ERR_INTERNAL, "%s: %s", bug < 0 ? "control" : b->table[bug].id, end->report.reason);
     kv_progress_add(&b->progress, 1, bug < 0 ? "control" : b->table[bug].id);
     if (bug < 0) return take_control(b, -1 - bug, end);
     dt_mutant_result *r = &b->results[bug];
@@ -278,16 +294,16 @@ static kv_status begin(bench *b, int argc, char **argv)
 {
     char *line = dt_command_line(argc, argv), json[256];
     kv_sha256_ctx h;
-    snprintf(json, sizeof json, "{\"tier\":\"%s\",\"judge_all\":%d,\"cases\":%d}", dt_tier_name(b->r->tier), b->r->judge_all,
-             dt_suite_size(b->r->tier));
+    snprintf(json, sizeof json, "{\"tier\":\"%s\",\"judge_all\":%d,\"cases\":%d}", dt_tier_name(b->r->tier),
+             b->r->judge_all, dt_suite_size(b->r->tier));
     dt_run_start start = {.kind = "mutate", .argv = line, .seed = -1, .options_json = json};
     kv_sha256_begin(&h);
     kv_sha256_add(&h, json, strlen(json));
     if (b->r->only) kv_sha256_add(&h, b->r->only, strlen(b->r->only));
     kv_sha256_add(&h, b->sha, sizeof b->sha);
     kv_sha256_end(&h, start.plan_fp);
-    const kv_status st = line ? dt_db_run_begin(b->db, &start, &b->run_id, &b->resumed)
-                              : kv_fail(KV_ERR_NOMEM, "out of memory");
+    const kv_status st =
+        line ? dt_db_run_begin(b->db, &start, &b->run_id, &b->resumed) : kv_fail(KV_ERR_NOMEM, "out of memory");
     free(line);
     return st;
 }
@@ -313,7 +329,8 @@ static kv_status benchmark(bench *b, int argc, char **argv, int *code)
     if (st != KV_OK) {
         char message[KV_MESSAGE_MAX];
         snprintf(message, sizeof message, "%s", kv_message());
-        (void)dt_db_run_end(b->db, b->run_id, st == KV_ERR_INTERRUPTED ? "interrupted" : "error", kv_status_exit_code(st));
+        (void)dt_db_run_end(b->db, b->run_id, st == KV_ERR_INTERRUPTED ? "interrupted" : "error",
+                            kv_status_exit_code(st));
         kv_set_message("%s", message);
         return st;
     }
@@ -328,8 +345,8 @@ static kv_status control(bench *b, int *code)
     list_jobs(b);
     const double start = kv_now();
     KV_TRY(run_jobs(b));
-    printf("%lld tokens through each of the unmutated libraries in %.0f s: %s\n", (long long)b->r->tokens, kv_now() - start,
-           b->alarms ? "an alarm" : "no alarm");
+    printf("%lld tokens through each of the unmutated libraries in %.0f s: %s\n", (long long)b->r->tokens,
+           kv_now() - start, b->alarms ? "an alarm" : "no alarm");
     *code = b->alarms ? DT_EXIT_FAIL : DT_EXIT_PASS;
     return KV_OK;
 }
@@ -352,13 +369,15 @@ static kv_status judge_library(const request *r, int *code)
     if (access(r->library, R_OK) != 0) return kv_fail(KV_ERR_IO, "--library=%s: there is no such file", r->library);
     setenv("KVDIFF_IN_PROCESS", "1", 1);
     for (int thorough = 0; thorough < 2; thorough++) {
-        const dt_suite_job job = {.library = r->library, .side = side, .tier = r->tier, .thorough = thorough, .lenient = 1};
-        const dt_suite_pool pool = {.jobs = 1, .limit = (double)r->limit, .stop = &stop, .done = take_library, .arg = &end};
+        const dt_suite_job job = {
+            .library = r->library, .side = side, .tier = r->tier, .thorough = thorough, .lenient = 1};
+        const dt_suite_pool pool = {
+            .jobs = 1, .limit = (double)r->limit, .stop = &stop, .done = take_library, .arg = &end};
         KV_TRY(dt_suite_pool_run(&pool, &job, 1));
         if (end.fault) return kv_fail(KV_ERR_INTERNAL, "%s", end.report.reason);
         if (!end.killed_by[0]) continue;
-        printf("%s\t%s\t%.2f\t%s\t%s\n", thorough ? "survived" : "found", end.killed_by, end.report.seconds, end.report.key,
-               end.report.reason);
+        printf("%s\t%s\t%.2f\t%s\t%s\n", thorough ? "survived" : "found", end.killed_by, end.report.seconds,
+               end.report.key, end.report.reason);
         *code = thorough ? DT_EXIT_FAIL : DT_EXIT_PASS;
         return KV_OK;
     }
@@ -392,16 +411,22 @@ static kv_status execute(const request *r, int argc, char **argv, int *code)
 int dt_cmd_mutate(int argc, char **argv)
 {
     static const struct argp argp = {
-        options, parse, NULL,
-        "Plants one bug at a time in a library and puts it through a fixed list of cases; every one has to raise an alarm, and "
+        options,
+        parse,
+        NULL,
+        "Plants one bug at a time in a library and puts it through a fixed list of cases; every one has to raise an "
+        "alarm, and "
         "the library without a bug none.\v"
         "Examples:\n"
         "  kvdiff mutate                       the quick tier, all bugs\n"
         "  kvdiff mutate --only=race --judges=all\n"
         "  kvdiff mutate --control --tokens=1000000\n\n"
-        "Exit codes: 0 all were found and the control is clean, 1 one was not found or the control raised an alarm, 2 usage, "
+        "Exit codes: 0 all were found and the control is clean, 1 one was not found or the control raised an alarm, 2 "
+        "usage, "
         "3 a library is missing, 6 a fault of the tester, 130 interrupted (the same command goes on).",
-        NULL, NULL, NULL};
+        NULL,
+        NULL,
+        NULL};
     request r = {.tokens = 50000, .jobs = kv_cpu_count(), .limit = 60};
     int done, code = DT_EXIT_PASS;
     const int rc = dt_argp(&argp, argc, argv, &r, &done);

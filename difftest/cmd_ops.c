@@ -11,7 +11,19 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { OPT_KERNEL = 256, OPT_OP, OPT_ALL, OPT_DIST, OPT_SHAPE, OPT_SEED, OPT_LEVEL, OPT_DB, OPT_LIST, OPT_FORMAT, OPT_LIMIT };
+enum {
+    OPT_KERNEL = 256,
+    OPT_OP,
+    OPT_ALL,
+    OPT_DIST,
+    OPT_SHAPE,
+    OPT_SEED,
+    OPT_LEVEL,
+    OPT_DB,
+    OPT_LIST,
+    OPT_FORMAT,
+    OPT_LIMIT
+};
 
 typedef struct request {
     dt_ops_run run;
@@ -19,13 +31,15 @@ typedef struct request {
 } request;
 
 static const struct argp_option options[] = {
-    {"kernel", OPT_KERNEL, "FILE", 0, "a candidate: FILE.so, FILE.cu, FILE.py, a program, or emu, blas: our own; repeatable", 0},
+    {"kernel", OPT_KERNEL, "FILE", 0,
+     "a candidate: FILE.so, FILE.cu, FILE.py, a program, or emu, blas: our own; repeatable", 0},
     {"op", OPT_OP, "GLOB", 0, "only operations with such a name [all that the candidate has]", 0},
     {"all", OPT_ALL, NULL, 0, "our own kernels, every operation: the same as --kernel=emu", 0},
     {"dist", OPT_DIST, "NAME", 0, "only inputs of this distribution (--list shows them)", 0},
     {"shape", OPT_SHAPE, "N", 0, "only shape number N", 0},
     {"level", OPT_LEVEL, "0..3", 0, "how many random shapes beside the awkward ones: 2, 8, 40, 200 [1]", 0},
-    {"seed", OPT_SEED, "N", 0, "of shapes, inputs and rubbish; printed, so that a run can be repeated [from the clock]", 0},
+    {"seed", OPT_SEED, "N", 0, "of shapes, inputs and rubbish; printed, so that a run can be repeated [from the clock]",
+     0},
     {"limit", OPT_LIMIT, "SECONDS", 0, "for one call [10]", 0},
     {"db", OPT_DB, "FILE", 0, "results database [$KVDIFF_DB, else results.db]", 0},
     {"list", OPT_LIST, NULL, 0, "operations, distributions and checks", 0},
@@ -39,7 +53,9 @@ static error_t parse_seed(const char *text, uint64_t *out)
     char *end;
     errno = 0;
     *out = strtoull(text, &end, 0);
-    return *text && !*end && errno == 0 && *text != '-' ? 0 : dt_usage("--seed=%s: a whole number is needed, 0x.. for hexadecimal", text);
+    return *text && !*end && errno == 0 && *text != '-'
+               ? 0
+               : dt_usage("--seed=%s: a whole number is needed, 0x.. for hexadecimal", text);
 }
 
 static error_t parse_dist(const char *text, uint32_t *mask)
@@ -101,15 +117,20 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp parser = {
-    options, parse, NULL,
-    "Puts the operations of a candidate, written against kvdiff_kernel.h, through every check: bits or error bounds on many "
+    options,
+    parse,
+    NULL,
+    "Puts the operations of a candidate, written against kvdiff_kernel.h, through every check: bits or error bounds on "
+    "many "
     "distributions, red zones, rubbish in outputs, repeats, hidden state. The candidate runs in a process of its own.\v"
     "Examples:\n"
     "  kvdiff ops --kernel=./my_attention.so\n"
     "  kvdiff ops --kernel=./my_attention.so --op='attn_*' --level=2 --seed=0x2a\n"
     "  kvdiff ops --all\n\n"
     "Exit codes: 0 every operation passed, 1 one did not, 3 a file is not there, 4 nothing was checked.",
-    NULL, NULL, NULL};
+    NULL,
+    NULL,
+    NULL};
 
 static kv_status list_all(const request *r)
 {
@@ -143,7 +164,8 @@ static kv_status list_all(const request *r)
 static kv_status ops(request *r, int argc, char **argv, int *code)
 {
     if (r->list) return list_all(r);
-    if (!r->run.n_kernels) return kv_fail(KV_ERR_USAGE, "no candidate; name one with --kernel=FILE, or take our own kernels with --all");
+    if (!r->run.n_kernels)
+        return kv_fail(KV_ERR_USAGE, "no candidate; name one with --kernel=FILE, or take our own kernels with --all");
     if (!r->seed_given) r->run.ops.seed = kv_splitmix64((uint64_t)time(NULL) ^ (uint64_t)getpid() << 32);
     char *line = dt_command_line(argc, argv);
     r->run.command = line;

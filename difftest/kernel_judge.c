@@ -4,9 +4,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int is_finite(uint32_t bits) { return (bits & 0x7f800000) != 0x7f800000; }
+static int is_finite(uint32_t bits)
+{
+    return (bits & 0x7f800000) != 0x7f800000;
+}
 
-static void note(dt_kernel_judge *j, const dt_opcase *c, const dt_op_difference *d, const dt_element_name *where, const dt_probe *probe)
+static void note(dt_kernel_judge *j, const dt_opcase *c, const dt_op_difference *d, const dt_element_name *where,
+                 const dt_probe *probe)
 {
     j->first = (dt_violation){.op = c->op,
                               .token = j->token + (where->token > 0 ? where->token : 0),
@@ -23,7 +27,8 @@ static void note(dt_kernel_judge *j, const dt_opcase *c, const dt_op_difference 
                               .probe = *probe};
 }
 
-static kv_status accuse(dt_kernel_judge *j, const dt_opcase *c, const dt_op_difference *d, dt_recall_fn *recall, void *ctx)
+static kv_status accuse(dt_kernel_judge *j, const dt_opcase *c, const dt_op_difference *d, dt_recall_fn *recall,
+                        void *ctx)
 {
     dt_element_name where;
     dt_probe probe = {.kind = DT_PROBE_NOTHING};
@@ -39,8 +44,9 @@ static kv_status accuse(dt_kernel_judge *j, const dt_opcase *c, const dt_op_diff
         snprintf(far, sizeof far, "%.3g times its bound", err / v->bound);
     else
         snprintf(far, sizeof far, "bits 0x%08x instead of 0x%08x", v->got_bits, v->ref_bits);
-    return kv_fail(KV_ERR_CONTRACT, "token %lld, %s, %s: %s, %s of the call: right %.9g got %.9g, %s%s%s", (long long)v->token, at,
-                   dt_op_schemas[c->op].name, v->tensor, where.text, v->right, v->got, far, probe.kind ? "; " : "", probe.text);
+    return kv_fail(KV_ERR_CONTRACT, "token %lld, %s, %s: %s, %s of the call: right %.9g got %.9g, %s%s%s",
+                   (long long)v->token, at, dt_op_schemas[c->op].name, v->tensor, where.text, v->right, v->got, far,
+                   probe.kind ? "; " : "", probe.text);
 }
 
 kv_status dt_kernel_judge_call(dt_kernel_judge *j, dt_opcase *c, const dt_result *r, dt_recall_fn *recall, void *ctx)
@@ -51,8 +57,10 @@ kv_status dt_kernel_judge_call(dt_kernel_judge *j, dt_opcase *c, const dt_result
     const dt_op_impl *impl = dt_op_impl_of(c->op);
     kv_status st = impl->answer(c, &j->info->precision, &right);
     if (st == KV_OK && !dt_op_trust(c, &right, &ratio))
-        st = kv_fail(KV_ERR_INTERNAL, "%s at token %lld, layer %d: the reference leaves its own bound (%.3g times): a fault of the tester",
-                     dt_op_schemas[c->op].name, (long long)j->token, j->layer, ratio);
+        st = kv_fail(
+            KV_ERR_INTERNAL,
+            "%s at token %lld, layer %d: the reference leaves its own bound (%.3g times): a fault of the tester",
+            dt_op_schemas[c->op].name, (long long)j->token, j->layer, ratio);
     if (st == KV_OK) st = dt_op_compare(c, &right, r->out, j->info->contract, 0, &d);
     dt_answer_free(&right);
     KV_TRY(st);

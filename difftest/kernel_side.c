@@ -31,7 +31,8 @@ typedef struct session {
     char error[KV_MESSAGE_MAX];
 } session;
 
-/* ---- one call ------------------------------------------------------------------------------------------------------------ */
+/* ---- one call
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static kv_status make_call(void *ctx, const dt_opcase *c, dt_result *r)
 {
@@ -40,7 +41,8 @@ static kv_status make_call(void *ctx, const dt_opcase *c, dt_result *r)
     const dt_placement p = {.salt = kv_splitmix64(k->calls++), .base = -1};
     KV_TRY(dt_exec_call(&k->exec, c, &p, r));
     if (r->reply.outcome != DT_DONE)
-        return kv_fail(r->reply.outcome == DT_REFUSED ? KV_ERR_UNSUPPORTED : KV_ERR_DEVICE, "%s of the candidate: %.400s", name, r->reply.why);
+        return kv_fail(r->reply.outcome == DT_REFUSED ? KV_ERR_UNSUPPORTED : KV_ERR_DEVICE,
+                       "%s of the candidate: %.400s", name, r->reply.why);
     if (!r->guard_ok || !r->inputs_ok) return kv_fail(KV_ERR_CONTRACT, "%s of the candidate %s", name, r->where);
     return KV_OK;
 }
@@ -70,8 +72,8 @@ static void hook_at(void *ctx, int32_t layer, int64_t token)
 /* The case borrows the caller's arrays. */
 static void lend(dt_opcase *c, const char *name, const float *p, int64_t d0, int64_t d1, int64_t d2)
 {
-    *dt_opcase_find(c, name) = (kvdk_tensor){.data = (void *)(uintptr_t)p, .dtype = KVDK_F32, .dim = {d0, d1, d2, 1},
-                                             .stride = {d1 * d2, d2, 1, 1}};
+    *dt_opcase_find(c, name) = (kvdk_tensor){
+        .data = (void *)(uintptr_t)p, .dtype = KVDK_F32, .dim = {d0, d1, d2, 1}, .stride = {d1 * d2, d2, 1, 1}};
 }
 
 static kv_status hook_rmsnorm(void *ctx, const float *x, const float *w, int64_t m, int64_t n, float eps, float *y)
@@ -110,7 +112,8 @@ static kv_status hook_gemm(void *ctx, const float *a, const float *w, int64_t m,
     return call(ctx, &c, &out, (const char *const[]){"c"}, 1);
 }
 
-/* Tokens from .. from+T-1: what came before them in the step is cache to them. Statistics are [Hq][a->T] outside, [Hq][T] inside. */
+/* Tokens from .. from+T-1: what came before them in the step is cache to them. Statistics are [Hq][a->T] outside,
+ * [Hq][T] inside. */
 static kv_status attend(kernel *k, int op, const ref_op_attn *a, int64_t from, int64_t T)
 {
     dt_opcase c;
@@ -160,7 +163,8 @@ static kv_status hook_attention(void *ctx, const ref_op_attn *a)
     return KV_OK;
 }
 
-/* ---- options --------------------------------------------------------------------------------------------------------------- */
+/* ---- options
+ * --------------------------------------------------------------------------------------------------------------- */
 
 typedef struct choice {
     char path[PATH_MAX];
@@ -181,7 +185,8 @@ static kv_status parse_ops(const char *list, choice *out)
         snprintf(name, sizeof name, "%.*s", (int)(n < sizeof name ? n : sizeof name - 1), list);
         const int op = dt_op_find(name);
         if (op < 0 || !is_taken(op))
-            return kv_fail(KV_ERR_USAGE, "ops=%s: a model takes rmsnorm, gemm, attn_prefill and attn_decode from a candidate", name);
+            return kv_fail(KV_ERR_USAGE,
+                           "ops=%s: a model takes rmsnorm, gemm, attn_prefill and attn_decode from a candidate", name);
         out->ops[op] = 1;
         list += n + (list[n] == '+');
     }
@@ -215,8 +220,11 @@ static kv_status open_kernel(const choice *o, kernel *k)
             return kv_fail(KV_ERR_USAGE, "candidate '%s' has no %s", o->path, dt_op_schemas[op].name);
     }
     dt_exec_begin(&k->exec, k->candidate);
-    return n ? KV_OK : kv_fail(KV_ERR_UNSUPPORTED, "candidate '%s' has none of rmsnorm, gemm, attn_prefill, attn_decode; `kvdiff ops` judges "
-                                                   "the other operations", o->path);
+    return n ? KV_OK
+             : kv_fail(KV_ERR_UNSUPPORTED,
+                       "candidate '%s' has none of rmsnorm, gemm, attn_prefill, attn_decode; `kvdiff ops` judges "
+                       "the other operations",
+                       o->path);
 }
 
 static void close_kernel(kernel *k)
@@ -226,7 +234,8 @@ static void close_kernel(kernel *k)
     free(k->ones);
 }
 
-/* ---- the side ------------------------------------------------------------------------------------------------------------------ */
+/* ---- the side
+ * ------------------------------------------------------------------------------------------------------------------ */
 
 /* The reference writes its reasons into its own session. */
 static kv_status from_inner(session *s, kv_status st)
@@ -258,7 +267,8 @@ static kv_status fill_session(session *s, const kv_open_args *args)
                              .at = hook_at,
                              .rmsnorm = uses[KVDK_OP_rmsnorm] ? hook_rmsnorm : NULL,
                              .gemm = uses[KVDK_OP_gemm] ? hook_gemm : NULL,
-                             .attention = uses[KVDK_OP_attn_prefill] || uses[KVDK_OP_attn_decode] ? hook_attention : NULL};
+                             .attention =
+                                 uses[KVDK_OP_attn_prefill] || uses[KVDK_OP_attn_decode] ? hook_attention : NULL};
     return ref_session_hook(s->inner, &hooks);
 }
 
@@ -275,25 +285,55 @@ static kv_status open_session(const kv_open_args *args, kv_session **out)
     return st;
 }
 
-const dt_kernel_judge *dt_kernel_session_judge(const kv_session *handle) { return &((const session *)handle)->k.judge; }
+const dt_kernel_judge *dt_kernel_session_judge(const kv_session *handle)
+{
+    return &((const session *)handle)->k.judge;
+}
 
-static const char *last_error(const kv_session *handle) { return handle ? ((const session *)handle)->error : kv_message(); }
+static const char *last_error(const kv_session *handle)
+{
+    return handle ? ((const session *)handle)->error : kv_message();
+}
 
-#define INNER(handle) (((session *)(handle))->inner)
+#define INNER(handle)              (((session *)(handle))->inner)
 #define FORWARD(handle, name, ...) from_inner((session *)(handle), ref_backend()->name(INNER(handle), ##__VA_ARGS__))
 
-static kv_status reset(kv_session *s) { return FORWARD(s, reset); }
-static kv_status step(kv_session *s, const kv_step *p) { return FORWARD(s, step, p); }
+static kv_status reset(kv_session *s)
+{
+    return FORWARD(s, reset);
+}
+static kv_status step(kv_session *s, const kv_step *p)
+{
+    return FORWARD(s, step, p);
+}
 static kv_status export_state(kv_session *s, int32_t layer, uint32_t what, void *dst, size_t cap, size_t *need)
 {
     return FORWARD(s, export_state, layer, what, dst, cap, need);
 }
-static kv_status import_state(kv_session *s, const void *src, size_t size) { return FORWARD(s, import_state, src, size); }
-static kv_status snapshot(kv_session *s, void **out) { return FORWARD(s, snapshot, out); }
-static kv_status restore(kv_session *s, const void *snap) { return FORWARD(s, restore, snap); }
-static void snapshot_free(kv_session *s, void *snap) { ref_backend()->snapshot_free(INNER(s), snap); }
-static kv_status digest(kv_session *s, int32_t layer, kv_digest *out) { return FORWARD(s, digest, layer, out); }
-static kv_status table(kv_session *s, kv_table which, int64_t first, int64_t n, float *dst) { return FORWARD(s, table, which, first, n, dst); }
+static kv_status import_state(kv_session *s, const void *src, size_t size)
+{
+    return FORWARD(s, import_state, src, size);
+}
+static kv_status snapshot(kv_session *s, void **out)
+{
+    return FORWARD(s, snapshot, out);
+}
+static kv_status restore(kv_session *s, const void *snap)
+{
+    return FORWARD(s, restore, snap);
+}
+static void snapshot_free(kv_session *s, void *snap)
+{
+    ref_backend()->snapshot_free(INNER(s), snap);
+}
+static kv_status digest(kv_session *s, int32_t layer, kv_digest *out)
+{
+    return FORWARD(s, digest, layer, out);
+}
+static kv_status table(kv_session *s, kv_table which, int64_t first, int64_t n, float *dst)
+{
+    return FORWARD(s, table, which, first, n, dst);
+}
 
 static kv_status available(const char *options, char *why, size_t size)
 {
@@ -309,7 +349,10 @@ static kv_status available(const char *options, char *why, size_t size)
 /* One table for every contract: the promise is the candidate's, and a table has only one. */
 static kv_backend sides[KVDK_STATISTICAL + 1];
 
-int dt_is_kernel_side(const kv_backend *b) { return b >= sides && b <= &sides[KVDK_STATISTICAL]; }
+int dt_is_kernel_side(const kv_backend *b)
+{
+    return b >= sides && b <= &sides[KVDK_STATISTICAL];
+}
 
 kv_status dt_kernel_side(const char *options, const kv_backend **out)
 {

@@ -1,6 +1,7 @@
 /* locate_coded.c - a wrong row of attention on coded keys and values (docs/policy/kvarn.md, kivi.md): records are
  * decoded in double under one mistake at a time. */
 #include "difftest/locate_attn.h"
+#include "difftest/locate_guess_list.h"
 #include "difftest/locate_study.h"
 
 #include "common/numfmt.h"
@@ -22,23 +23,7 @@
     X(NO_COLUMN, "bug-numeric", "scales of tokens and channels are left out")        \
     X(UNCODED, "stale-read", "what this step has coded is read as it was before, uncoded")
 
-typedef enum mistake {
-#define X(symbol, klass, what) symbol,
-    MISTAKES(X)
-#undef X
-        N_MISTAKES
-} mistake;
-
-static const char *const klasses[] = {
-#define X(symbol, klass, what) klass,
-    MISTAKES(X)
-#undef X
-};
-static const char *const texts[] = {
-#define X(symbol, klass, what) what,
-    MISTAKES(X)
-#undef X
-};
+DT_MISTAKES(MISTAKES);
 
 enum { IN_KEYS = 1, IN_VALUES = 2 };
 

@@ -1,4 +1,5 @@
 #include "difftest/locate_scores.h"
+#include "difftest/locate_guess_list.h"
 
 #include "common/math.h"
 
@@ -32,23 +33,7 @@
     X(SHORT_WINDOW, "bug-index", "the window's first query does not count")              \
     X(STAYS_WITH_SLOT, "stale-read", "scores stay with the slot when entries move up")
 
-typedef enum mistake {
-#define X(symbol, klass, what) symbol,
-    MISTAKES(X)
-#undef X
-        N_MISTAKES
-} mistake;
-
-static const char *const klasses[] = {
-#define X(symbol, klass, what) klass,
-    MISTAKES(X)
-#undef X
-};
-static const char *const texts[] = {
-#define X(symbol, klass, what) what,
-    MISTAKES(X)
-#undef X
-};
+DT_MISTAKES(MISTAKES);
 
 typedef struct work {
     const dt_sums *s;

@@ -1,5 +1,5 @@
-/* mutant_suite.c - the cases that every planted bug is put through, cheapest first. They are a fixed list: a tester does
- * not know the bug. Each is a case of `kvdiff run`, with its engine and its verdicts. */
+/* mutant_suite.c - the cases that every planted bug is put through, cheapest first. They are a fixed list: a tester
+ * does not know the bug. Each is a case of `kvdiff run`, with its engine and its verdicts. */
 #include "difftest/mutants.h"
 
 #include "difftest/engine.h"
@@ -23,20 +23,56 @@ typedef struct group {
 
 static const group groups[] = {
     /* every selection once, steps that divide nothing, a second text behind a reset */
-    {DT_TIER_QUICK, "nano", "book", 100, 7, 50, DT_MODE_FREE, "",
+    {DT_TIER_QUICK,
+     "nano",
+     "book",
+     100,
+     7,
+     50,
+     DT_MODE_FREE,
+     "",
      {"full", "sink:cap=20,sinks=4", "sliding:cap=24", "cascade:cap=21,n=3,sinks=3", "h2o:cap=24", "tova:cap=24",
       "sliding:cap=24,pos=absolute", "sliding:cap=24,pos=saturate", "dilated:every=3,sinks=2,window=20"}},
     {DT_TIER_QUICK, "nano-u", "book", 60, 4, 30, DT_MODE_FREE, "", {"full", "sink:cap=16"}},
     {DT_TIER_QUICK, "nano-a", "book", 60, 4, 30, DT_MODE_FREE, "", {"full", "sink:cap=16"}},
     {DT_TIER_QUICK, "nano-b", "book", 60, 4, 30, DT_MODE_FREE, "", {"full", "sink:cap=16"}},
-    {DT_TIER_QUICK, "nano", "book", 80, 5, 0, DT_MODE_LOCKED, "",
+    {DT_TIER_QUICK,
+     "nano",
+     "book",
+     80,
+     5,
+     0,
+     DT_MODE_LOCKED,
+     "",
      {"sink:cap=20", "cascade:cap=24,n=2", "h2o:cap=24", "full+f16", "sink:cap=20+bf16"}},
-    {DT_TIER_QUICK, "nano", "book", 100, 64, 0, DT_MODE_FREE, "",
+    {DT_TIER_QUICK,
+     "nano",
+     "book",
+     100,
+     64,
+     0,
+     DT_MODE_FREE,
+     "",
      {"full", "cascade:cap=32,reduce=mean", "cascade:cap=32,reduce=median", "snapkv:cap=40,prompt=64,window=8",
       "pyramid:cap=24,prompt=64,window=8,beta=4", "h2o:cap=24,gqa=max"}},
-    {DT_TIER_QUICK, "nano", "book", 80, 9, 0, DT_MODE_FOLLOW, "", {"h2o:cap=24", "cascade:cap=24,n=2", "sink:cap=20", "cascade:cap=24,n=2,homog=1"}},
+    {DT_TIER_QUICK,
+     "nano",
+     "book",
+     80,
+     9,
+     0,
+     DT_MODE_FOLLOW,
+     "",
+     {"h2o:cap=24", "cascade:cap=24,n=2", "sink:cap=20", "cascade:cap=24,n=2,homog=1"}},
     /* every acceptance that the others do not use */
-    {DT_TIER_QUICK, "nano", "book", 90, 6, 0, DT_MODE_FREE, "",
+    {DT_TIER_QUICK,
+     "nano",
+     "book",
+     90,
+     6,
+     0,
+     DT_MODE_FREE,
+     "",
      {"cascade:cap=24,n=4,accept=pow3", "cascade:cap=24,n=4,accept=pow4", "cascade:cap=24,n=4,accept=iplus1",
       "cascade:cap=24,n=4,accept=1-then-2", "cascade:cap=24,n=4,accept=pow2-1", "cascade:cap=24,n=4,accept=pow2-1-4",
       "cascade:cap=24,n=4,accept=pow2-2-4", "cascade:cap=24,n=4,accept=pow2-3-4"}},
@@ -44,25 +80,75 @@ static const group groups[] = {
     {DT_TIER_QUICK, "nano", "book", 80, 64, 0, DT_MODE_LOCKED, "", {"xwindow:window=24,stride=8,cache=24"}},
     {DT_TIER_QUICK, "sharp", "book", 100, 8, 0, DT_MODE_FREE, "", {"cascade:cap=24", "h2o:cap=24", "tova:cap=24"}},
     {DT_TIER_QUICK, "nano", "book", 80, 1, 0, DT_MODE_FREE, "", {"full", "cascade:cap=24,n=3,sinks=4,eager=0"}},
-    {DT_TIER_QUICK, "nano", "book", 60, 13, 0, DT_MODE_FREE, "seed=3",
+    {DT_TIER_QUICK,
+     "nano",
+     "book",
+     60,
+     13,
+     0,
+     DT_MODE_FREE,
+     "seed=3",
      {"full", "cascade:cap=24,n=3", "h2o:cap=24", "full+kvarn:tile=32"}},
-    {DT_TIER_QUICK, "nano", "book", 120, 16, 0, DT_MODE_FREE, "",
-     {"full+kvarn:tile=32", "full+kivi:group=16,residual=32", "sliding:cap=64,pos=absolute+kivi:bits=4,group=16,residual=16",
+    {DT_TIER_QUICK,
+     "nano",
+     "book",
+     120,
+     16,
+     0,
+     DT_MODE_FREE,
+     "",
+     {"full+kvarn:tile=32", "full+kivi:group=16,residual=32",
+      "sliding:cap=64,pos=absolute+kivi:bits=4,group=16,residual=16",
       "sliding:cap=64,pos=absolute+kvarn:tile=32,dialect=B,vbits=4"}},
-    {DT_TIER_QUICK, "nano", "book", 120, 50, 0, DT_MODE_FREE, "",
+    {DT_TIER_QUICK,
+     "nano",
+     "book",
+     120,
+     50,
+     0,
+     DT_MODE_FREE,
+     "",
      {"full+kvarn:tile=32", "full+kivi:group=16,residual=32"}},
-    {DT_TIER_QUICK, "nano", "book", 100, 64, 0, DT_MODE_FREE, "",
+    {DT_TIER_QUICK,
+     "nano",
+     "book",
+     100,
+     64,
+     0,
+     DT_MODE_FREE,
+     "",
      {"xwindow:window=24,stride=8,cache=24", "xwindow:window=24,stride=8,cache=24,ver=published"}},
     {DT_TIER_QUICK, "nano", "book", 640, 96, 0, DT_MODE_FREE, "", {"full"}},
     {DT_TIER_QUICK, "nano", "passkey:len=560,depth=50,seeds=1", 0, 80, 0, DT_MODE_FREE, "", {"sink:cap=40"}},
     /* longer texts, other steps and sizes */
-    {DT_TIER_STREAM, "nano", "book", 600, 17, 0, DT_MODE_FREE, "seed=5",
+    {DT_TIER_STREAM,
+     "nano",
+     "book",
+     600,
+     17,
+     0,
+     DT_MODE_FREE,
+     "seed=5",
      {"sink:cap=252", "sliding:cap=256", "cascade:cap=256", "h2o:cap=256", "tova:cap=256", "full+f16", "full+bf16",
       "full+kvarn:tile=128", "full+kivi:residual=128,group=32", "snapkv:cap=256,prompt=512",
       "pyramid:cap=256,prompt=512", "xwindow:window=64,stride=8,cache=48"}},
-    {DT_TIER_STREAM, "nano-u", "book", 300, 11, 0, DT_MODE_FREE, "",
+    {DT_TIER_STREAM,
+     "nano-u",
+     "book",
+     300,
+     11,
+     0,
+     DT_MODE_FREE,
+     "",
      {"full", "sink:cap=44", "cascade:cap=48", "h2o:cap=48", "xwindow:window=32,stride=8,cache=48,pred=carry"}},
-    {DT_TIER_NIGHTLY, "nano", "book", 2048, 64, 0, DT_MODE_FREE, "seed=2",
+    {DT_TIER_NIGHTLY,
+     "nano",
+     "book",
+     2048,
+     64,
+     0,
+     DT_MODE_FREE,
+     "seed=2",
      {"full", "sink:cap=252", "sliding:cap=256", "cascade:cap=256", "h2o:cap=256", "tova:cap=256"}},
     {DT_TIER_NIGHTLY, "nano-a", "book", 2048, 64, 0, DT_MODE_LOCKED, "", {"sink:cap=252", "cascade:cap=256,beta=0.99"}},
 };
@@ -190,7 +276,8 @@ static kv_status run_cases(course *c, int follows)
     const dt_observer observer = {on_rows, on_finished, c};
     kv_status st = KV_OK;
     c->engine = (dt_engine){.plan = &c->plan, .observer = &observer, .stop = &never, .progress = &c->progress};
-    if (follows && !(c->plan.sides[0].backend->caps & KV_CAP_FOLLOW)) return KV_OK; /* the reference decides by itself */
+    if (follows && !(c->plan.sides[0].backend->caps & KV_CAP_FOLLOW))
+        return KV_OK; /* the reference decides by itself */
     st = dt_engine_open(&c->engine);
     for (int i = 0; i < c->plan.n_policies && st == KV_OK; i++)
         for (int d = 0; d < c->plan.n_docs && st == KV_OK && !is_settled(c); d++) {
@@ -223,18 +310,31 @@ static kv_status run_group(course *c, const group *g)
 /* Texts of job->tokens tokens in all under every selection: for the negative control. */
 static kv_status run_control(course *c)
 {
-    static const char *const policies[] = {"full", "sink:cap=60", "sliding:cap=64", "cascade:cap=64", "h2o:cap=64",
-                                           "tova:cap=64", "dilated:every=16,window=48",
+    static const char *const policies[] = {"full",
+                                           "sink:cap=60",
+                                           "sliding:cap=64",
+                                           "cascade:cap=64",
+                                           "h2o:cap=64",
+                                           "tova:cap=64",
+                                           "dilated:every=16,window=48",
                                            "sliding:cap=128,pos=absolute+kvarn:tile=32",
-                                           "sliding:cap=128,pos=absolute+kivi:group=16,residual=32", "sink:cap=60+f16"};
+                                           "sliding:cap=128,pos=absolute+kivi:group=16,residual=32",
+                                           "sink:cap=60+f16"};
     enum { N = sizeof policies / sizeof *policies, PIECE = 2000 };
     char seed[32], text[64];
     for (int64_t fed = 0, i = 0; fed < c->job->tokens && !c->alarm; i++) {
         const int64_t left = c->job->tokens - fed, n = left < PIECE ? left < 2 ? 2 : left : PIECE;
         snprintf(seed, sizeof seed, "seed=%lld", (long long)i);
         snprintf(text, sizeof text, "synth:bytes=%d,seed=%lld", 2 * PIECE, (long long)(i + 1));
-        const group g = {DT_TIER_QUICK, i % 5 == 4 ? "nano-b" : "nano", text, n, CONTROL_STEP - (int32_t)(i % 7), 0,
-                         DT_MODE_FREE, seed, {policies[i % 5 == 4 ? i % 4 : i % N]}};
+        const group g = {DT_TIER_QUICK,
+                         i % 5 == 4 ? "nano-b" : "nano",
+                         text,
+                         n,
+                         CONTROL_STEP - (int32_t)(i % 7),
+                         0,
+                         DT_MODE_FREE,
+                         seed,
+                         {policies[i % 5 == 4 ? i % 4 : i % N]}};
         KV_TRY(run_group(c, &g));
         fed += n;
     }
@@ -250,7 +350,10 @@ static kv_status run_suite(course *c)
 
 kv_status dt_suite_run(const dt_suite_job *job, int fd)
 {
-    course c = {.job = job, .fd = fd, .start = kv_now(), .report = {.at = -1, .status = DT_CASE_PASS, .first_pos = -1, .head = -1}};
+    course c = {.job = job,
+                .fd = fd,
+                .start = kv_now(),
+                .report = {.at = -1, .status = DT_CASE_PASS, .first_pos = -1, .head = -1}};
     const kv_status st = job->tokens ? run_control(&c) : run_suite(&c);
     if (st != KV_OK && st != KV_ERR_NOMEM && (job->bug || job->lenient))
         raise_alarm(&c, DT_CASE_ERROR, -1, c.report.key, kv_message(), "");

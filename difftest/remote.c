@@ -1,4 +1,5 @@
-/* remote.c - the tester's end: every call of the door becomes a line to the worker, its arrays go through shared memory. */
+/* remote.c - the tester's end: every call of the door becomes a line to the worker, its arrays go through shared
+ * memory. */
 #include "difftest/remote.h"
 
 #include "common/mem.h"
@@ -32,7 +33,8 @@ int dt_remote_is_off(void)
     return v && strcmp(v, "1") == 0;
 }
 
-/* ---- the process ---------------------------------------------------------------------------------------------------- */
+/* ---- the process ----------------------------------------------------------------------------------------------------
+ */
 
 static double call_limit(void)
 {
@@ -59,7 +61,8 @@ static kv_status start(remote **out)
     dt_process_none(&r->process);
     r->limit = call_limit();
     r->memory_fd = memfd_create("kvdiff-side", MFD_CLOEXEC);
-    if (r->memory_fd < 0 || ftruncate(r->memory_fd, 4096) != 0) return kv_fail(KV_ERR_NOMEM, "shared memory for a side: %s", strerror(errno));
+    if (r->memory_fd < 0 || ftruncate(r->memory_fd, 4096) != 0)
+        return kv_fail(KV_ERR_NOMEM, "shared memory for a side: %s", strerror(errno));
     KV_TRY(dt_process_beside("kvdiff-worker", worker, sizeof worker));
     char *argv[] = {worker, NULL};
     return dt_process_start(&r->process, argv, r->memory_fd, 0, 0);
@@ -73,15 +76,20 @@ static kv_status room(remote *r, size_t bytes)
     if (r->memory) munmap(r->memory, r->bytes);
     r->memory = NULL;
     bytes = (bytes + bytes / 2 + 0xffff) / 0x10000 * 0x10000;
-    if (ftruncate(r->memory_fd, (off_t)bytes) != 0) return kv_fail(KV_ERR_NOMEM, "%zu bytes of memory shared with a side: %s", bytes, strerror(errno));
+    if (ftruncate(r->memory_fd, (off_t)bytes) != 0)
+        return kv_fail(KV_ERR_NOMEM, "%zu bytes of memory shared with a side: %s", bytes, strerror(errno));
     void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, r->memory_fd, 0);
-    if (p == MAP_FAILED) return kv_fail(KV_ERR_NOMEM, "%zu bytes of memory shared with a side: %s", bytes, strerror(errno));
+    if (p == MAP_FAILED)
+        return kv_fail(KV_ERR_NOMEM, "%zu bytes of memory shared with a side: %s", bytes, strerror(errno));
     r->memory = p;
     r->bytes = bytes;
     return KV_OK;
 }
 
-static size_t padded(size_t bytes) { return (bytes + 63) / 64 * 64; }
+static size_t padded(size_t bytes)
+{
+    return (bytes + 63) / 64 * 64;
+}
 
 /* The next place; -1 for an array that is not there. */
 static json_int_t place(remote *r, const void *from, size_t bytes, int is_there)
@@ -114,11 +122,14 @@ static kv_status ask(remote *r, json_t *message, const char *doing, json_t **ans
     }
     *answer = json_loads(got, 0, NULL);
     free(got);
-    if (json_is_integer(json_object_get(*answer, "status")) && json_integer_value(json_object_get(*answer, "id")) == r->n_asked) return KV_OK;
+    if (json_is_integer(json_object_get(*answer, "status")) &&
+        json_integer_value(json_object_get(*answer, "id")) == r->n_asked)
+        return KV_OK;
     json_decref(*answer);
     *answer = NULL;
     dt_process_stop(&r->process);
-    return kv_fail(KV_ERR_DEVICE, "its process: what came over its connection %s is no answer to the question; killed", doing);
+    return kv_fail(KV_ERR_DEVICE, "its process: what came over its connection %s is no answer to the question; killed",
+                   doing);
 }
 
 /* Sends and takes the status that the side's call returned. answer may be NULL. */
@@ -140,7 +151,8 @@ static kv_status call(remote *r, json_t *message, const char *doing, json_t **an
     return st;
 }
 
-/* ---- the door ---------------------------------------------------------------------------------------------------------- */
+/* ---- the door
+ * ---------------------------------------------------------------------------------------------------------- */
 
 static kv_status keep(remote *r, kv_status st)
 {
@@ -174,11 +186,14 @@ static kv_status open_session(const kv_open_args *a, kv_session **out)
     char policy[KV_POLICY_TEXT_MAX];
     *out = NULL;
     if (!a->model->source[0])
-        return kv_fail(KV_ERR_UNSUPPORTED, "model '%s' has no name by which another process could open it; set KVDIFF_IN_PROCESS=1", a->model->name);
+        return kv_fail(KV_ERR_UNSUPPORTED,
+                       "model '%s' has no name by which another process could open it; set KVDIFF_IN_PROCESS=1",
+                       a->model->name);
     kv_policy_format(a->policy, policy);
     json_t *message = side_message("side_open", a->options);
     if (!message || json_object_set_new(message, "model", json_string(a->model->source)) != 0 ||
-        json_object_set_new(message, "policy", json_string(policy)) != 0 || json_object_set_new(message, "threads", json_integer(a->threads)) != 0 ||
+        json_object_set_new(message, "policy", json_string(policy)) != 0 ||
+        json_object_set_new(message, "threads", json_integer(a->threads)) != 0 ||
         json_object_set_new(message, "max_step", json_integer(a->max_step)) != 0) {
         json_decref(message);
         return kv_fail(KV_ERR_NOMEM, "out of memory");
@@ -196,8 +211,14 @@ static kv_status open_session(const kv_open_args *a, kv_session **out)
     return st;
 }
 
-static void close_session(kv_session *s) { stop((remote *)s); }
-static const char *last_error(const kv_session *s) { return s ? ((const remote *)s)->error : kv_message(); }
+static void close_session(kv_session *s)
+{
+    stop((remote *)s);
+}
+static const char *last_error(const kv_session *s)
+{
+    return s ? ((const remote *)s)->error : kv_message();
+}
 
 static kv_status reset(kv_session *s)
 {
@@ -205,9 +226,13 @@ static kv_status reset(kv_session *s)
     return keep(r, call(r, json_pack("{s:s}", "do", "side_reset"), "in reset", NULL));
 }
 
-/* ---- a step -------------------------------------------------------------------------------------------------------------- */
+/* ---- a step
+ * -------------------------------------------------------------------------------------------------------------- */
 
-static int64_t out_rows(const kv_step *p) { return p->rows == KV_ROWS_ALL ? p->n : p->rows == KV_ROWS_LAST ? 1 : 0; }
+static int64_t out_rows(const kv_step *p)
+{
+    return p->rows == KV_ROWS_ALL ? p->n : p->rows == KV_ROWS_LAST ? 1 : 0;
+}
 
 /* Where the arrays of a step lie. */
 typedef struct places {
@@ -226,8 +251,11 @@ static size_t tap_bytes(const kv_step *p)
 static kv_status lay_out(remote *r, const kv_step *p, int32_t vocab, places *l)
 {
     const size_t n = (size_t)p->n, rows = (size_t)out_rows(p), follow = p->follow ? p->follow->n * sizeof(kv_event) : 0;
-    *l = (places){.n_logits = p->logits ? rows * (size_t)vocab * sizeof(float) : 0, .n_nll = p->nll ? rows * sizeof(float) : 0, .n_taps = tap_bytes(p)};
-    const size_t fixed = 2 * padded(n * sizeof(int32_t)) + padded(follow) + padded(l->n_logits) + padded(l->n_nll) + l->n_taps;
+    *l = (places){.n_logits = p->logits ? rows * (size_t)vocab * sizeof(float) : 0,
+                  .n_nll = p->nll ? rows * sizeof(float) : 0,
+                  .n_taps = tap_bytes(p)};
+    const size_t fixed =
+        2 * padded(n * sizeof(int32_t)) + padded(follow) + padded(l->n_logits) + padded(l->n_nll) + l->n_taps;
     KV_TRY(room(r, fixed + 65536 * sizeof(kv_event)));
     l->tokens = place(r, p->tokens, n * sizeof(int32_t), 1);
     l->targets = place(r, p->targets, rows * sizeof(int32_t), p->targets != NULL && p->nll != NULL);
@@ -269,11 +297,13 @@ static kv_status take_events(remote *r, const json_t *answer, const places *l, k
     for (json_int_t got = 0; got < total;) {
         const json_int_t left = total - got, n = left < (json_int_t)l->events_room ? left : (json_int_t)l->events_room;
         if (got) /* the first piece came with the answer */
-            KV_TRY(call(r, json_pack("{s:s, s:I, s:I, s:I}", "do", "side_events", "from", got, "n", n, "at", l->events), "handing over decisions", NULL));
+            KV_TRY(call(r, json_pack("{s:s, s:I, s:I, s:I}", "do", "side_events", "from", got, "n", n, "at", l->events),
+                        "handing over decisions", NULL));
         for (json_int_t i = 0; i < n; i++) {
             kv_event e;
             memcpy(&e, r->memory + l->events + (size_t)i * sizeof e, sizeof e);
-            if (kv_events_push(out, e) != KV_OK) return kv_fail(KV_ERR_NOMEM, "out of memory for the decisions of a step");
+            if (kv_events_push(out, e) != KV_OK)
+                return kv_fail(KV_ERR_NOMEM, "out of memory for the decisions of a step");
         }
         got += n;
     }
@@ -285,11 +315,12 @@ static kv_status run_step(remote *r, const kv_step *p)
     places l;
     json_t *answer;
     KV_TRY(lay_out(r, p, r->cfg->vocab_size, &l));
-    json_t *message = json_pack("{s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:I, s:o}", "do", "side_step", "n", p->n, "rows",
-                                p->rows, "flags", (json_int_t)p->flags, "pos0", (json_int_t)p->pos0, "tokens", l.tokens, "targets", l.targets,
-                                "follow", l.follow, "n_follow", (json_int_t)(p->follow ? p->follow->n : 0), "logits", l.logits, "nll", l.nll,
-                                "want_events", p->events != NULL, "events", l.events, "events_room", (json_int_t)l.events_room, "taps",
-                                describe_taps(p, l.taps));
+    json_t *message =
+        json_pack("{s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:I, s:o}", "do", "side_step", "n",
+                  p->n, "rows", p->rows, "flags", (json_int_t)p->flags, "pos0", (json_int_t)p->pos0, "tokens", l.tokens,
+                  "targets", l.targets, "follow", l.follow, "n_follow", (json_int_t)(p->follow ? p->follow->n : 0),
+                  "logits", l.logits, "nll", l.nll, "want_events", p->events != NULL, "events", l.events, "events_room",
+                  (json_int_t)l.events_room, "taps", describe_taps(p, l.taps));
     KV_TRY(call(r, message, "in step", &answer));
     if (p->logits) memcpy(p->logits, r->memory + l.logits, l.n_logits);
     if (p->nll) memcpy(p->nll, r->memory + l.nll, l.n_nll);
@@ -299,19 +330,26 @@ static kv_status run_step(remote *r, const kv_step *p)
     return st;
 }
 
-static kv_status step(kv_session *s, const kv_step *p) { return keep((remote *)s, run_step((remote *)s, p)); }
+static kv_status step(kv_session *s, const kv_step *p)
+{
+    return keep((remote *)s, run_step((remote *)s, p));
+}
 
-/* ---- state ---------------------------------------------------------------------------------------------------------------- */
+/* ---- state
+ * ---------------------------------------------------------------------------------------------------------------- */
 
 static kv_status export_into(remote *r, int32_t layer, uint32_t what, void *dst, size_t cap, size_t *need)
 {
     json_t *answer;
     if (dst) KV_TRY(room(r, cap));
-    KV_TRY(call(r, json_pack("{s:s, s:i, s:I, s:I}", "do", "side_export", "layer", layer, "what", (json_int_t)what, "cap", (json_int_t)(dst ? cap : 0)),
+    KV_TRY(call(r,
+                json_pack("{s:s, s:i, s:I, s:I}", "do", "side_export", "layer", layer, "what", (json_int_t)what, "cap",
+                          (json_int_t)(dst ? cap : 0)),
                 "in export_state", &answer));
     const json_int_t n = json_integer_value(json_object_get(answer, "need"));
     json_decref(answer);
-    if (n < 0 || (dst && (size_t)n > cap)) return kv_fail(KV_ERR_DEVICE, "its export has %lld bytes where %zu were offered", (long long)n, cap);
+    if (n < 0 || (dst && (size_t)n > cap))
+        return kv_fail(KV_ERR_DEVICE, "its export has %lld bytes where %zu were offered", (long long)n, cap);
     *need = (size_t)n;
     if (dst) memcpy(dst, r->memory, (size_t)n);
     return KV_OK;
@@ -329,7 +367,10 @@ static kv_status import_from(remote *r, const void *src, size_t size)
     return call(r, json_pack("{s:s, s:I}", "do", "side_import", "size", (json_int_t)size), "in import_state", NULL);
 }
 
-static kv_status import_state(kv_session *s, const void *src, size_t size) { return keep((remote *)s, import_from((remote *)s, src, size)); }
+static kv_status import_state(kv_session *s, const void *src, size_t size)
+{
+    return keep((remote *)s, import_from((remote *)s, src, size));
+}
 
 static kv_status snapshot(kv_session *s, void **out)
 {
@@ -347,14 +388,16 @@ static kv_status snapshot(kv_session *s, void **out)
 static kv_status restore(kv_session *s, const void *p)
 {
     remote *r = (remote *)s;
-    return keep(r, call(r, json_pack("{s:s, s:I}", "do", "side_restore", "snapshot", ((const snap *)p)->id), "in restore", NULL));
+    return keep(r, call(r, json_pack("{s:s, s:I}", "do", "side_restore", "snapshot", ((const snap *)p)->id),
+                        "in restore", NULL));
 }
 
 static void snapshot_free(kv_session *s, void *p)
 {
     remote *r = (remote *)s;
     if (p && dt_process_lives(&r->process))
-        (void)call(r, json_pack("{s:s, s:I}", "do", "side_drop", "snapshot", ((snap *)p)->id), "in snapshot_free", NULL);
+        (void)call(r, json_pack("{s:s, s:I}", "do", "side_drop", "snapshot", ((snap *)p)->id), "in snapshot_free",
+                   NULL);
     free(p);
 }
 
@@ -372,13 +415,16 @@ static kv_status table(kv_session *s, kv_table which, int64_t first, int64_t n, 
     remote *r = (remote *)s;
     const size_t bytes = (size_t)n * (size_t)(r->cfg->rope_dims / 2) * sizeof(float);
     KV_TRY(keep(r, room(r, bytes)));
-    KV_TRY(keep(r, call(r, json_pack("{s:s, s:i, s:I, s:I}", "do", "side_table", "which", (int)which, "first", (json_int_t)first, "n", (json_int_t)n), "in table",
-                        NULL)));
+    KV_TRY(keep(r, call(r,
+                        json_pack("{s:s, s:i, s:I, s:I}", "do", "side_table", "which", (int)which, "first",
+                                  (json_int_t)first, "n", (json_int_t)n),
+                        "in table", NULL)));
     memcpy(dst, r->memory, bytes);
     return KV_OK;
 }
 
-/* ---- loading ----------------------------------------------------------------------------------------------------------------- */
+/* ---- loading
+ * ----------------------------------------------------------------------------------------------------------------- */
 
 /* A table for every side that was loaded: they live as long as the program. */
 typedef struct kept {
@@ -397,27 +443,28 @@ static kv_status make_backend(const json_t *a, const kv_backend **out)
     k->next = all_kept;
     all_kept = k;
     k->table = (kv_backend){.abi = KV_BACKEND_ABI,
-                               .caps = (uint32_t)json_integer_value(json_object_get(a, "caps")),
-                               .contract = (int32_t)json_integer_value(json_object_get(a, "contract")),
-                               .name = k->name,
-                               .available = available,
-                               .open = open_session,
-                               .close = close_session,
-                               .last_error = last_error,
-                               .reset = reset,
-                               .step = step,
-                               .export_state = export_state,
-                               .import_state = import_state,
-                               .snapshot = snapshot,
-                               .restore = restore,
-                               .snapshot_free = snapshot_free,
-                               .digest = json_is_true(json_object_get(a, "digest")) ? digest : NULL,
-                               .table = table};
+                            .caps = (uint32_t)json_integer_value(json_object_get(a, "caps")),
+                            .contract = (int32_t)json_integer_value(json_object_get(a, "contract")),
+                            .name = k->name,
+                            .available = available,
+                            .open = open_session,
+                            .close = close_session,
+                            .last_error = last_error,
+                            .reset = reset,
+                            .step = step,
+                            .export_state = export_state,
+                            .import_state = import_state,
+                            .snapshot = snapshot,
+                            .restore = restore,
+                            .snapshot_free = snapshot_free,
+                            .digest = json_is_true(json_object_get(a, "digest")) ? digest : NULL,
+                            .table = table};
     *out = &k->table;
     return KV_OK;
 }
 
-kv_status dt_remote_side(const char *spec, const char *path, const char *options, const kv_backend **backend, char **session_options)
+kv_status dt_remote_side(const char *spec, const char *path, const char *options, const kv_backend **backend,
+                         char **session_options)
 {
     remote *r;
     json_t *answer = NULL;
@@ -427,7 +474,8 @@ kv_status dt_remote_side(const char *spec, const char *path, const char *options
     snprintf(*session_options, n, "%s\n%s", path, options);
     kv_status st = start(&r);
     if (st == KV_OK) {
-        st = call(r, json_pack("{s:s, s:s, s:s}", "do", "side_load", "path", path, "spec", spec), "while it was loaded", &answer);
+        st = call(r, json_pack("{s:s, s:s, s:s}", "do", "side_load", "path", path, "spec", spec), "while it was loaded",
+                  &answer);
         if (st == KV_ERR_DEVICE) kv_prefix_message("device '%s'", spec);
     }
     if (st == KV_OK) st = make_backend(answer, backend);

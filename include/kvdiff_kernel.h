@@ -7,8 +7,8 @@
  *     KVDK_CANDIDATE("my-attention", KVDK_BOUNDED)
  *     int kvdk_attn_decode(const kvdk_attn_args *a, kvdk_stream stream) { ... return 0; }
  *
- * built with `cc -shared -fPIC -Wl,-Bsymbolic`. C++ and CUDA sources include the same header. An operation that has no function is
- * UNSUPPORTED, which is never a pass.
+ * built with `cc -shared -fPIC -Wl,-Bsymbolic`. C++ and CUDA sources include the same header. An operation that has no
+ * function is UNSUPPORTED, which is never a pass.
  *
  * Every function returns 0 when it has done its work, a negative number when it does not support these arguments
  * (recorded as UNSUPPORTED), a positive one for an error. All memory is the tester's: inputs, outputs, workspace;
@@ -57,13 +57,13 @@ typedef struct kvdk_precision {
 } kvdk_precision;
 
 typedef struct kvdk_info {
-    uint32_t size;          /* sizeof(kvdk_info) of the header that you compiled against */
-    const char *name;       /* up to 60 printable characters without '|' */
-    int32_t contract;       /* kvdk_contract */
-    int32_t determinism;    /* kvdk_determinism */
-    int32_t memory;         /* kvdk_memory */
+    uint32_t size;       /* sizeof(kvdk_info) of the header that you compiled against */
+    const char *name;    /* up to 60 printable characters without '|' */
+    int32_t contract;    /* kvdk_contract */
+    int32_t determinism; /* kvdk_determinism */
+    int32_t memory;      /* kvdk_memory */
     kvdk_precision precision;
-    int32_t fast_math;      /* 1: built with relaxed arithmetic; a note for the report */
+    int32_t fast_math; /* 1: built with relaxed arithmetic; a note for the report */
 } kvdk_info;
 
 /* An array of up to four dimensions; element (i, j, ..) is data[i * stride[0] + j * stride[1] + ..], the last stride
@@ -77,26 +77,26 @@ typedef struct kvdk_tensor {
 
 /* First member of all arguments. */
 typedef struct kvdk_call {
-    uint32_t size;  /* of the arguments */
-    uint32_t op;    /* kvdk_op */
+    uint32_t size;   /* of the arguments */
+    uint32_t op;     /* kvdk_op */
     void *workspace; /* as many bytes as kvdk_workspace asked for, aligned to 256; contents undefined */
     uint64_t workspace_bytes;
 } kvdk_call;
 
 /* X(name, arguments) */
-#define KVDK_OP_LIST(X)              \
-    X(rmsnorm, kvdk_rmsnorm_args)    \
-    X(gemm, kvdk_gemm_args)          \
-    X(rope, kvdk_rope_args)          \
-    X(attn_prefill, kvdk_attn_args)  \
-    X(attn_decode, kvdk_attn_args)   \
-    X(attn_colsum, kvdk_colsum_args) \
-    X(window_append, kvdk_append_args) \
-    X(cascade_plan, kvdk_plan_args)  \
-    X(cascade_move, kvdk_move_args)  \
-    X(kv_quant_tile, kvdk_tile_args) \
+#define KVDK_OP_LIST(X)                 \
+    X(rmsnorm, kvdk_rmsnorm_args)       \
+    X(gemm, kvdk_gemm_args)             \
+    X(rope, kvdk_rope_args)             \
+    X(attn_prefill, kvdk_attn_args)     \
+    X(attn_decode, kvdk_attn_args)      \
+    X(attn_colsum, kvdk_colsum_args)    \
+    X(window_append, kvdk_append_args)  \
+    X(cascade_plan, kvdk_plan_args)     \
+    X(cascade_move, kvdk_move_args)     \
+    X(kv_quant_tile, kvdk_tile_args)    \
     X(attn_quant, kvdk_attn_quant_args) \
-    X(logits_nll, kvdk_nll_args)     \
+    X(logits_nll, kvdk_nll_args)        \
     X(topk, kvdk_topk_args)
 
 typedef enum kvdk_op {
@@ -108,11 +108,12 @@ typedef enum kvdk_op {
 
 /* ---- operations: T rows or tokens, D model width, Hq query and Hk KV heads of hd values, V vocabulary ----------- */
 
-/* y = x / sqrt(mean of squares + eps) * weight, row by row. With a residual: residual = residual + x first, and y of that. */
+/* y = x / sqrt(mean of squares + eps) * weight, row by row. With a residual: residual = residual + x first, and y of
+ * that. */
 typedef struct kvdk_rmsnorm_args {
     kvdk_call call;
     int64_t T, D;
-    double eps; /* an fp32 number */
+    double eps;           /* an fp32 number */
     kvdk_tensor x;        /* [T][D] */
     kvdk_tensor residual; /* [T][D] in/out, or absent */
     kvdk_tensor weight;   /* [D] */
@@ -163,7 +164,8 @@ typedef struct kvdk_segment {
 
 /* Attention of T new tokens. The view is the valid entries of the segments in order. The segment KVDK_SELF, if there
  * is one the last, holds the T tokens themselves: token t sees its entries 0 .. t. Query head h reads KV head
- * h / (Hq / Hk). attn_decode is attn_prefill with T <= 4. A row that sees nothing gives o = 0, row_max = -inf, row_sum = 0. */
+ * h / (Hq / Hk). attn_decode is attn_prefill with T <= 4. A row that sees nothing gives o = 0, row_max = -inf, row_sum
+ * = 0. */
 typedef struct kvdk_attn_args {
     kvdk_call call;
     int64_t T, Hq, Hk, hd;
@@ -184,14 +186,14 @@ typedef struct kvdk_colsum_args {
     int64_t n_segments;
     double scale;
     kvdk_tensor q;
-    kvdk_segment segment[3];  /* v is not given */
+    kvdk_segment segment[3];      /* v is not given */
     kvdk_tensor row_max, row_sum; /* [Hq][T], of the attention that has run */
-    kvdk_tensor weights;      /* [T], or absent: all count once */
-    kvdk_tensor colsum;       /* [Hq][entries] out */
+    kvdk_tensor weights;          /* [T], or absent: all count once */
+    kvdk_tensor colsum;           /* [Hq][entries] out */
 } kvdk_colsum_args;
 
-/* n tokens into a ring of cap slots, one after the other: while count < cap into slot (start + count) % cap, count grows; then
- * over the oldest, slot start, and start moves on by one, round. */
+/* n tokens into a ring of cap slots, one after the other: while count < cap into slot (start + count) % cap, count
+ * grows; then over the oldest, slot start, and start moves on by one, round. */
 typedef struct kvdk_append_args {
     kvdk_call call;
     int64_t n, cap, Hk, hd;
@@ -200,20 +202,20 @@ typedef struct kvdk_append_args {
     kvdk_tensor ring;             /* int64 [2] in/out: start, count */
 } kvdk_append_args;
 
-/* Where the tokens of a step go in a cascade of rings (docs/policy/cascade.md, accept=pow2). Canonical slots: sinks, then ring 0, ring 1, ...
- * of W each. */
+/* Where the tokens of a step go in a cascade of rings (docs/policy/cascade.md, accept=pow2). Canonical slots: sinks,
+ * then ring 0, ring 1, ... of W each. */
 typedef struct kvdk_plan_args {
     kvdk_call call;
-    int64_t G, T;              /* lists; new tokens */
+    int64_t G, T; /* lists; new tokens */
     int64_t sinks, W, levels;
-    int64_t eager;             /* 0, 1 */
-    int64_t seen;              /* original index of the first new token */
-    kvdk_tensor score;         /* [G][S], S = sinks + levels * W */
-    kvdk_tensor new_score;     /* [G][T] */
-    kvdk_tensor og;            /* int64 [G][S]: original indices; -1: empty */
-    kvdk_tensor rings;         /* int32 [1 + 2 * levels] in/out: sinks stored, then count and start of each ring */
-    kvdk_tensor src;           /* int32 [G][S] out: the slot that it came from, or -1 - t for new token t; empty: its own */
-    kvdk_tensor dropped;       /* int64 [G][T] out: original index of the token that left when token t came; -1: none */
+    int64_t eager;         /* 0, 1 */
+    int64_t seen;          /* original index of the first new token */
+    kvdk_tensor score;     /* [G][S], S = sinks + levels * W */
+    kvdk_tensor new_score; /* [G][T] */
+    kvdk_tensor og;        /* int64 [G][S]: original indices; -1: empty */
+    kvdk_tensor rings;     /* int32 [1 + 2 * levels] in/out: sinks stored, then count and start of each ring */
+    kvdk_tensor src;       /* int32 [G][S] out: the slot that it came from, or -1 - t for new token t; empty: its own */
+    kvdk_tensor dropped;   /* int64 [G][T] out: original index of the token that left when token t came; -1: none */
 } kvdk_plan_args;
 
 /* Slot s of list g becomes slot src[g][s], or new token -1 - src[g][s]; as if all were read before one is written. */
@@ -225,7 +227,8 @@ typedef struct kvdk_move_args {
     kvdk_tensor k_cache, v_cache; /* [S][G][hd] in/out */
 } kvdk_move_args;
 
-/* Codes one tile of K and V that the Hadamard rotation has been applied to (docs/policy/kvarn.md: "Coding a tile"; its record layout). */
+/* Codes one tile of K and V that the Hadamard rotation has been applied to (docs/policy/kvarn.md: "Coding a tile"; its
+ * record layout). */
 typedef struct kvdk_tile_args {
     kvdk_call call;
     int64_t tile, hd, kbits, vbits, iters;
@@ -233,7 +236,8 @@ typedef struct kvdk_tile_args {
     kvdk_tensor record; /* u8 [bytes] out */
 } kvdk_tile_args;
 
-/* Attention of one token over n coded tiles and then `tail` rows (already rotated by H), all of which it sees. q and o are not rotated. */
+/* Attention of one token over n coded tiles and then `tail` rows (already rotated by H), all of which it sees. q and o
+ * are not rotated. */
 typedef struct kvdk_attn_quant_args {
     kvdk_call call;
     int64_t Hq, Hk, hd;
@@ -259,7 +263,8 @@ typedef struct kvdk_nll_args {
     kvdk_tensor row_sum; /* [T] out */
 } kvdk_nll_args;
 
-/* The k largest of every row in ascending order of their index; of equal ones the lower index, NaN below all numbers. */
+/* The k largest of every row in ascending order of their index; of equal ones the lower index, NaN below all numbers.
+ */
 typedef struct kvdk_topk_args {
     kvdk_call call;
     int64_t R, V, k;
@@ -273,15 +278,15 @@ typedef struct kvdk_topk_args {
 /* What the tester offers. */
 typedef struct kvdk_host {
     uint32_t size;
-    int32_t device;                   /* number of the CUDA device; 0 on the host */
-    void (*log)(const char *line);    /* shown with --verbose */
+    int32_t device;                /* number of the CUDA device; 0 on the host */
+    void (*log)(const char *line); /* shown with --verbose */
 } kvdk_host;
 
 KVDK_API uint32_t kvdk_abi_version(void);     /* KVDK_ABI */
 KVDK_API void kvdk_describe(kvdk_info *info); /* fills what it knows of info; size says how much there is */
 
-/* Optional. init: before the first call; not 0: the candidate cannot run here. workspace: bytes that a call needs; its pointers are
- * not valid yet. */
+/* Optional. init: before the first call; not 0: the candidate cannot run here. workspace: bytes that a call needs; its
+ * pointers are not valid yet. */
 KVDK_API int kvdk_init(const kvdk_host *host);
 KVDK_API uint64_t kvdk_workspace(const kvdk_call *args);
 KVDK_API void kvdk_shutdown(void);
@@ -292,14 +297,17 @@ KVDK_OP_LIST(X)
 #undef X
 
 /* The two functions that every candidate has. */
-#define KVDK_CANDIDATE_FULL(its_name, its_contract, its_determinism, its_memory)  \
-    KVDK_API uint32_t kvdk_abi_version(void) { return KVDK_ABI; }                 \
-    KVDK_API void kvdk_describe(kvdk_info *info)                                  \
-    {                                                                             \
-        info->name = its_name;                                                    \
-        info->contract = its_contract;                                            \
-        info->determinism = its_determinism;                                      \
-        info->memory = its_memory;                                                \
+#define KVDK_CANDIDATE_FULL(its_name, its_contract, its_determinism, its_memory) \
+    KVDK_API uint32_t kvdk_abi_version(void)                                     \
+    {                                                                            \
+        return KVDK_ABI;                                                         \
+    }                                                                            \
+    KVDK_API void kvdk_describe(kvdk_info *info)                                 \
+    {                                                                            \
+        info->name = its_name;                                                   \
+        info->contract = its_contract;                                           \
+        info->determinism = its_determinism;                                     \
+        info->memory = its_memory;                                               \
     }
 #define KVDK_CANDIDATE(its_name, its_contract) KVDK_CANDIDATE_FULL(its_name, its_contract, KVDK_SAME_CALL, KVDK_HOST)
 

@@ -84,14 +84,26 @@ int ref_hooked_attention(const ref_attn_layer *a)
     ref_hooked *h = s->hooked;
     if (!h || !h->hooks.attention || s->cache.store->spans) return 0;
     if (h->status != KV_OK) return 1;
-    const int64_t n = a->stored + a->m, heads = s->cache.n_kv_heads, D = s->cache.head_dim, stats = s->model->cfg.n_heads * a->m;
+    const int64_t n = a->stored + a->m, heads = s->cache.n_kv_heads, D = s->cache.head_dim,
+                  stats = s->model->cfg.n_heads * a->m;
     float *k = rows(h, 2 * n * heads * D + 2 * stats);
     if (!k) return 1;
     float *v = k + n * heads * D, *max = v + n * heads * D;
     for (int64_t i = 0; i < heads; i++)
         unpack_head(a, i, heads, k, v);
-    const ref_op_attn call = {.q = s->work.q, .k = k, .v = v, .T = a->m, .Hq = s->model->cfg.n_heads, .Hk = heads, .D = D, .n = n,
-                              .stored = a->stored, .scale = s->scale, .o = s->work.att, .max = max, .sum = max + stats};
+    const ref_op_attn call = {.q = s->work.q,
+                              .k = k,
+                              .v = v,
+                              .T = a->m,
+                              .Hq = s->model->cfg.n_heads,
+                              .Hk = heads,
+                              .D = D,
+                              .n = n,
+                              .stored = a->stored,
+                              .scale = s->scale,
+                              .o = s->work.att,
+                              .max = max,
+                              .sum = max + stats};
     note(h, h->hooks.attention(h->hooks.ctx, &call));
     if (a->row_max) {
         memcpy(a->row_max, call.max, (size_t)stats * sizeof(float));
@@ -146,6 +158,9 @@ kv_status REF(hooked_status)(const ref_session *s)
     return KV_OK;
 }
 
-void REF(hooked_free)(ref_session *s) { (void)s; }
+void REF(hooked_free)(ref_session *s)
+{
+    (void)s;
+}
 
 #endif

@@ -10,13 +10,25 @@
 
 #if REF_BITS == 32
 
-static kv_status kernels(const ref_kernels **k) { return REF(kernels_find)(NULL, k); }
+static kv_status kernels(const ref_kernels **k)
+{
+    return REF(kernels_find)(NULL, k);
+}
 
 /* Aligned as the kernels want it, zeroed. */
-static real *room(int64_t n) { return kv_big_alloc((size_t)n * sizeof(real)); }
-static void give_back(real *p, int64_t n) { kv_big_free(p, (size_t)n * sizeof(real)); }
+static real *room(int64_t n)
+{
+    return kv_big_alloc((size_t)n * sizeof(real));
+}
+static void give_back(real *p, int64_t n)
+{
+    kv_big_free(p, (size_t)n * sizeof(real));
+}
 
-static kv_status no_memory(void) { return kv_fail(KV_ERR_NOMEM, "out of memory"); }
+static kv_status no_memory(void)
+{
+    return kv_fail(KV_ERR_NOMEM, "out of memory");
+}
 
 kv_status ref_op_rmsnorm(const float *x, const float *w, int64_t m, int64_t n, float eps, float *y)
 {
@@ -134,8 +146,16 @@ static void attend_rows(const ref_op_attn *a, const ref_kernels *table, int64_t 
     int64_t hi[REF_ATTN_ROWS];
     real *out[REF_ATTN_ROWS], max[REF_ATTN_ROWS], sum[REF_ATTN_ROWS];
     const ref_span span = {r->k, r->v, 0, a->n};
-    ref_attn_job job = {.q = r->q, .head_dim = a->D, .spans = &span, .n_spans = 1, .hi = hi, .out = out, .scratch = r->scratch,
-                        .max = max, .sum = sum, .rows = ref_min(REF_ATTN_ROWS, a->T * group - row0)};
+    ref_attn_job job = {.q = r->q,
+                        .head_dim = a->D,
+                        .spans = &span,
+                        .n_spans = 1,
+                        .hi = hi,
+                        .out = out,
+                        .scratch = r->scratch,
+                        .max = max,
+                        .sum = sum,
+                        .rows = ref_min(REF_ATTN_ROWS, a->T * group - row0)};
     for (int64_t i = 0; i < job.rows; i++) {
         const int64_t x = (row0 + i) / group, head = h * group + (row0 + i) % group;
         for (int64_t d = 0; d < a->D; d++)
@@ -179,11 +199,12 @@ kv_status ref_op_attention(const ref_op_attn *a)
     return KV_OK;
 }
 
-/* ---- column sums --------------------------------------------------------------------------------------------------- */
+/* ---- column sums ---------------------------------------------------------------------------------------------------
+ */
 
 /* Entries from..from+n-1 for one query head; the step's own when own is set. */
-static kv_status sum_columns(const ref_op_attn *a, const ref_kernels *table, const float *weights, int64_t head, int64_t from,
-                             int64_t n, int own, float *out)
+static kv_status sum_columns(const ref_op_attn *a, const ref_kernels *table, const float *weights, int64_t head,
+                             int64_t from, int64_t n, int own, float *out)
 {
     const int64_t panels = (n + REF_PANEL - 1) / REF_PANEL, keys = panels * REF_PANEL * a->D;
     const int64_t size = keys + a->T * a->D + panels * REF_PANEL + REF_COLUMN_SCRATCH;
@@ -195,9 +216,18 @@ static kv_status sum_columns(const ref_op_attn *a, const ref_kernels *table, con
     for (int64_t x = 0; x < a->T; x++)
         for (int64_t d = 0; d < a->D; d++)
             q[x * a->D + d] = a->q[(x * a->Hq + head) * a->D + d] * a->scale;
-    const ref_column_job job = {.q = q, .rows = a->T, .head_dim = a->D, .max = a->max + head * a->T, .sum = a->sum + head * a->T,
-                                .weights = weights, .block = 256, .k = k, .panels = panels, .key0 = own ? 0 : -1,
-                                .scratch = scratch, .acc = acc};
+    const ref_column_job job = {.q = q,
+                                .rows = a->T,
+                                .head_dim = a->D,
+                                .max = a->max + head * a->T,
+                                .sum = a->sum + head * a->T,
+                                .weights = weights,
+                                .block = 256,
+                                .k = k,
+                                .panels = panels,
+                                .key0 = own ? 0 : -1,
+                                .scratch = scratch,
+                                .acc = acc};
     table->columns(&job);
     memcpy(out, acc, (size_t)n * sizeof *out);
     give_back(k, size);
@@ -216,7 +246,8 @@ kv_status ref_op_colsum(const ref_op_attn *a, const float *weights, float *colsu
     return KV_OK;
 }
 
-/* ---- negative log-likelihood ------------------------------------------------------------------------------------------ */
+/* ---- negative log-likelihood
+ * ------------------------------------------------------------------------------------------ */
 
 /* R64 of exp(z - max) over one block, lane by lane. */
 static real block_sum(const real *z, int64_t n, real max)

@@ -10,9 +10,13 @@
 
 #if REF_BITS == 32
 
-/* ---- cascade ----------------------------------------------------------------------------------------------------------- */
+/* ---- cascade
+ * ----------------------------------------------------------------------------------------------------------- */
 
-static int64_t slots_of(const ref_op_cascade *a) { return a->sinks + a->W * a->levels; }
+static int64_t slots_of(const ref_op_cascade *a)
+{
+    return a->sinks + a->W * a->levels;
+}
 
 /* Slot of the store for a canonical slot. */
 static int64_t stored_slot(const ref_op_cascade *a, const ref_cache *c, int64_t s)
@@ -31,8 +35,8 @@ static kv_status open_cache(const ref_op_cascade *a, ref_cache *c)
     const kv_config one = {.n_layers = 1, .n_kv_heads = (int32_t)a->G, .head_dim = 1};
     char text[160];
     kv_policy p;
-    snprintf(text, sizeof text, "cascade:window=%lld,n=%lld,sinks=%lld,eager=%lld", (long long)a->W, (long long)a->levels,
-             (long long)a->sinks, (long long)a->eager);
+    snprintf(text, sizeof text, "cascade:window=%lld,n=%lld,sinks=%lld,eager=%lld", (long long)a->W,
+             (long long)a->levels, (long long)a->sinks, (long long)a->eager);
     memset(c, 0, sizeof *c);
     KV_TRY(kv_policy_parse(text, &p));
     KV_TRY(REF(cache_init)(c, &one, &p));
@@ -96,10 +100,17 @@ kv_status ref_op_cascade_plan(const ref_op_cascade *a)
     return st;
 }
 
-/* ---- kvarn --------------------------------------------------------------------------------------------------------------- */
+/* ---- kvarn
+ * --------------------------------------------------------------------------------------------------------------- */
 
-static real *room(int64_t n) { return kv_big_alloc((size_t)n * sizeof(real)); }
-static void give_back(real *p, int64_t n) { kv_big_free(p, (size_t)n * sizeof(real)); }
+static real *room(int64_t n)
+{
+    return kv_big_alloc((size_t)n * sizeof(real));
+}
+static void give_back(real *p, int64_t n)
+{
+    kv_big_free(p, (size_t)n * sizeof(real));
+}
 
 kv_status ref_op_kvarn_tile(const kv_kvarn_params *p, const float *k, const float *v, int64_t D, uint8_t *record)
 {
@@ -164,8 +175,15 @@ static void attend_head(const ref_op_kvarn_attn *a, const ref_kernels *table, in
     ref_span spans[2];
     int64_t hi[REF_ATTN_ROWS];
     real *out[REF_ATTN_ROWS];
-    ref_attn_job job = {.q = r->q, .rows = group, .head_dim = a->D, .spans = spans, .tiles = &tiles, .decoded = r->decoded, .hi = hi,
-                        .scratch = r->scratch, .out = out};
+    ref_attn_job job = {.q = r->q,
+                        .rows = group,
+                        .head_dim = a->D,
+                        .spans = spans,
+                        .tiles = &tiles,
+                        .decoded = r->decoded,
+                        .hi = hi,
+                        .scratch = r->scratch,
+                        .out = out};
     if (coded) spans[job.n_spans++] = (ref_span){NULL, NULL, 0, coded};
     spans[job.n_spans++] = (ref_span){r->k, r->v, 0, a->tail};
     for (int64_t i = 0; i < group; i++) {
@@ -187,8 +205,8 @@ kv_status ref_op_kvarn_attention(const ref_op_kvarn_attn *a)
     const ref_kernels *table;
     head_room r;
     if (a->Hq / a->Hk > REF_ATTN_ROWS)
-        return kv_fail(KV_ERR_USAGE, "attention on codes: %lld query heads share a KV head; at most %d can", (long long)(a->Hq / a->Hk),
-                       REF_ATTN_ROWS);
+        return kv_fail(KV_ERR_USAGE, "attention on codes: %lld query heads share a KV head; at most %d can",
+                       (long long)(a->Hq / a->Hk), REF_ATTN_ROWS);
     KV_TRY(REF(kernels_find)(NULL, &table));
     KV_TRY(make_room(a, &r));
     for (int64_t h = 0; h < a->Hk; h++) {

@@ -107,7 +107,8 @@ static kv_status check_again(checking *k, const dt_opcase *c, const dt_result *f
     kv_status st = dt_checks_answer(k, c, &right);
     if (st == KV_OK && ok) {
         if (k->info->determinism != KVDK_NO_PROMISE && !dt_op_same(c, first->out, r.out, &slot, &at))
-            dt_checks_fail(k, DT_CHECK_revalidate, c, DT_CASE_FAIL, "after %lld calls %s, element %lld, is not what it was at first",
+            dt_checks_fail(k, DT_CHECK_revalidate, c, DT_CASE_FAIL,
+                           "after %lld calls %s, element %lld, is not what it was at first",
                            (long long)k->report->n_calls, dt_op_schemas[c->op].tensors[slot].name, (long long)at);
         else
             st = dt_checks_judge(k, c, &right, r.out, DT_CHECK_revalidate, &d);
@@ -129,20 +130,23 @@ static kv_status check_fresh(checking *k, dt_candidate *c, const dt_opcase *firs
         return KV_OK;
     }
     if (dt_candidate_restart(c) != KV_OK) {
-        dt_checks_fail(k, DT_CHECK_fresh, NULL, DT_CASE_ERROR, "it cannot be started a second time: %.300s", kv_message());
+        dt_checks_fail(k, DT_CHECK_fresh, NULL, DT_CASE_ERROR, "it cannot be started a second time: %.300s",
+                       kv_message());
         return KV_OK;
     }
     KV_TRY(try_call(k, first, &p, &r, &ok));
     if (ok && dt_op_same(first, result->out, r.out, &slot, &at))
         dt_checks_pass(k, DT_CHECK_fresh);
     else if (ok)
-        dt_checks_fail(k, DT_CHECK_fresh, first, DT_CASE_FAIL, "in a new process %s, element %lld, is another", dt_op_schemas[first->op].tensors[slot].name,
-                       (long long)at);
+        dt_checks_fail(k, DT_CHECK_fresh, first, DT_CASE_FAIL, "in a new process %s, element %lld, is another",
+                       dt_op_schemas[first->op].tensors[slot].name, (long long)at);
     dt_result_free(&r);
     return KV_OK;
 }
 
-/* ---- time -------------------------------------------------------------------------------------------------------------------- */
+/* ---- time
+ * --------------------------------------------------------------------------------------------------------------------
+ */
 
 static double bytes_touched(const dt_opcase *c)
 {
@@ -179,11 +183,14 @@ static kv_status check_timing(checking *k, int64_t shape)
         if (st == KV_OK && ok) st = dt_checks_answer(k, &c, &right);
         if (st == KV_OK && ok) st = dt_checks_judge(k, &c, &right, r.out, DT_CHECK_timing, &d);
         if (st == KV_OK && ok && r.reply.seconds < 0)
-            dt_checks_fail(k, DT_CHECK_timing, &c, DT_CASE_FAIL, "a call took %g s: the clock of its process is not to be trusted", r.reply.seconds);
+            dt_checks_fail(k, DT_CHECK_timing, &c, DT_CASE_FAIL,
+                           "a call took %g s: the clock of its process is not to be trusted", r.reply.seconds);
         if (st == KV_OK && ok && r.reply.seconds > r.reply.wall + overhead)
-            dt_checks_fail(k, DT_CHECK_timing, &c, DT_CASE_FAIL, "it took %g s by its own clock and %g s by the tester's", r.reply.seconds, r.reply.wall);
+            dt_checks_fail(k, DT_CHECK_timing, &c, DT_CASE_FAIL,
+                           "it took %g s by its own clock and %g s by the tester's", r.reply.seconds, r.reply.wall);
         if (st == KV_OK && ok && r.reply.seconds < 0.9 * bytes_touched(&c) / fastest_bytes_per_second())
-            dt_checks_fail(k, DT_CHECK_too_good, &c, DT_CASE_FAIL, "%.3g MB in %.3g s: no machine reads them so fast; the work is done somewhere else",
+            dt_checks_fail(k, DT_CHECK_too_good, &c, DT_CASE_FAIL,
+                           "%.3g MB in %.3g s: no machine reads them so fast; the work is done somewhere else",
                            bytes_touched(&c) / 1e6, r.reply.seconds);
         else if (st == KV_OK && ok)
             dt_checks_pass(k, DT_CHECK_too_good);
@@ -195,7 +202,8 @@ static kv_status check_timing(checking *k, int64_t shape)
     return KV_OK;
 }
 
-/* ---- libraries ------------------------------------------------------------------------------------------------------------------ */
+/* ---- libraries
+ * ------------------------------------------------------------------------------------------------------------------ */
 
 typedef struct search {
     checking *k;
@@ -216,7 +224,8 @@ static void look_at(void *ctx, const char *path)
 {
     search *s = ctx;
     s->n++;
-    if (is_ours(path) && !s->found[0] && strcmp(path, s->k->request->file) != 0) snprintf(s->found, sizeof s->found, "%s", path);
+    if (is_ours(path) && !s->found[0] && strcmp(path, s->k->request->file) != 0)
+        snprintf(s->found, sizeof s->found, "%s", path);
 }
 
 static void check_borrowed(checking *k, dt_candidate *c)
@@ -227,7 +236,8 @@ static void check_borrowed(checking *k, dt_candidate *c)
     if (reply.outcome != DT_DONE || s.n == 0)
         dt_checks_skip(k, DT_CHECK_borrowed, "a candidate that is a program of its own does not say what it loads");
     else if (s.found[0])
-        dt_checks_fail(k, DT_CHECK_borrowed, NULL, DT_CASE_FAIL, "its process has loaded %s: it computes with what it is compared with", s.found);
+        dt_checks_fail(k, DT_CHECK_borrowed, NULL, DT_CASE_FAIL,
+                       "its process has loaded %s: it computes with what it is compared with", s.found);
     else
         dt_checks_pass(k, DT_CHECK_borrowed);
 }
@@ -252,8 +262,8 @@ static kv_status check_sequences(checking *k, dt_candidate *c, const dt_opcase *
 
 static void skip_sequences(checking *k)
 {
-    static const dt_check all[] = {DT_CHECK_rows,   DT_CHECK_hidden,     DT_CHECK_timing,
-                                    DT_CHECK_too_good, DT_CHECK_revalidate, DT_CHECK_fresh};
+    static const dt_check all[] = {DT_CHECK_rows,     DT_CHECK_hidden,     DT_CHECK_timing,
+                                   DT_CHECK_too_good, DT_CHECK_revalidate, DT_CHECK_fresh};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         dt_checks_skip(k, all[i], "single calls go wrong already");
 }

@@ -23,7 +23,8 @@ typedef struct compilation {
     size_t n_source;
 } compilation;
 
-/* ---- files ------------------------------------------------------------------------------------------------------------ */
+/* ---- files
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static kv_status read_file(const char *path, char **bytes, size_t *n)
 {
@@ -75,10 +76,11 @@ static kv_status pass_source(compilation *c)
     return KV_OK;
 }
 
-/* ---- compilers ---------------------------------------------------------------------------------------------------------- */
+/* ---- compilers
+ * ---------------------------------------------------------------------------------------------------------- */
 
-/* A device that a worker can compute on, and a compiler for it. The worker is asked, so that no driver is loaded into this
- * process. */
+/* A device that a worker can compute on, and a compiler for it. The worker is asked, so that no driver is loaded into
+ * this process. */
 static kv_status find_gpu(compilation *c)
 {
     char worker[4096];
@@ -106,15 +108,18 @@ static kv_status find_host_compiler(compilation *c)
     for (size_t i = 0; i < sizeof names / sizeof *names && !c->compiler[0]; i++)
         if (dt_command_exists(names[i])) snprintf(c->compiler, sizeof c->compiler, "%s", names[i]);
     if (c->compiler[0]) return KV_OK;
-    return kv_fail(KV_ERR_DEVICE, "a .cu file needs a C++ compiler where there is no GPU, and neither g++ nor clang++ is in PATH; install "
-                                  "one, or name it in CXX");
+    return kv_fail(
+        KV_ERR_DEVICE,
+        "a .cu file needs a C++ compiler where there is no GPU, and neither g++ nor clang++ is in PATH; install "
+        "one, or name it in CXX");
 }
 
 /* The whole text for those who want it, the first error for the message. */
 static kv_status fail_compile(const compilation *c, const dt_command *cmd)
 {
     char line[400];
-    if (cmd->code == 127 && !cmd->n_text) return kv_fail(KV_ERR_DEVICE, "the compiler '%.200s' cannot be run", c->compiler);
+    if (cmd->code == 127 && !cmd->n_text)
+        return kv_fail(KV_ERR_DEVICE, "the compiler '%.200s' cannot be run", c->compiler);
     if (c->verbose) fputs(cmd->text, stderr);
     dt_command_first_error(cmd, line, sizeof line);
     return kv_fail(KV_ERR_DEVICE, "it does not compile: %s%s", line, c->verbose ? "" : " (all messages: --verbose)");
@@ -144,7 +149,8 @@ static void add_gpu_flags(const compilation *c, dt_command *cmd)
 /* -ffp-contract=off, so that all compilers and machines agree; -w, for what the pass leaves behind. */
 static void add_host_flags(const compilation *c, dt_command *cmd)
 {
-    static const char flags[] = "-std=c++17 -O1 -g1 -fPIC -shared -ffp-contract=off -fno-strict-aliasing -fwrapv -w -pthread -DKVDK_SIMT";
+    static const char flags[] =
+        "-std=c++17 -O1 -g1 -fPIC -shared -ffp-contract=off -fno-strict-aliasing -fwrapv -w -pthread -DKVDK_SIMT";
     const char *slash = strrchr(c->path, '/');
     dt_command_add_words(cmd, c->compiler);
     dt_command_add_words(cmd, flags);
@@ -174,7 +180,8 @@ static void add_flags(const compilation *c, dt_command *cmd)
         add_host_flags(c, cmd);
 }
 
-/* ---- the cache ------------------------------------------------------------------------------------------------------------- */
+/* ---- the cache
+ * ------------------------------------------------------------------------------------------------------------- */
 
 static kv_status add_file(kv_sha256_ctx *sha, const char *path)
 {

@@ -46,7 +46,8 @@ static json_t *ask(dt_candidate *c, json_t *message, double seconds, const char 
         } else if (!(answer = json_loads(got, 0, NULL)) || !json_is_integer(json_object_get(answer, "status")) ||
                    json_integer_value(json_object_get(answer, "id")) != c->n_asked) {
             /* Whoever spoke, answers and questions do not belong together any more. */
-            snprintf(reply->why, sizeof reply->why, "what came over its connection %s is no answer to the question; killed", doing);
+            snprintf(reply->why, sizeof reply->why,
+                     "what came over its connection %s is no answer to the question; killed", doing);
             reply->outcome = DT_DIED;
             dt_process_stop(&c->process);
             json_decref(answer);
@@ -129,9 +130,12 @@ static kv_status read_info(const json_t *answer, const char *path, dt_candidate_
     if (info->contract < KVDK_BITEXACT || info->contract > KVDK_STATISTICAL)
         return kv_fail(KV_ERR_MISMATCH, "candidate '%s': contract %d is none of kvdk_contract", path, info->contract);
     int n = 0;
-    json_array_foreach(ops, i, op) {
+    json_array_foreach(ops, i, op)
+    {
         const int at = json_is_string(op) ? dt_op_find(json_string_value(op)) : -1;
-        if (at < 0) return kv_fail(KV_ERR_MISMATCH, "candidate '%s' names an operation that kvdiff_kernel.h does not have", path);
+        if (at < 0)
+            return kv_fail(KV_ERR_MISMATCH, "candidate '%s' names an operation that kvdiff_kernel.h does not have",
+                           path);
         info->has[at] = 1;
         n++;
     }
@@ -142,12 +146,14 @@ static kv_status introduce(dt_candidate *c)
 {
     dt_reply reply;
     char absolute[4096];
-    if (!realpath(c->path, absolute)) return kv_fail(KV_ERR_IO, "candidate '%s': %s; check the path", c->path, strerror(errno));
-    json_t *answer = ask(c, json_pack("{s:s, s:s}", "do", "open", "candidate", absolute), c->limits.open_seconds, "being loaded",
-                         &reply);
+    if (!realpath(c->path, absolute))
+        return kv_fail(KV_ERR_IO, "candidate '%s': %s; check the path", c->path, strerror(errno));
+    json_t *answer = ask(c, json_pack("{s:s, s:s}", "do", "open", "candidate", absolute), c->limits.open_seconds,
+                         "being loaded", &reply);
     if (!answer) return kv_fail(KV_ERR_DEVICE, "candidate '%s': %s", c->path, reply.why);
     take_reply(answer, &reply);
-    const kv_status st = reply.outcome == DT_DONE ? read_info(answer, c->path, &c->info) : failure_of(answer, c->path, &reply);
+    const kv_status st =
+        reply.outcome == DT_DONE ? read_info(answer, c->path, &c->info) : failure_of(answer, c->path, &reply);
     json_decref(answer);
     return st;
 }
@@ -182,7 +188,8 @@ static kv_status share_memory(dt_candidate *c)
 
 static kv_status fill(dt_candidate *c, const char *path, const dt_limits *limits)
 {
-    if (strlen(path) >= sizeof c->path) return kv_fail(KV_ERR_USAGE, "candidate '%.40s...': the path is too long", path);
+    if (strlen(path) >= sizeof c->path)
+        return kv_fail(KV_ERR_USAGE, "candidate '%.40s...': the path is too long", path);
     /* A bare file name would be searched for in PATH. */
     snprintf(c->path, sizeof c->path, "%s%s", strchr(path, '/') ? "" : "./", path);
     c->limits = limits ? *limits : dt_default_limits;
@@ -228,10 +235,15 @@ kv_status dt_candidate_restart(dt_candidate *c)
         strcmp(before.name, c->info.name) == 0)
         return KV_OK;
     c->info = before;
-    return st != KV_OK ? st : kv_fail(KV_ERR_MISMATCH, "candidate '%s' describes itself otherwise when it is started again", c->path);
+    return st != KV_OK ? st
+                       : kv_fail(KV_ERR_MISMATCH, "candidate '%s' describes itself otherwise when it is started again",
+                                 c->path);
 }
 
-const dt_candidate_info *dt_candidate_describe(const dt_candidate *c) { return &c->info; }
+const dt_candidate_info *dt_candidate_describe(const dt_candidate *c)
+{
+    return &c->info;
+}
 
 uint8_t *dt_candidate_memory(const dt_candidate *c, size_t *bytes)
 {
@@ -239,13 +251,15 @@ uint8_t *dt_candidate_memory(const dt_candidate *c, size_t *bytes)
     return c->memory;
 }
 
-/* ---- calls -------------------------------------------------------------------------------------------------------- */
+/* ---- calls --------------------------------------------------------------------------------------------------------
+ */
 
 static json_t *write_tensor(const dt_candidate *c, const kvdk_tensor *t)
 {
-    return json_pack("{s:I, s:s, s:b, s:[I,I,I,I], s:[I,I,I,I]}", "offset", (json_int_t)((const uint8_t *)t->data - c->memory), "dtype",
-                     dt_dtype_name(t->dtype), "read_only", t->read_only, "dim", (json_int_t)t->dim[0], (json_int_t)t->dim[1],
-                     (json_int_t)t->dim[2], (json_int_t)t->dim[3], "stride", (json_int_t)t->stride[0], (json_int_t)t->stride[1],
+    return json_pack("{s:I, s:s, s:b, s:[I,I,I,I], s:[I,I,I,I]}", "offset",
+                     (json_int_t)((const uint8_t *)t->data - c->memory), "dtype", dt_dtype_name(t->dtype), "read_only",
+                     t->read_only, "dim", (json_int_t)t->dim[0], (json_int_t)t->dim[1], (json_int_t)t->dim[2],
+                     (json_int_t)t->dim[3], "stride", (json_int_t)t->stride[0], (json_int_t)t->stride[1],
                      (json_int_t)t->stride[2], (json_int_t)t->stride[3]);
 }
 
@@ -255,16 +269,16 @@ static json_t *write_call(const dt_candidate *c, const char *what, int op, const
     json_t *params = json_object(), *tensors = json_object();
     for (int i = 0; i < s->n_params; i++) {
         const void *at = (const char *)args + s->params[i].offset;
-        json_object_set_new(params, s->params[i].name, s->params[i].is_real ? json_real(*(const double *)at)
-                                                                            : json_integer(*(const int64_t *)at));
+        json_object_set_new(params, s->params[i].name,
+                            s->params[i].is_real ? json_real(*(const double *)at) : json_integer(*(const int64_t *)at));
     }
     for (int i = 0; i < s->n_tensors; i++) {
         const kvdk_tensor *t = dt_op_tensor_of(args, &s->tensors[i]);
         if (t->data) json_object_set_new(tensors, s->tensors[i].name, write_tensor(c, t));
     }
     const int64_t workspace = args->call.workspace ? (const uint8_t *)args->call.workspace - c->memory : 0;
-    return json_pack("{s:s, s:s, s:o, s:o, s:I, s:I}", "do", what, "op", s->name, "params", params, "tensors", tensors, "workspace",
-                     (json_int_t)workspace, "workspace_bytes", (json_int_t)args->call.workspace_bytes);
+    return json_pack("{s:s, s:s, s:o, s:o, s:I, s:I}", "do", what, "op", s->name, "params", params, "tensors", tensors,
+                     "workspace", (json_int_t)workspace, "workspace_bytes", (json_int_t)args->call.workspace_bytes);
 }
 
 static int is_ready(dt_candidate *c, dt_reply *reply)
@@ -304,10 +318,12 @@ void dt_candidate_objects(dt_candidate *c, dt_object_fn *look, void *ctx, dt_rep
     size_t i;
     json_t *path;
     if (!is_ready(c, reply)) return;
-    json_t *answer = ask(c, json_pack("{s:s}", "do", "objects"), c->limits.call_seconds, "being asked for its libraries", reply);
+    json_t *answer =
+        ask(c, json_pack("{s:s}", "do", "objects"), c->limits.call_seconds, "being asked for its libraries", reply);
     if (!answer) return;
     take_reply(answer, reply);
-    json_array_foreach(json_object_get(answer, "objects"), i, path) {
+    json_array_foreach(json_object_get(answer, "objects"), i, path)
+    {
         if (json_is_string(path)) look(ctx, json_string_value(path));
     }
     json_decref(answer);

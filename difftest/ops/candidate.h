@@ -54,8 +54,8 @@ const dt_candidate_info *dt_candidate_describe(const dt_candidate *c);
 /* The block of memory that is shared with the process. */
 uint8_t *dt_candidate_memory(const dt_candidate *c, size_t *bytes);
 
-/* One call. Tensors and workspace of args lie in the block. After DT_DIED and DT_HUNG the next call starts a new process
- * first (a failure to do so is DT_FAILED with its reason). */
+/* One call. Tensors and workspace of args lie in the block. After DT_DIED and DT_HUNG the next call starts a new
+ * process first (a failure to do so is DT_FAILED with its reason). */
 void dt_candidate_call(dt_candidate *c, int op, const dt_args *args, dt_reply *reply);
 
 /* Bytes of workspace that it wants for such a call. */

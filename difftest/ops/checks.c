@@ -15,10 +15,17 @@ static const struct {
 #undef X
 };
 
-const char *dt_check_name(int check) { return checks[check].name; }
-const char *dt_check_about(int check) { return checks[check].about; }
+const char *dt_check_name(int check)
+{
+    return checks[check].name;
+}
+const char *dt_check_about(int check)
+{
+    return checks[check].about;
+}
 
-/* ---- rows ------------------------------------------------------------------------------------------------------------- */
+/* ---- rows
+ * ------------------------------------------------------------------------------------------------------------- */
 
 /* Checks of several calls are repeated as a whole, the others by their call alone. */
 static int is_of_one_call(dt_check check)
@@ -40,8 +47,8 @@ static int is_of_one_call(dt_check check)
 static void write_repro(const checking *k, const dt_opcase *c, char *dst, size_t size)
 {
     if (!c) {
-        snprintf(dst, size, "kvdiff ops --kernel=%s --op=%s --seed=0x%llx", k->request->kernel, dt_op_schemas[k->report->op].name,
-                 (unsigned long long)k->request->seed);
+        snprintf(dst, size, "kvdiff ops --kernel=%s --op=%s --seed=0x%llx", k->request->kernel,
+                 dt_op_schemas[k->report->op].name, (unsigned long long)k->request->seed);
         return;
     }
     snprintf(dst, size, "kvdiff ops --kernel=%s --op=%s --dist=%s --shape=%lld --seed=0x%llx", k->request->kernel,
@@ -75,7 +82,8 @@ void dt_checks_skip(checking *k, dt_check check, const char *why)
     if (row->status == DT_CASE_SKIP) snprintf(row->detail, sizeof row->detail, "%s", why);
 }
 
-/* ---- one call ------------------------------------------------------------------------------------------------------------ */
+/* ---- one call
+ * ------------------------------------------------------------------------------------------------------------ */
 
 int dt_checks_note_call(checking *k, const dt_opcase *c, const dt_result *r)
 {
@@ -86,7 +94,8 @@ int dt_checks_note_call(checking *k, const dt_opcase *c, const dt_result *r)
     }
     if (r->reply.outcome != DT_DONE) {
         k->crashes += r->reply.outcome == DT_DIED || r->reply.outcome == DT_HUNG;
-        dt_checks_fail(k, DT_CHECK_call, c, r->reply.outcome == DT_HUNG ? DT_CASE_TIMEOUT : DT_CASE_ERROR, "%s", r->reply.why);
+        dt_checks_fail(k, DT_CHECK_call, c, r->reply.outcome == DT_HUNG ? DT_CASE_TIMEOUT : DT_CASE_ERROR, "%s",
+                       r->reply.why);
         return 0;
     }
     dt_checks_pass(k, DT_CHECK_call);
@@ -110,7 +119,8 @@ void dt_checks_note_surroundings(checking *k, const dt_opcase *c, const dt_place
     if (r->reply.fpenv)
         dt_checks_pass(k, DT_CHECK_fpenv);
     else
-        dt_checks_fail(k, DT_CHECK_fpenv, c, DT_CASE_FAIL, "the floating-point state was changed; no fast-math start-up code, restore MXCSR");
+        dt_checks_fail(k, DT_CHECK_fpenv, c, DT_CASE_FAIL,
+                       "the floating-point state was changed; no fast-math start-up code, restore MXCSR");
     if (!p->watch_late) return;
     if (r->late_ok)
         dt_checks_pass(k, DT_CHECK_late);
@@ -140,12 +150,14 @@ static void fail_difference(checking *k, dt_check check, const dt_opcase *c, con
     k->impl->name(c, d->bad_slot, d->bad_index, &where);
     const char *const tensor = dt_op_schemas[c->op].tensors[d->bad_slot].name;
     if (k->info->contract == KVDK_BITEXACT || check == DT_CHECK_exact || d->bad_bound == 0)
-        dt_checks_fail(k, check, c, DT_CASE_FAIL, "%s, %s: ref %.9g (0x%08x) got %.9g (0x%08x); %lld of %lld elements differ", tensor,
-                       where.text, d->ref_value, d->ref_bits, d->got_value, d->got_bits, (long long)d->n_bad, (long long)d->n_elem);
+        dt_checks_fail(k, check, c, DT_CASE_FAIL,
+                       "%s, %s: ref %.9g (0x%08x) got %.9g (0x%08x); %lld of %lld elements differ", tensor, where.text,
+                       d->ref_value, d->ref_bits, d->got_value, d->got_bits, (long long)d->n_bad, (long long)d->n_elem);
     else
-        dt_checks_fail(k, check, c, DT_CASE_FAIL, "%s, %s: true %.9g got %.9g, bound %.3g; %lld of %lld elements over it, worst %.3g times",
-                       tensor, where.text, d->ref_value, d->got_value, d->bad_bound, (long long)d->n_bad, (long long)d->n_elem,
-                       d->max_ratio);
+        dt_checks_fail(k, check, c, DT_CASE_FAIL,
+                       "%s, %s: true %.9g got %.9g, bound %.3g; %lld of %lld elements over it, worst %.3g times",
+                       tensor, where.text, d->ref_value, d->got_value, d->bad_bound, (long long)d->n_bad,
+                       (long long)d->n_elem, d->max_ratio);
 }
 
 static kv_status recall(void *ctx, const dt_opcase *c, dt_result *out)
@@ -164,15 +176,17 @@ static void note_culprit(checking *k, const dt_opcase *c, const dt_op_difference
     if (r->has_first_bad && (!dt_probe_applies(c->op) || k->is_probed)) return;
     k->impl->name(c, d->bad_slot, d->bad_index, &r->first_bad);
     r->has_first_bad = 1;
-    if (!dt_probe_applies(c->op) || dt_probe_weights(c, &k->info->precision, 0, recall, k, &probe) != KV_OK || !probe.kind) return;
+    if (!dt_probe_applies(c->op) || dt_probe_weights(c, &k->info->precision, 0, recall, k, &probe) != KV_OK ||
+        !probe.kind)
+        return;
     k->is_probed = 1;
     r->first_bad = (dt_element_name){.token = probe.token, .head = probe.head, .slot = probe.entry, .dim = -1};
     snprintf(r->first_bad.text, sizeof r->first_bad.text, "%s", probe.text);
     snprintf(r->first_bad_case, sizeof r->first_bad_case, "%s, %s", c->title, dt_dist_name(c->dist));
 }
 
-kv_status dt_checks_judge(checking *k, const dt_opcase *c, const dt_answer *right, void *const got[DT_OP_TENSORS], dt_check check,
-                          dt_op_difference *d)
+kv_status dt_checks_judge(checking *k, const dt_opcase *c, const dt_answer *right, void *const got[DT_OP_TENSORS],
+                          dt_check check, dt_op_difference *d)
 {
     dt_op_report *r = k->report;
     KV_TRY(dt_op_compare(c, right, got, k->info->contract, c->dist == DT_DIST_exact, d));
@@ -195,8 +209,11 @@ kv_status dt_checks_answer(checking *k, const dt_opcase *c, dt_answer *right)
     const int trusted = dt_op_trust(c, right, &ratio);
     if (ratio > k->report->ref_ratio) k->report->ref_ratio = ratio;
     if (trusted) return KV_OK;
-    return kv_fail(KV_ERR_INTERNAL, "%s %s, %s, shape %lld, seed 0x%llx: the reference leaves its own bound (%.3g times): a fault of the tester",
-                   dt_op_schemas[c->op].name, c->title, dt_dist_name(c->dist), (long long)c->shape, (unsigned long long)c->seed, ratio);
+    return kv_fail(
+        KV_ERR_INTERNAL,
+        "%s %s, %s, shape %lld, seed 0x%llx: the reference leaves its own bound (%.3g times): a fault of the tester",
+        dt_op_schemas[c->op].name, c->title, dt_dist_name(c->dist), (long long)c->shape, (unsigned long long)c->seed,
+        ratio);
 }
 
 /* The places of a case follow from the case, so that its command alone repeats them. */
@@ -208,11 +225,15 @@ static void begin_places(checking *k, const dt_opcase *c)
 dt_placement dt_checks_place(checking *k)
 {
     const uint64_t i = (uint64_t)k->placements++;
-    return (dt_placement){.salt = kv_splitmix64(k->request->seed ^ (0x9d5u + i)), .gap = (int64_t)(i % 3) * 4, .at_end = i / 3 % 2 == 0,
-                          .base = -1, .watch_late = k->late_looks++ < 2};
+    return (dt_placement){.salt = kv_splitmix64(k->request->seed ^ (0x9d5u + i)),
+                          .gap = (int64_t)(i % 3) * 4,
+                          .at_end = i / 3 % 2 == 0,
+                          .base = -1,
+                          .watch_late = k->late_looks++ < 2};
 }
 
-/* ---- one case ------------------------------------------------------------------------------------------------------------ */
+/* ---- one case
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static dt_op_record *new_record(dt_op_report *r, const dt_opcase *c)
 {
@@ -245,8 +266,10 @@ static kv_status check_poison(checking *k, const dt_opcase *c, const dt_result *
         else if (k->info->determinism == KVDK_NO_PROMISE)
             dt_checks_skip(k, DT_CHECK_poison, "it promises no determinism, and repeats differ");
         else
-            dt_checks_fail(k, DT_CHECK_poison, c, DT_CASE_FAIL, "%s, element %lld depends on what was in memory that it must not read, or on where tensors lie",
-                           dt_op_schemas[c->op].tensors[slot].name, (long long)at);
+            dt_checks_fail(
+                k, DT_CHECK_poison, c, DT_CASE_FAIL,
+                "%s, element %lld depends on what was in memory that it must not read, or on where tensors lie",
+                dt_op_schemas[c->op].tensors[slot].name, (long long)at);
     }
     dt_result_free(&r);
     return KV_OK;
@@ -324,7 +347,8 @@ static kv_status run_all(checking *k)
     return KV_OK;
 }
 
-/* ---- the whole ------------------------------------------------------------------------------------------------------------- */
+/* ---- the whole
+ * ------------------------------------------------------------------------------------------------------------- */
 
 static int severity(dt_case_status s)
 {
@@ -360,7 +384,9 @@ static void conclude(checking *k)
         snprintf(r->reason, sizeof r->reason, "an output of zeros would have passed as well");
     } else {
         r->status = DT_CASE_PASS;
-        if (r->n_refused) snprintf(r->reason, sizeof r->reason, "%lld calls refused, the first %s", (long long)r->n_refused, k->refusal);
+        if (r->n_refused)
+            snprintf(r->reason, sizeof r->reason, "%lld calls refused, the first %s", (long long)r->n_refused,
+                     k->refusal);
     }
 }
 

@@ -41,10 +41,10 @@ const char *dt_check_about(int check);
 
 /* What one check came to, over all cases. */
 typedef struct dt_check_row {
-    dt_case_status status;  /* SKIP until it was applied */
-    int64_t n, n_bad;       /* times applied, times that it failed */
-    char detail[400];       /* the first failure, or why it was skipped */
-    char repro[600];        /* the command that shows it again */
+    dt_case_status status; /* SKIP until it was applied */
+    int64_t n, n_bad;      /* times applied, times that it failed */
+    char detail[400];      /* the first failure, or why it was skipped */
+    char repro[600];       /* the command that shows it again */
 } dt_check_row;
 
 /* One drawn case, for table op_check. */
@@ -59,7 +59,8 @@ typedef struct dt_op_record {
 
 typedef struct dt_op_report {
     int op;
-    dt_case_status status; /* the worst of the rows; UNSUPPORTED when nothing was computed, UNTRUSTED when nothing could have failed */
+    dt_case_status status; /* the worst of the rows; UNSUPPORTED when nothing was computed, UNTRUSTED when nothing could
+                              have failed */
     char reason[400];
     dt_check_row checks[DT_CHECK_COUNT];
     dt_op_record *records;
@@ -67,24 +68,24 @@ typedef struct dt_op_report {
     int64_t n_calls, n_refused, n_informative;
     double worst_ratio, ref_ratio; /* share of the bound that the candidate, and the reference, used */
     int64_t max_ulp;
-    dt_element_name first_bad;     /* of the first wrong element */
+    dt_element_name first_bad; /* of the first wrong element */
     int has_first_bad;
-    char first_bad_case[180];       /* the call in which it was found */
+    char first_bad_case[180]; /* the call in which it was found */
     double wall;
 } dt_op_report;
 
 typedef struct dt_ops_request {
-    const char *kernel;     /* as on the command line, for repros */
-    const char *file;       /* its absolute path */
+    const char *kernel; /* as on the command line, for repros */
+    const char *file;   /* its absolute path */
     uint64_t seed;
-    int level;              /* 0 .. 3: how many random shapes */
-    int64_t only_shape;     /* -1: all */
-    uint32_t only_dists;    /* mask; 0: all */
-    int verbose;            /* repro before every call, on stderr */
+    int level;           /* 0 .. 3: how many random shapes */
+    int64_t only_shape;  /* -1: all */
+    uint32_t only_dists; /* mask; 0: all */
+    int verbose;         /* repro before every call, on stderr */
 } dt_ops_request;
 
-/* Puts one operation of a candidate through everything. The status is that of the tester: ERR_NOMEM, ERR_INTERNAL (the reference
- * leaves its bound); whatever the candidate does is in the report. */
+/* Puts one operation of a candidate through everything. The status is that of the tester: ERR_NOMEM, ERR_INTERNAL (the
+ * reference leaves its bound); whatever the candidate does is in the report. */
 kv_status dt_ops_check(dt_candidate *c, int op, const dt_ops_request *r, dt_op_report *out);
 void dt_op_report_free(dt_op_report *r);
 

@@ -22,7 +22,8 @@ typedef struct checking {
 double dt_checks_now(void);
 
 void dt_checks_pass(checking *k, dt_check check);
-void dt_checks_fail(checking *k, dt_check check, const dt_opcase *c, dt_case_status status, const char *fmt, ...) KV_PRINTF(5, 6);
+void dt_checks_fail(checking *k, dt_check check, const dt_opcase *c, dt_case_status status, const char *fmt, ...)
+    KV_PRINTF(5, 6);
 void dt_checks_skip(checking *k, dt_check check, const char *why);
 
 /* A place and rubbish of its own for every call. */
@@ -40,8 +41,8 @@ void dt_checks_note_surroundings(checking *k, const dt_opcase *c, const dt_place
 kv_status dt_checks_answer(checking *k, const dt_opcase *c, dt_answer *right);
 
 /* Compares and writes the row. */
-kv_status dt_checks_judge(checking *k, const dt_opcase *c, const dt_answer *right, void *const got[DT_OP_TENSORS], dt_check check,
-                          dt_op_difference *d);
+kv_status dt_checks_judge(checking *k, const dt_opcase *c, const dt_answer *right, void *const got[DT_OP_TENSORS],
+                          dt_check check, dt_op_difference *d);
 
 /* Row rows (rows.c). */
 kv_status dt_checks_rows(checking *k);

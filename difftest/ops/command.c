@@ -38,7 +38,8 @@ void dt_command_add_words(dt_command *c, const char *text)
 static kv_status read_back(dt_command *c, int fd)
 {
     const off_t end = lseek(fd, 0, SEEK_END);
-    if (end < 0 || end > MOST_TEXT) return kv_fail(KV_ERR_DEVICE, "'%s' printed more than %d MiB", c->argv[0], MOST_TEXT >> 20);
+    if (end < 0 || end > MOST_TEXT)
+        return kv_fail(KV_ERR_DEVICE, "'%s' printed more than %d MiB", c->argv[0], MOST_TEXT >> 20);
     free(c->text);
     c->text = malloc((size_t)end + 1);
     if (!c->text) return kv_fail(KV_ERR_NOMEM, "out of memory");
@@ -85,10 +86,12 @@ kv_status dt_command_run(dt_command *c, const char *input, size_t n_input)
 {
     for (int i = 0; i < c->n && i < MOST_WORDS; i++)
         if (!c->argv[i]) return kv_fail(KV_ERR_NOMEM, "out of memory");
-    if (c->n > MOST_WORDS) return kv_fail(KV_ERR_USAGE, "the command '%s' has more than %d words", c->argv[0], (int)MOST_WORDS);
+    if (c->n > MOST_WORDS)
+        return kv_fail(KV_ERR_USAGE, "the command '%s' has more than %d words", c->argv[0], (int)MOST_WORDS);
     const int in = memfd_create("kvdiff-input", MFD_CLOEXEC), out = memfd_create("kvdiff-output", MFD_CLOEXEC);
     kv_status st = KV_OK;
-    if (in < 0 || out < 0 || !write_all(in, input, n_input)) st = kv_fail(KV_ERR_NOMEM, "no memory for '%s': %s", c->argv[0], strerror(errno));
+    if (in < 0 || out < 0 || !write_all(in, input, n_input))
+        st = kv_fail(KV_ERR_NOMEM, "no memory for '%s': %s", c->argv[0], strerror(errno));
     if (st == KV_OK) st = run_with(c, in, out);
     if (in >= 0) close(in);
     if (out >= 0) close(out);
@@ -131,7 +134,9 @@ int dt_command_exists(const char *program)
     for (size_t n; path && *path; path += n + (path[n] == ':')) {
         char file[4096];
         n = strcspn(path, ":");
-        if ((size_t)snprintf(file, sizeof file, "%.*s/%s", (int)n, n ? path : ".", program) < sizeof file && access(file, X_OK) == 0) return 1;
+        if ((size_t)snprintf(file, sizeof file, "%.*s/%s", (int)n, n ? path : ".", program) < sizeof file &&
+            access(file, X_OK) == 0)
+            return 1;
     }
     return 0;
 }

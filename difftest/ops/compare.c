@@ -12,9 +12,15 @@ static uint32_t bits_at(const void *p, int64_t i)
     return b;
 }
 
-static float float_at(const void *p, int64_t i) { return ((const float *)p)[i]; }
+static float float_at(const void *p, int64_t i)
+{
+    return ((const float *)p)[i];
+}
 
-static int is_finite(float x) { return (kv_f2bits(x) & 0x7f800000) != 0x7f800000; }
+static int is_finite(float x)
+{
+    return (kv_f2bits(x) & 0x7f800000) != 0x7f800000;
+}
 
 /* Distance in units in the last place; of values that are not numbers the largest. */
 static int64_t ulps(uint32_t a, uint32_t b)
@@ -25,13 +31,15 @@ static int64_t ulps(uint32_t a, uint32_t b)
     return x > y ? x - y : y - x;
 }
 
-static double absolute(double x) { return x < 0 ? -x : x; }
+static double absolute(double x)
+{
+    return x < 0 ? -x : x;
+}
 
 /* Error over bound; infinite where a number should be one and is not, or the other way round. */
 static double ratio_of(float ref, float got, double value, double bound)
 {
-    if (!is_finite(got) || !is_finite(ref))
-        return kv_f2bits(ref) == kv_f2bits(got) ? 0 : (double)kv_inf();
+    if (!is_finite(got) || !is_finite(ref)) return kv_f2bits(ref) == kv_f2bits(got) ? 0 : (double)kv_inf();
     const double err = absolute((double)got - value);
     return err == 0 ? 0 : bound > 0 ? err / bound : (double)kv_inf();
 }
@@ -52,7 +60,8 @@ static void note_bad(dt_op_difference *d, int slot, int64_t i, uint32_t ref, uin
     d->got_bits = got;
 }
 
-static void compare_reals(const dt_answer *right, const void *got, int slot, int64_t n, int bits, dt_op_difference *d, sums *s)
+static void compare_reals(const dt_answer *right, const void *got, int slot, int64_t n, int bits, dt_op_difference *d,
+                          sums *s)
 {
     for (int64_t i = 0; i < n; i++) {
         const uint32_t rb = bits_at(right->bits[slot], i), gb = bits_at(got, i);
@@ -112,8 +121,8 @@ static int64_t count_all(const dt_opcase *c, const dt_answer *right)
     return n;
 }
 
-kv_status dt_op_compare(const dt_opcase *c, const dt_answer *right, void *const got[DT_OP_TENSORS], int32_t contract, int bits,
-                        dt_op_difference *out)
+kv_status dt_op_compare(const dt_opcase *c, const dt_answer *right, void *const got[DT_OP_TENSORS], int32_t contract,
+                        int bits, dt_op_difference *out)
 {
     const dt_op_schema *schema = &dt_op_schemas[c->op];
     *out = (dt_op_difference){.bad_slot = -1, .worst_slot = -1, .worst_index = -1, .n_elem = count_all(c, right)};
@@ -149,7 +158,8 @@ int dt_op_trust(const dt_opcase *c, const dt_answer *right, double *ratio)
     return *ratio <= 1;
 }
 
-int dt_op_same(const dt_opcase *c, void *const a[DT_OP_TENSORS], void *const b[DT_OP_TENSORS], int *slot, int64_t *index)
+int dt_op_same(const dt_opcase *c, void *const a[DT_OP_TENSORS], void *const b[DT_OP_TENSORS], int *slot,
+               int64_t *index)
 {
     const dt_op_schema *s = &dt_op_schemas[c->op];
     for (int i = 0; i < s->n_tensors; i++) {
@@ -157,7 +167,9 @@ int dt_op_same(const dt_opcase *c, void *const a[DT_OP_TENSORS], void *const b[D
         const size_t bytes = a[i] ? dt_dtype_bytes(t->dtype) : 0;
         if (!a[i] || memcmp(a[i], b[i], (size_t)dt_tensor_count(t) * bytes) == 0) continue;
         *slot = i;
-        for (*index = 0; memcmp((char *)a[i] + (size_t)*index * bytes, (char *)b[i] + (size_t)*index * bytes, bytes) == 0; (*index)++)
+        for (*index = 0;
+             memcmp((char *)a[i] + (size_t)*index * bytes, (char *)b[i] + (size_t)*index * bytes, bytes) == 0;
+             (*index)++)
             ;
         return 0;
     }

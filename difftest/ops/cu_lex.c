@@ -26,7 +26,10 @@ int dt_cu_is(const char *text, size_t at, size_t n, const char *word)
     return strlen(word) == n && memcmp(text + at, word, n) == 0;
 }
 
-static int is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+static int is_space(char c)
+{
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
 
 size_t dt_cu_next(const char *text, const unsigned char *kinds, size_t n, size_t at)
 {
@@ -83,7 +86,10 @@ ptrdiff_t dt_cu_before_bracket(const char *text, const unsigned char *kinds, ptr
     return -1;
 }
 
-static char peek(const lexer *l, size_t ahead) { return l->at + ahead < l->n ? l->text[l->at + ahead] : '\0'; }
+static char peek(const lexer *l, size_t ahead)
+{
+    return l->at + ahead < l->n ? l->text[l->at + ahead] : '\0';
+}
 
 static void take(lexer *l, size_t count, dt_cu_class kind)
 {
@@ -131,7 +137,8 @@ static void take_raw(lexer *l)
     take(l, m + 2, DT_CU_STRING);
     while (l->at < l->n) {
         const size_t left = l->n - l->at;
-        if (l->text[l->at] == ')' && left >= m + 2 && memcmp(l->text + l->at + 1, mark, m) == 0 && l->text[l->at + 1 + m] == '"') {
+        if (l->text[l->at] == ')' && left >= m + 2 && memcmp(l->text + l->at + 1, mark, m) == 0 &&
+            l->text[l->at + 1 + m] == '"') {
             take(l, m + 2, DT_CU_STRING);
             return;
         }
@@ -144,12 +151,14 @@ static void take_word(lexer *l)
 {
     const size_t from = l->at;
     const int is_number = l->text[from] >= '0' && l->text[from] <= '9';
-    while (dt_cu_is_name(peek(l, 0)) || (is_number && (peek(l, 0) == '.' || (peek(l, 0) == '\'' && dt_cu_is_name(peek(l, 1))))))
+    while (dt_cu_is_name(peek(l, 0)) ||
+           (is_number && (peek(l, 0) == '.' || (peek(l, 0) == '\'' && dt_cu_is_name(peek(l, 1))))))
         take(l, 1, DT_CU_CODE);
     if (!is_number && peek(l, 0) == '"' && l->text[l->at - 1] == 'R' && l->at - from <= 3) take_raw(l);
 }
 
-/* ---- directives ----------------------------------------------------------------------------------------------------- */
+/* ---- directives -----------------------------------------------------------------------------------------------------
+ */
 
 /* The next word of a directive; its length. */
 static size_t word_of(const lexer *l, size_t *at, size_t end)
@@ -230,7 +239,8 @@ static void take_directive(lexer *l)
     follow_condition(l, from, end);
 }
 
-/* ---- the whole ------------------------------------------------------------------------------------------------------ */
+/* ---- the whole ------------------------------------------------------------------------------------------------------
+ */
 
 void dt_cu_classify(const char *text, size_t n, unsigned char *kinds)
 {

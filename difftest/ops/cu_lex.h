@@ -6,17 +6,18 @@
 
 typedef enum dt_cu_class {
     DT_CU_CODE,
-    DT_CU_STRING,    /* a literal of characters, with its quotes */
+    DT_CU_STRING, /* a literal of characters, with its quotes */
     DT_CU_COMMENT,
     DT_CU_DIRECTIVE, /* a preprocessor line up to its end, without comments */
     DT_CU_DEAD       /* left out by a condition that is known to be false */
 } dt_cu_class;
 
-/* kinds[i] becomes the dt_cu_class of text[i]. Conditions known: #if 0, #if 1, #ifdef KVDK_SIMT, #ifndef KVDK_SIMT and their
- * #else; both branches of all others count as code. */
+/* kinds[i] becomes the dt_cu_class of text[i]. Conditions known: #if 0, #if 1, #ifdef KVDK_SIMT, #ifndef KVDK_SIMT and
+ * their #else; both branches of all others count as code. */
 void dt_cu_classify(const char *text, size_t n, unsigned char *kinds);
 
-/* First byte at or behind `at` (last byte before it) that is code and no space, or belongs to a string; n (-1): none. */
+/* First byte at or behind `at` (last byte before it) that is code and no space, or belongs to a string; n (-1): none.
+ */
 size_t dt_cu_next(const char *text, const unsigned char *kinds, size_t n, size_t at);
 ptrdiff_t dt_cu_previous(const char *text, const unsigned char *kinds, size_t at);
 

@@ -31,7 +31,8 @@ typedef struct pass {
     size_t n_out, cap_out, copied; /* text before `copied` is in out */
 } pass;
 
-/* ---- output ----------------------------------------------------------------------------------------------------------- */
+/* ---- output
+ * ----------------------------------------------------------------------------------------------------------- */
 
 static kv_status put(pass *p, const char *bytes, size_t n)
 {
@@ -48,7 +49,10 @@ static kv_status put(pass *p, const char *bytes, size_t n)
     return KV_OK;
 }
 
-static kv_status put_text(pass *p, const char *text) { return put(p, text, strlen(text)); }
+static kv_status put_text(pass *p, const char *text)
+{
+    return put(p, text, strlen(text));
+}
 
 /* Code of the source on one line: without comments, line ends as spaces. */
 static kv_status put_code(pass *p, span s)
@@ -83,7 +87,8 @@ static kv_status refuse(const pass *p, size_t at, const char *what)
     return kv_fail(KV_ERR_UNSUPPORTED, "%s:%zu: %s", p->name, line, what);
 }
 
-/* ---- preprocessor lines ------------------------------------------------------------------------------------------------ */
+/* ---- preprocessor lines
+ * ------------------------------------------------------------------------------------------------ */
 
 static kv_status check_include(const pass *p, size_t at, size_t end)
 {
@@ -102,8 +107,10 @@ static kv_status check_macro(const pass *p, size_t at, size_t end)
             n++;
         const char *why = dt_cu_refused_word(p->text, at, n);
         if (why) return refuse(p, at, why);
-        if (dt_cu_is(p->text, at, n, "__shared__")) return refuse(p, at, "__shared__ inside a macro; write the declaration out");
-        if (at + 3 <= end && memcmp(p->text + at, "<<<", 3) == 0) return refuse(p, at, "a launch inside a macro; write it out");
+        if (dt_cu_is(p->text, at, n, "__shared__"))
+            return refuse(p, at, "__shared__ inside a macro; write the declaration out");
+        if (at + 3 <= end && memcmp(p->text + at, "<<<", 3) == 0)
+            return refuse(p, at, "a launch inside a macro; write it out");
     }
     return KV_OK;
 }
@@ -125,19 +132,39 @@ static kv_status take_directive(pass *p)
     return dt_cu_is(p->text, word, n, "define") ? check_macro(p, word + n, p->at) : KV_OK;
 }
 
-/* ---- walking over code --------------------------------------------------------------------------------------------------- */
+/* ---- walking over code
+ * --------------------------------------------------------------------------------------------------- */
 
-static size_t next(const pass *p, size_t at) { return dt_cu_next(p->text, p->kinds, p->n, at); }
-static ptrdiff_t previous(const pass *p, size_t at) { return dt_cu_previous(p->text, p->kinds, at); }
-static int is_code(const pass *p, size_t at) { return at < p->n && p->kinds[at] == DT_CU_CODE; }
-static size_t word_at(const pass *p, size_t at) { return dt_cu_word(p->text, p->kinds, p->n, at); }
-static size_t behind_bracket(const pass *p, size_t at) { return dt_cu_behind_bracket(p->text, p->kinds, p->n, at); }
-static ptrdiff_t before_bracket(const pass *p, ptrdiff_t at, char opens) { return dt_cu_before_bracket(p->text, p->kinds, at, opens); }
+static size_t next(const pass *p, size_t at)
+{
+    return dt_cu_next(p->text, p->kinds, p->n, at);
+}
+static ptrdiff_t previous(const pass *p, size_t at)
+{
+    return dt_cu_previous(p->text, p->kinds, at);
+}
+static int is_code(const pass *p, size_t at)
+{
+    return at < p->n && p->kinds[at] == DT_CU_CODE;
+}
+static size_t word_at(const pass *p, size_t at)
+{
+    return dt_cu_word(p->text, p->kinds, p->n, at);
+}
+static size_t behind_bracket(const pass *p, size_t at)
+{
+    return dt_cu_behind_bracket(p->text, p->kinds, p->n, at);
+}
+static ptrdiff_t before_bracket(const pass *p, ptrdiff_t at, char opens)
+{
+    return dt_cu_before_bracket(p->text, p->kinds, at, opens);
+}
 
-/* ---- launches ------------------------------------------------------------------------------------------------------------ */
+/* ---- launches
+ * ------------------------------------------------------------------------------------------------------------ */
 
-/* Where the kernel begins whose last byte is `last`: ns::kernel<T, 4>, or anything in round brackets. -1: there is none. *name is its
- * last word. */
+/* Where the kernel begins whose last byte is `last`: ns::kernel<T, 4>, or anything in round brackets. -1: there is
+ * none. *name is its last word. */
 static ptrdiff_t kernel_begin(const pass *p, ptrdiff_t last, span *name)
 {
     *name = (span){(size_t)last, 0};
@@ -205,7 +232,8 @@ static kv_status take_launch(pass *p)
 {
     span name;
     const ptrdiff_t last = previous(p, p->at), begin = kernel_begin(p, last, &name);
-    if (begin < (ptrdiff_t)p->copied || name.n == 0) return refuse(p, p->at, "<<< stands behind nothing that could be a kernel");
+    if (begin < (ptrdiff_t)p->copied || name.n == 0)
+        return refuse(p, p->at, "<<< stands behind nothing that could be a kernel");
     if (p->depth > 0 && p->scopes[p->depth - 1] == DEVICE_CODE)
         return refuse(p, p->at, "a kernel launches a kernel: dynamic parallelism is not modelled");
     const size_t end = launch_end(p, p->at + 3);
@@ -214,26 +242,29 @@ static kv_status take_launch(pass *p)
     if (args == p->n || p->text[args] != '(') return refuse(p, end, "behind >>> the kernel's arguments are missing");
     const span kernel = {(size_t)begin, (size_t)(last + 1 - begin)}, config = {p->at + 3, end - p->at - 3};
     for (size_t i = kernel.at; i < end; i++)
-        if (p->kinds[i] == DT_CU_DIRECTIVE || p->kinds[i] == DT_CU_DEAD) return refuse(p, i, "a preprocessor line inside a launch");
+        if (p->kinds[i] == DT_CU_DIRECTIVE || p->kinds[i] == DT_CU_DEAD)
+            return refuse(p, i, "a preprocessor line inside a launch");
     KV_TRY(copy_until(p, kernel.at));
     KV_TRY(put_launch(p, kernel, name, config));
     p->at = end + 3;
     return go_on_behind(p, p->at);
 }
 
-/* ---- shared memory -------------------------------------------------------------------------------------------------------- */
+/* ---- shared memory
+ * -------------------------------------------------------------------------------------------------------- */
 
 /* A declaration cut into its parts. */
 typedef struct shared {
-    size_t at, end; /* of the declaration, ; excluded */
-    span name, rest; /* rest: the dimensions behind the name */
+    size_t at, end;      /* of the declaration, ; excluded */
+    span name, rest;     /* rest: the dimensions behind the name */
     span drop[4], align; /* words that are no part of the type; what stands in the brackets of __align__ */
     int n_drop, is_extern;
 } shared;
 
 static kv_status drop_word(const pass *p, shared *s, size_t at, size_t end)
 {
-    if (s->n_drop == 4) return refuse(p, at, "a __shared__ declaration with more attributes than this pass understands");
+    if (s->n_drop == 4)
+        return refuse(p, at, "a __shared__ declaration with more attributes than this pass understands");
     s->drop[s->n_drop++] = (span){at, end - at};
     return KV_OK;
 }
@@ -247,7 +278,8 @@ static kv_status take_shared_word(const pass *p, shared *s, size_t i, size_t *be
     if (dt_cu_is(p->text, i, n, "extern") || dt_cu_is(p->text, i, n, "static") || dt_cu_is(p->text, i, n, "__shared__"))
         return drop_word(p, s, i, i + n);
     if (dt_cu_is(p->text, i, n, "__align__") || dt_cu_is(p->text, i, n, "alignas")) {
-        const size_t open = next(p, i + n), close = open < p->n && p->text[open] == '(' ? behind_bracket(p, open) : p->n;
+        const size_t open = next(p, i + n),
+                     close = open < p->n && p->text[open] == '(' ? behind_bracket(p, open) : p->n;
         if (close == p->n) return refuse(p, i, "an alignment without its number");
         s->align = (span){open, close - open};
         *behind = close;
@@ -263,7 +295,8 @@ static kv_status cut_shared(const pass *p, shared *s)
     int angle = 0;
     for (size_t i = s->at; i < p->n;) {
         const char c = p->text[i];
-        if (p->kinds[i] == DT_CU_DIRECTIVE || p->kinds[i] == DT_CU_DEAD) return refuse(p, i, "a preprocessor line inside a __shared__ declaration");
+        if (p->kinds[i] == DT_CU_DIRECTIVE || p->kinds[i] == DT_CU_DEAD)
+            return refuse(p, i, "a preprocessor line inside a __shared__ declaration");
         if (!is_code(p, i)) {
             i++;
         } else if (dt_cu_is_name(c)) {
@@ -277,13 +310,16 @@ static kv_status cut_shared(const pass *p, shared *s)
             return s->name.n ? KV_OK : refuse(p, s->at, "a __shared__ declaration without a name");
         } else {
             angle += c == '<' ? 1 : c == '>' ? -1 : 0;
-            if (c == ',' && angle == 0) return refuse(p, i, "several __shared__ variables in one declaration; write one declaration each");
+            if (c == ',' && angle == 0)
+                return refuse(p, i, "several __shared__ variables in one declaration; write one declaration each");
             if (c == '(' && angle > 0) {
                 i = behind_bracket(p, i);
                 continue;
             }
             if (c == '=' || c == '{' || c == '(' || c == ')')
-                return refuse(p, i, "a __shared__ variable can have no initial value, and its declaration no round or curly brackets");
+                return refuse(
+                    p, i,
+                    "a __shared__ variable can have no initial value, and its declaration no round or curly brackets");
             i++;
         }
     }
@@ -325,7 +361,8 @@ static kv_status put_with_name(pass *p, const shared *s, const char *const *part
 
 static kv_status put_dynamic(pass *p, const shared *s)
 {
-    static const char *const parts[] = {"simt_type_", " *const ", " = (simt_type_", " *)simt::self->block->dynamic", NULL};
+    static const char *const parts[] = {"simt_type_", " *const ", " = (simt_type_", " *)simt::self->block->dynamic",
+                                        NULL};
     const size_t first = behind_bracket(p, s->rest.at);
     if (s->rest.n == 0 || next(p, s->rest.at + 1) + 1 != first)
         return refuse(p, s->at, "dynamic shared memory is declared as extern __shared__ T name[]");
@@ -335,9 +372,15 @@ static kv_status put_dynamic(pass *p, const shared *s)
 
 static kv_status put_static(pass *p, const shared *s)
 {
-    static const char *const head[] = {"static const char simt_site_", " = 0; simt_type_", " &", " = *(simt_type_",
-                                       " *)simt::shared_array(&simt_site_", ", sizeof(simt_type_", "), simt::alignment(alignof(simt_type_",
-                                       "), ", NULL};
+    static const char *const head[] = {"static const char simt_site_",
+                                       " = 0; simt_type_",
+                                       " &",
+                                       " = *(simt_type_",
+                                       " *)simt::shared_array(&simt_site_",
+                                       ", sizeof(simt_type_",
+                                       "), simt::alignment(alignof(simt_type_",
+                                       "), ",
+                                       NULL};
     KV_TRY(put_typedef(p, s, s->rest));
     KV_TRY(put_with_name(p, s, head));
     KV_TRY(s->align.n ? put_code(p, s->align) : put_text(p, "1"));
@@ -359,15 +402,16 @@ static kv_status take_shared(pass *p)
     return go_on_behind(p, s.end);
 }
 
-/* ---- words and braces ------------------------------------------------------------------------------------------------------- */
+/* ---- words and braces
+ * ------------------------------------------------------------------------------------------------------- */
 
 static unsigned flag_of(const pass *p, size_t at, size_t n)
 {
     static const struct {
         const char *word;
         unsigned flag;
-    } flags[] = {{"namespace", SAW_NAMESPACE}, {"__global__", SAW_GLOBAL},
-                 {"__device__", SAW_DEVICE},   {"__host__", SAW_HOST}};
+    } flags[] = {
+        {"namespace", SAW_NAMESPACE}, {"__global__", SAW_GLOBAL}, {"__device__", SAW_DEVICE}, {"__host__", SAW_HOST}};
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
         if (dt_cu_is(p->text, at, n, flags[i].word)) return flags[i].flag;
     return 0;
@@ -433,7 +477,8 @@ static kv_status take_next(pass *p)
 
 static kv_status walk(pass *p)
 {
-    if (p->n > MOST_BYTES) return kv_fail(KV_ERR_UNSUPPORTED, "%s: a source of more than %d bytes", p->name, MOST_BYTES);
+    if (p->n > MOST_BYTES)
+        return kv_fail(KV_ERR_UNSUPPORTED, "%s: a source of more than %d bytes", p->name, MOST_BYTES);
     const char *zero = p->n ? memchr(p->text, 0, p->n) : NULL;
     if (zero) return refuse(p, (size_t)(zero - p->text), "a zero byte: this is no text");
     p->kinds = malloc(p->n + 1);

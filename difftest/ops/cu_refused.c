@@ -2,11 +2,11 @@
 
 #include <string.h>
 
-#define HALVES "16-bit types of CUDA are not modelled; widen the bits with integer code (examples/cuda/attention.cu)"
-#define PTX "inline PTX cannot run on a CPU; put it under #ifndef KVDK_SIMT, with C++ in the #else"
+#define HALVES   "16-bit types of CUDA are not modelled; widen the bits with integer code (examples/cuda/attention.cu)"
+#define PTX      "inline PTX cannot run on a CPU; put it under #ifndef KVDK_SIMT, with C++ in the #else"
 #define TEXTURES "textures are not modelled; read through pointers"
 #define SURFACES "surfaces are not modelled; read and write through pointers"
-#define GROUPS "cooperative groups are not modelled; use __syncthreads, __syncwarp and shuffles"
+#define GROUPS   "cooperative groups are not modelled; use __syncthreads, __syncwarp and shuffles"
 
 static const struct {
     const char *word, *why;
@@ -38,7 +38,8 @@ const char *dt_cu_refused_word(const char *text, size_t at, size_t n)
 {
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
         const size_t m = strlen(refused[i].word);
-        if (m <= n && memcmp(text + at, refused[i].word, m) == 0 && (m == n || refused[i].is_beginning)) return refused[i].why;
+        if (m <= n && memcmp(text + at, refused[i].word, m) == 0 && (m == n || refused[i].is_beginning))
+            return refused[i].why;
     }
     return NULL;
 }

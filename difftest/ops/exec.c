@@ -46,9 +46,13 @@ static uint8_t noise_byte(uint64_t salt, int64_t at)
     return (uint8_t)(noise(salt, at / 4) >> (8 * (at % 4)));
 }
 
-/* ---- the layout ------------------------------------------------------------------------------------------------------ */
+/* ---- the layout
+ * ------------------------------------------------------------------------------------------------------ */
 
-static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+static int64_t round_up(int64_t n, int64_t to)
+{
+    return (n + to - 1) / to * to;
+}
 
 /* Rows are the last dimension that is not 1; they and everything outside move apart. */
 static void spread(kvdk_tensor *t, int64_t gap)
@@ -97,7 +101,9 @@ static void each_element(const place *p, element_fn *fn, void *ctx)
             for (int64_t k = 0; k < t->dim[2]; k++)
                 for (int64_t m = 0; m < t->dim[3]; m++, index++)
                     fn(ctx, p,
-                       p->at + (i * t->stride[0] + j * t->stride[1] + k * t->stride[2] + m * t->stride[3]) * (int64_t)bytes, index, bytes);
+                       p->at +
+                           (i * t->stride[0] + j * t->stride[1] + k * t->stride[2] + m * t->stride[3]) * (int64_t)bytes,
+                       index, bytes);
 }
 
 static void put_element(void *ctx, const place *p, int64_t at, int64_t index, size_t bytes)
@@ -113,7 +119,8 @@ static void write_region(uint8_t *region, const layout *l, uint64_t salt)
         if (l->tensors[i].slot->role != DT_OUT) each_element(&l->tensors[i], put_element, region);
 }
 
-/* ---- what happened ------------------------------------------------------------------------------------------------- */
+/* ---- what happened -------------------------------------------------------------------------------------------------
+ */
 
 typedef struct look {
     const uint8_t *sealed;
@@ -200,7 +207,8 @@ static kv_status inspect(const layout *l, const dt_opcase *c, uint64_t salt, dt_
             }
             continue;
         }
-        k.copy = r->out[p->slot - s->tensors] = malloc((size_t)dt_tensor_count(p->from) * dt_dtype_bytes(p->from->dtype) + 1);
+        k.copy = r->out[p->slot - s->tensors] =
+            malloc((size_t)dt_tensor_count(p->from) * dt_dtype_bytes(p->from->dtype) + 1);
         if (!k.copy) {
             free(k.owned);
             return kv_fail(KV_ERR_NOMEM, "out of memory");
@@ -226,7 +234,8 @@ static void check_late(const uint8_t *region, const layout *l, dt_exec *e, dt_re
     note(r, "memory changed after the call had returned");
 }
 
-/* ---- the call ------------------------------------------------------------------------------------------------------- */
+/* ---- the call -------------------------------------------------------------------------------------------------------
+ */
 
 static kv_status seal(dt_exec *e, const uint8_t *region, int64_t bytes)
 {
@@ -260,8 +269,9 @@ static kv_status ask_workspace(dt_exec *e, const dt_opcase *c, uint8_t *memory, 
     dt_candidate_workspace(e->candidate, c->op, &probe, bytes, &out->reply);
     if (out->reply.outcome == DT_DONE && *bytes > MOST_WORKSPACE) {
         out->reply.outcome = DT_REFUSED;
-        snprintf(out->reply.why, sizeof out->reply.why, "it wants %llu bytes of workspace, more than the %d of the tester",
-                 (unsigned long long)*bytes, MOST_WORKSPACE);
+        snprintf(out->reply.why, sizeof out->reply.why,
+                 "it wants %llu bytes of workspace, more than the %d of the tester", (unsigned long long)*bytes,
+                 MOST_WORKSPACE);
     }
     return KV_OK;
 }
@@ -278,8 +288,8 @@ kv_status dt_exec_call(dt_exec *e, const dt_opcase *c, const dt_placement *p, dt
     if (out->reply.outcome != DT_DONE) return KV_OK;
     lay_out(c, p, workspace, &l);
     if (l.bytes > (int64_t)block)
-        return kv_fail(KV_ERR_USAGE, "%s %s needs %lld bytes, more than the block shared with a candidate", dt_op_schemas[c->op].name,
-                       c->title, (long long)l.bytes);
+        return kv_fail(KV_ERR_USAGE, "%s %s needs %lld bytes, more than the block shared with a candidate",
+                       dt_op_schemas[c->op].name, c->title, (long long)l.bytes);
     uint8_t *region = memory + choose_base(e, p, l.bytes, block);
     write_region(region, &l, p->salt);
     dt_args args = c->args;

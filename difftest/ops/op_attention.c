@@ -1,8 +1,9 @@
 /* op_attention.c - attn_prefill and attn_decode.
  *
- * Bound of an output (docs/ops.md): a score is off by at most delta = (hd + 4) u sum |q k| scale, plus the unit of the type that
- * it is kept in times |score|. Weights are off by expm1(2 delta) relatively, sums over n entries by 2 n u, rescaling of blocks
- * of 8 or more by 3 n / 8 u, the exponential by (8 + |score - max|) u; all of that times sum p |v|. */
+ * Bound of an output (docs/ops.md): a score is off by at most delta = (hd + 4) u sum |q k| scale, plus the unit of the
+ * type that it is kept in times |score|. Weights are off by expm1(2 delta) relatively, sums over n entries by 2 n u,
+ * rescaling of blocks of 8 or more by 3 n / 8 u, the exponential by (8 + |score - max|) u; all of that times sum p |v|.
+ */
 #include "difftest/ops/view.h"
 
 #include "common/math.h"
@@ -13,12 +14,15 @@
 #include <string.h>
 
 static const dt_attn_shape shapes[] = {
-    {1, 1, 1, 4, {0, 0, 1}, 0, KVDK_F32},      {1, 2, 1, 16, {0, 1, 1}, 0, KVDK_F32},    {1, 4, 2, 32, {4, 60, 1}, 0, KVDK_F32},
-    {1, 8, 2, 64, {4, 250, 1}, 0, KVDK_F16},   {2, 3, 3, 32, {0, 254, 2}, 0, KVDK_F32},  {3, 4, 4, 8, {1, 253, 3}, 0, KVDK_F32},
-    {1, 4, 1, 32, {0, 256, 1}, 0, KVDK_BF16},  {4, 4, 2, 32, {4, 508, 4}, 2, KVDK_F32},  {2, 2, 2, 128, {0, 17, 0}, 0, KVDK_F32},
-    {1, 6, 2, 20, {0, 15, 1}, 0, KVDK_F32},    {1, 4, 2, 32, {3, 61, 1}, 3, KVDK_F16},   {1, 4, 2, 256, {0, 33, 1}, 0, KVDK_F32},
-    {33, 4, 2, 32, {0, 0, 33}, 0, KVDK_F32},   {17, 4, 2, 32, {4, 250, 17}, 1, KVDK_F32}, {64, 2, 1, 16, {0, 200, 64}, 0, KVDK_F32},
-    {5, 8, 8, 32, {0, 600, 5}, 0, KVDK_F16},   {50, 3, 1, 12, {2, 3, 50}, 0, KVDK_BF16},
+    {1, 1, 1, 4, {0, 0, 1}, 0, KVDK_F32},      {1, 2, 1, 16, {0, 1, 1}, 0, KVDK_F32},
+    {1, 4, 2, 32, {4, 60, 1}, 0, KVDK_F32},    {1, 8, 2, 64, {4, 250, 1}, 0, KVDK_F16},
+    {2, 3, 3, 32, {0, 254, 2}, 0, KVDK_F32},   {3, 4, 4, 8, {1, 253, 3}, 0, KVDK_F32},
+    {1, 4, 1, 32, {0, 256, 1}, 0, KVDK_BF16},  {4, 4, 2, 32, {4, 508, 4}, 2, KVDK_F32},
+    {2, 2, 2, 128, {0, 17, 0}, 0, KVDK_F32},   {1, 6, 2, 20, {0, 15, 1}, 0, KVDK_F32},
+    {1, 4, 2, 32, {3, 61, 1}, 3, KVDK_F16},    {1, 4, 2, 256, {0, 33, 1}, 0, KVDK_F32},
+    {33, 4, 2, 32, {0, 0, 33}, 0, KVDK_F32},   {17, 4, 2, 32, {4, 250, 17}, 1, KVDK_F32},
+    {64, 2, 1, 16, {0, 200, 64}, 0, KVDK_F32}, {5, 8, 8, 32, {0, 600, 5}, 0, KVDK_F16},
+    {50, 3, 1, 12, {2, 3, 50}, 0, KVDK_BF16},
 };
 enum { N_SHAPES = sizeof shapes / sizeof *shapes, N_DECODE = 12 };
 
@@ -47,10 +51,17 @@ static kv_status draw_attention(dt_opcase *c, int64_t listed, int64_t most)
     return dt_opcase_tensor(c, "row_sum", KVDK_F32, s.Hq, s.T, 1);
 }
 
-static kv_status draw_prefill(dt_opcase *c) { return draw_attention(c, N_SHAPES, 70); }
-static kv_status draw_decode(dt_opcase *c) { return draw_attention(c, N_DECODE, 4); }
+static kv_status draw_prefill(dt_opcase *c)
+{
+    return draw_attention(c, N_SHAPES, 70);
+}
+static kv_status draw_decode(dt_opcase *c)
+{
+    return draw_attention(c, N_DECODE, 4);
+}
 
-/* ---- truth ----------------------------------------------------------------------------------------------------------- */
+/* ---- truth
+ * ----------------------------------------------------------------------------------------------------------- */
 
 /* One row of one head. */
 typedef struct row {
@@ -63,7 +74,10 @@ typedef struct row {
     double max, sum, delta;
 } row;
 
-static double fabs_of(double x) { return x < 0 ? -x : x; }
+static double fabs_of(double x)
+{
+    return x < 0 ? -x : x;
+}
 
 static void score_row(row *r)
 {
@@ -96,8 +110,8 @@ static double weight_error(const row *r, double score)
     const double n = (double)r->seen;
     const double x = 2 * r->delta;
     const double grown = x < 1e-3 ? x * (1 + x) : kv_dexp(x < 700 ? x : 700) - 1;
-    return grown + (2 * n + 3 * n / 8 + 16 + 8 + fabs_of(score - r->max)) * DT_U + dt_unit_of(r->precision->probabilities) +
-           n * dt_unit_of(r->precision->accumulators);
+    return grown + (2 * n + 3 * n / 8 + 16 + 8 + fabs_of(score - r->max)) * DT_U +
+           dt_unit_of(r->precision->probabilities) + n * dt_unit_of(r->precision->accumulators);
 }
 
 static void weigh_row(row *r)
@@ -144,8 +158,8 @@ static void note_statistics(const row *r, const statistics *s)
     }
 }
 
-static kv_status truth(const kvdk_attn_args *a, const dt_view *view, const kvdk_precision *precision, double *o, double *bound,
-                       const statistics *s)
+static kv_status truth(const kvdk_attn_args *a, const dt_view *view, const kvdk_precision *precision, double *o,
+                       double *bound, const statistics *s)
 {
     row r = {.a = a, .view = view, .precision = precision};
     r.score = malloc((size_t)(3 * view->n + 3) * sizeof *r.score);
@@ -167,8 +181,16 @@ static kv_status truth(const kvdk_attn_args *a, const dt_view *view, const kvdk_
 
 static ref_op_attn for_reference(const kvdk_attn_args *a, const dt_view *view)
 {
-    return (ref_op_attn){.q = a->q.data, .k = view->k, .v = view->v, .T = a->T, .Hq = a->Hq, .Hk = a->Hk, .D = a->hd, .n = view->n,
-                         .stored = view->stored, .scale = (float)a->scale};
+    return (ref_op_attn){.q = a->q.data,
+                         .k = view->k,
+                         .v = view->v,
+                         .T = a->T,
+                         .Hq = a->Hq,
+                         .Hk = a->Hk,
+                         .D = a->hd,
+                         .n = view->n,
+                         .stored = view->stored,
+                         .scale = (float)a->scale};
 }
 
 static kv_status answer_view(const dt_opcase *c, const dt_view *view, const kvdk_precision *precision, dt_answer *out)
@@ -178,8 +200,8 @@ static kv_status answer_view(const dt_opcase *c, const dt_view *view, const kvdk
     KV_TRY(dt_answer_tensor(c, "o", out, &o));
     if (a->row_max.data) KV_TRY(dt_answer_tensor(c, "row_max", out, &max));
     if (a->row_sum.data) KV_TRY(dt_answer_tensor(c, "row_sum", out, &sum));
-    const statistics s = {max < 0 ? NULL : out->value[max], max < 0 ? NULL : out->bound[max], sum < 0 ? NULL : out->value[sum],
-                          sum < 0 ? NULL : out->bound[sum]};
+    const statistics s = {max < 0 ? NULL : out->value[max], max < 0 ? NULL : out->bound[max],
+                          sum < 0 ? NULL : out->value[sum], sum < 0 ? NULL : out->bound[sum]};
     KV_TRY(truth(a, view, precision, out->value[o], out->bound[o], &s));
     float *rows = malloc((size_t)(2 * a->Hq * a->T) * sizeof *rows);
     if (!rows) return kv_fail(KV_ERR_NOMEM, "out of memory");
@@ -195,14 +217,11 @@ static kv_status answer_view(const dt_opcase *c, const dt_view *view, const kvdk
 static kv_status answer(const dt_opcase *c, const kvdk_precision *precision, dt_answer *out)
 {
     const kvdk_attn_args *a = &c->args.attn_prefill;
-    dt_view view;
-    KV_TRY(dt_view_make(a->segment, a->n_segments, a->Hk, a->hd, &view));
-    const kv_status st = answer_view(c, &view, precision, out);
-    dt_view_free(&view);
-    return st;
+    return dt_view_answer(c, a->segment, a->n_segments, a->Hk, a->hd, precision, answer_view, out);
 }
 
-/* ---- names -------------------------------------------------------------------------------------------------------------- */
+/* ---- names
+ * -------------------------------------------------------------------------------------------------------------- */
 
 static void name(const dt_opcase *c, int slot, int64_t i, dt_element_name *out)
 {
@@ -219,18 +238,19 @@ static void name(const dt_opcase *c, int slot, int64_t i, dt_element_name *out)
     out->head = i / a->hd % a->Hq;
     out->dim = i % a->hd;
     if (c->dist != DT_DIST_dye) {
-        snprintf(out->text, sizeof out->text, "token %lld head %lld dim %lld", (long long)out->token, (long long)out->head,
-                 (long long)out->dim);
+        snprintf(out->text, sizeof out->text, "token %lld head %lld dim %lld", (long long)out->token,
+                 (long long)out->head, (long long)out->dim);
         return;
     }
     out->slot = c->part * a->hd + out->dim;
     dt_view_name_entry(a->segment, a->n_segments, out->slot, entry, sizeof entry);
-    snprintf(out->text, sizeof out->text, "token %lld head %lld, weight of %s", (long long)out->token, (long long)out->head, entry);
+    snprintf(out->text, sizeof out->text, "token %lld head %lld, weight of %s", (long long)out->token,
+             (long long)out->head, entry);
 }
 
 enum {
-    DISTS = DT_DIST(normal) | DT_DIST(outlier) | DT_DIST(uniform) | DT_DIST(peak) | DT_DIST(small) | DT_DIST(subnormal) |
-            DT_DIST(constant) | DT_DIST(ascending) | DT_DIST(low) | DT_DIST(exact) | DT_DIST(dye)
+    DISTS = DT_DIST(normal) | DT_DIST(outlier) | DT_DIST(uniform) | DT_DIST(peak) | DT_DIST(small) |
+            DT_DIST(subnormal) | DT_DIST(constant) | DT_DIST(ascending) | DT_DIST(low) | DT_DIST(exact) | DT_DIST(dye)
 };
 
 const dt_op_impl dt_op_attn_prefill = {N_SHAPES, DISTS, draw_prefill, answer, name};

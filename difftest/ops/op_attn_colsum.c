@@ -1,8 +1,9 @@
-/* op_attn_colsum.c - what every entry of the view received: the sum over the tokens of w p, p = exp(score - row_max) / row_sum.
+/* op_attn_colsum.c - what every entry of the view received: the sum over the tokens of w p, p = exp(score - row_max) /
+ * row_sum.
  *
- * Bound: row_max and row_sum are inputs and exact. A score is off by delta = (hd + 4) u sum |q k| scale, plus the unit of the type
- * that it is kept in times |score|; so p is off by expm1(delta) + (12 + |score - max|) u relatively: subtraction, exponential, division,
- * product. T terms are added in any order: T u of the magnitudes. */
+ * Bound: row_max and row_sum are inputs and exact. A score is off by delta = (hd + 4) u sum |q k| scale, plus the unit
+ * of the type that it is kept in times |score|; so p is off by expm1(delta) + (12 + |score - max|) u relatively:
+ * subtraction, exponential, division, product. T terms are added in any order: T u of the magnitudes. */
 #include "difftest/ops/view.h"
 
 #include "common/math.h"
@@ -13,14 +14,18 @@
 #include <string.h>
 
 static const dt_attn_shape shapes[] = {
-    {1, 1, 1, 4, {0, 0, 1}, 0, KVDK_F32},     {1, 4, 2, 32, {4, 60, 1}, 0, KVDK_F32},  {4, 4, 2, 32, {4, 250, 4}, 2, KVDK_F32},
-    {17, 4, 2, 32, {1, 15, 17}, 0, KVDK_F16}, {3, 3, 3, 20, {0, 64, 0}, 0, KVDK_F32},  {16, 2, 1, 64, {4, 16, 16}, 3, KVDK_BF16},
-    {33, 2, 2, 8, {0, 0, 33}, 0, KVDK_F32},   {257, 2, 1, 8, {2, 40, 257}, 0, KVDK_F32}, {256, 1, 1, 16, {0, 17, 256}, 1, KVDK_F32},
-    {64, 6, 2, 12, {4, 300, 64}, 0, KVDK_F32},
+    {1, 1, 1, 4, {0, 0, 1}, 0, KVDK_F32},       {1, 4, 2, 32, {4, 60, 1}, 0, KVDK_F32},
+    {4, 4, 2, 32, {4, 250, 4}, 2, KVDK_F32},    {17, 4, 2, 32, {1, 15, 17}, 0, KVDK_F16},
+    {3, 3, 3, 20, {0, 64, 0}, 0, KVDK_F32},     {16, 2, 1, 64, {4, 16, 16}, 3, KVDK_BF16},
+    {33, 2, 2, 8, {0, 0, 33}, 0, KVDK_F32},     {257, 2, 1, 8, {2, 40, 257}, 0, KVDK_F32},
+    {256, 1, 1, 16, {0, 17, 256}, 1, KVDK_F32}, {64, 6, 2, 12, {4, 300, 64}, 0, KVDK_F32},
 };
 enum { N_SHAPES = sizeof shapes / sizeof *shapes, MOST_DYED = 20, WEIGHTS = 40 };
 
-static int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t lesser(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
 
 static dt_attn_shape choose_shape(const dt_opcase *c)
 {
@@ -41,15 +46,27 @@ static kv_status draw_weights(dt_opcase *c, int64_t T)
     float *w = c->args.attn_colsum.weights.data;
     for (int64_t t = 0; t < T; t++) {
         const double normal = dt_opcase_normal(c, WEIGHTS, (uint64_t)t);
-        w[t] = is_dye ? (float)(t == c->part) : c->dist == DT_DIST_exact ? (float)(2 + t % 3) : (float)(0.01 + 0.02 * normal * normal);
+        w[t] = is_dye                     ? (float)(t == c->part)
+               : c->dist == DT_DIST_exact ? (float)(2 + t % 3)
+                                          : (float)(0.01 + 0.02 * normal * normal);
     }
     return KV_OK;
 }
 
 static ref_op_attn for_reference(const kvdk_colsum_args *a, const dt_view *view)
 {
-    return (ref_op_attn){.q = a->q.data, .k = view->k, .v = view->k, .T = a->T, .Hq = a->Hq, .Hk = a->Hk, .D = a->hd, .n = view->n,
-                         .stored = view->stored, .scale = (float)a->scale, .max = a->row_max.data, .sum = a->row_sum.data};
+    return (ref_op_attn){.q = a->q.data,
+                         .k = view->k,
+                         .v = view->k,
+                         .T = a->T,
+                         .Hq = a->Hq,
+                         .Hk = a->Hk,
+                         .D = a->hd,
+                         .n = view->n,
+                         .stored = view->stored,
+                         .scale = (float)a->scale,
+                         .max = a->row_max.data,
+                         .sum = a->row_sum.data};
 }
 
 /* Maximum and sum of the attention that goes before; its outputs are not wanted. */
@@ -83,35 +100,43 @@ static kv_status draw(dt_opcase *c)
     return draw_statistics(a);
 }
 
-/* ---- truth ---------------------------------------------------------------------------------------------------------------- */
+/* ---- truth
+ * ---------------------------------------------------------------------------------------------------------------- */
 
-static double absolute(double x) { return x < 0 ? -x : x; }
+static double absolute(double x)
+{
+    return x < 0 ? -x : x;
+}
 
 typedef struct sum {
     double value, bound;
 } sum;
 
 /* What token t gives entry i of the view under one head. */
-static sum share(const kvdk_colsum_args *a, const dt_view *view, const kvdk_precision *precision, int64_t head, int64_t t, int64_t i)
+static sum share(const kvdk_colsum_args *a, const dt_view *view, const kvdk_precision *precision, int64_t head,
+                 int64_t t, int64_t i)
 {
     const float *q = (const float *)a->q.data + (t * a->Hq + head) * a->hd;
     const float *k = view->k + (i * a->Hk + head / (a->Hq / a->Hk)) * a->hd;
-    const double max = (double)((const float *)a->row_max.data)[head * a->T + t], w = a->weights.data ? (double)((const float *)a->weights.data)[t] : 1;
+    const double max = (double)((const float *)a->row_max.data)[head * a->T + t],
+                 w = a->weights.data ? (double)((const float *)a->weights.data)[t] : 1;
     double s = 0, magnitude = 0;
     for (int64_t d = 0; d < a->hd; d++) {
         const double term = (double)q[d] * (double)k[d] * a->scale;
         s += term;
         magnitude += absolute(term);
     }
-    const double delta = ((double)a->hd + 4) * DT_U * magnitude + dt_unit_of(precision->scores) * absolute(s) + (double)a->hd * DT_UNDERFLOW;
+    const double delta = ((double)a->hd + 4) * DT_U * magnitude + dt_unit_of(precision->scores) * absolute(s) +
+                         (double)a->hd * DT_UNDERFLOW;
     const double grown = delta < 1e-3 ? delta * (1 + delta) : kv_dexp(delta < 700 ? delta : 700) - 1;
     const double p = kv_dexp(s - max) / (double)((const float *)a->row_sum.data)[head * a->T + t];
-    const double relative = grown + (12 + absolute(s - max) + (double)a->T) * DT_U + dt_unit_of(precision->probabilities) +
-                            (double)a->T * dt_unit_of(precision->accumulators);
+    const double relative = grown + (12 + absolute(s - max) + (double)a->T) * DT_U +
+                            dt_unit_of(precision->probabilities) + (double)a->T * dt_unit_of(precision->accumulators);
     return (sum){w * p, absolute(w) * p * relative + (2 + absolute(w)) * DT_UNDERFLOW};
 }
 
-static sum column(const kvdk_colsum_args *a, const dt_view *view, const kvdk_precision *precision, int64_t head, int64_t i)
+static sum column(const kvdk_colsum_args *a, const dt_view *view, const kvdk_precision *precision, int64_t head,
+                  int64_t i)
 {
     sum total = {0, 0};
     for (int64_t t = i < view->stored ? 0 : i - view->stored; t < a->T; t++) {
@@ -146,11 +171,7 @@ static kv_status answer_view(const dt_opcase *c, const dt_view *view, const kvdk
 static kv_status answer(const dt_opcase *c, const kvdk_precision *precision, dt_answer *out)
 {
     const kvdk_colsum_args *a = &c->args.attn_colsum;
-    dt_view view;
-    KV_TRY(dt_view_make(a->segment, a->n_segments, a->Hk, a->hd, &view));
-    const kv_status st = answer_view(c, &view, precision, out);
-    dt_view_free(&view);
-    return st;
+    return dt_view_answer(c, a->segment, a->n_segments, a->Hk, a->hd, precision, answer_view, out);
 }
 
 static void name(const dt_opcase *c, int slot, int64_t i, dt_element_name *out)
@@ -158,18 +179,22 @@ static void name(const dt_opcase *c, int slot, int64_t i, dt_element_name *out)
     const kvdk_colsum_args *a = &c->args.attn_colsum;
     char entry[64];
     (void)slot;
-    *out = (dt_element_name){.token = c->dist == DT_DIST_dye ? c->part : -1, .head = i / a->colsum.dim[1], .slot = i % a->colsum.dim[1], .dim = -1};
+    *out = (dt_element_name){.token = c->dist == DT_DIST_dye ? c->part : -1,
+                             .head = i / a->colsum.dim[1],
+                             .slot = i % a->colsum.dim[1],
+                             .dim = -1};
     dt_view_name_entry(a->segment, a->n_segments, out->slot, entry, sizeof entry);
     if (out->token < 0)
         snprintf(out->text, sizeof out->text, "head %lld, %s", (long long)out->head, entry);
     else
-        snprintf(out->text, sizeof out->text, "head %lld, %s, share of token %lld", (long long)out->head, entry, (long long)out->token);
+        snprintf(out->text, sizeof out->text, "head %lld, %s, share of token %lld", (long long)out->head, entry,
+                 (long long)out->token);
 }
 
 const dt_op_impl dt_op_attn_colsum = {
     .n_shapes = N_SHAPES,
-    .dists = DT_DIST(normal) | DT_DIST(outlier) | DT_DIST(uniform) | DT_DIST(peak) | DT_DIST(small) | DT_DIST(subnormal) |
-             DT_DIST(constant) | DT_DIST(ascending) | DT_DIST(low) | DT_DIST(exact) | DT_DIST(dye),
+    .dists = DT_DIST(normal) | DT_DIST(outlier) | DT_DIST(uniform) | DT_DIST(peak) | DT_DIST(small) |
+             DT_DIST(subnormal) | DT_DIST(constant) | DT_DIST(ascending) | DT_DIST(low) | DT_DIST(exact) | DT_DIST(dye),
     .draw = draw,
     .answer = answer,
     .name = name,

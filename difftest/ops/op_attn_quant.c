@@ -1,11 +1,12 @@
-/* op_attn_quant.c - attention of one token over coded tiles and a tail of rotated rows (docs/policy/kvarn.md, "Attention").
+/* op_attn_quant.c - attention of one token over coded tiles and a tail of rotated rows (docs/policy/kvarn.md,
+ * "Attention").
  *
- * Bound. A rotation of D numbers is log2(D) additions and a product per element: off by R = (log2 D + 3) u of the sum of magnitudes over
- * sqrt(D). A coded key is (w S + Z) c, of magnitude kmag = (|w S| + |Z|) |c|, whatever order its factors are used in; a score is off by
- * delta = scale sum (|k| R_q + kmag (D + 10) u |q'|), plus the unit of the type that it is kept in. Weights are off as in
- * op_attention.c, which moves the result along the rotated values: by the sum of p (weight's error) |H v|. A coded value has the magnitude
- * vmag = (|w S| + |Z|) |c|: before the last rotation a sum over n of them is off by (n + 8) u sum p vmag; the rotation spreads that over
- * the row and adds R of its own. */
+ * Bound. A rotation of D numbers is log2(D) additions and a product per element: off by R = (log2 D + 3) u of the sum
+ * of magnitudes over sqrt(D). A coded key is (w S + Z) c, of magnitude kmag = (|w S| + |Z|) |c|, whatever order its
+ * factors are used in; a score is off by delta = scale sum (|k| R_q + kmag (D + 10) u |q'|), plus the unit of the type
+ * that it is kept in. Weights are off as in op_attention.c, which moves the result along the rotated values: by the sum
+ * of p (weight's error) |H v|. A coded value has the magnitude vmag = (|w S| + |Z|) |c|: before the last rotation a sum
+ * over n of them is off by (n + 8) u sum p vmag; the rotation spreads that over the row and adds R of its own. */
 #include "difftest/ops/oracle.h"
 
 #include "common/math.h"
@@ -20,9 +21,9 @@
 static const struct {
     int64_t Hq, Hk, hd, tiles, tail, tile, kbits, vbits;
 } shapes[] = {
-    {1, 1, 32, 1, 0, 32, 4, 2},   {2, 1, 32, 0, 5, 32, 4, 2}, {4, 2, 64, 3, 31, 32, 3, 5},  {2, 2, 64, 2, 1, 128, 4, 2},
-    {4, 1, 32, 9, 7, 32, 8, 8},   {2, 1, 128, 1, 17, 64, 6, 3}, {2, 2, 256, 1, 3, 32, 4, 2}, {4, 2, 32, 8, 0, 32, 2, 4},
-    {6, 2, 32, 5, 63, 64, 5, 6},
+    {1, 1, 32, 1, 0, 32, 4, 2},  {2, 1, 32, 0, 5, 32, 4, 2}, {4, 2, 64, 3, 31, 32, 3, 5},
+    {2, 2, 64, 2, 1, 128, 4, 2}, {4, 1, 32, 9, 7, 32, 8, 8}, {2, 1, 128, 1, 17, 64, 6, 3},
+    {2, 2, 256, 1, 3, 32, 4, 2}, {4, 2, 32, 8, 0, 32, 2, 4}, {6, 2, 32, 5, 63, 64, 5, 6},
 };
 enum { N_SHAPES = sizeof shapes / sizeof *shapes, SHAPE = 90 };
 
@@ -52,8 +53,12 @@ static void choose(const dt_opcase *c, kvdk_attn_quant_args *a)
 
 static kv_kvarn_params params_of(const kvdk_attn_quant_args *a)
 {
-    return (kv_kvarn_params){.tile = (int32_t)a->tile, .kbits = (int32_t)a->kbits, .vbits = (int32_t)a->vbits, .iters = 3,
-                             .dialect = KV_KVARN_A, .tie = KV_TIE_LITERAL};
+    return (kv_kvarn_params){.tile = (int32_t)a->tile,
+                             .kbits = (int32_t)a->kbits,
+                             .vbits = (int32_t)a->vbits,
+                             .iters = 3,
+                             .dialect = KV_KVARN_A,
+                             .tie = KV_TIE_LITERAL};
 }
 
 /* Records are what coding of normal numbers gives; of small ones when the distribution is. */
@@ -91,23 +96,27 @@ static kv_status draw(dt_opcase *c)
     dt_opcase_fill(c, "q", 1, c->dist == DT_DIST_peak ? 12 : c->dist == DT_DIST_uniform ? 1e-3 : 1, a->hd);
     dt_opcase_fill(c, "tail_k", 2, 1, a->hd);
     dt_opcase_fill(c, "tail_v", 3, 1, a->hd);
-    snprintf(c->title, sizeof c->title, "Hq=%lld Hk=%lld hd=%lld tiles=%lld tail=%lld tile=%lld K%lld V%lld", (long long)a->Hq,
-             (long long)a->Hk, (long long)a->hd, (long long)a->tiles, (long long)a->tail, (long long)a->tile, (long long)a->kbits,
-             (long long)a->vbits);
+    snprintf(c->title, sizeof c->title, "Hq=%lld Hk=%lld hd=%lld tiles=%lld tail=%lld tile=%lld K%lld V%lld",
+             (long long)a->Hq, (long long)a->Hk, (long long)a->hd, (long long)a->tiles, (long long)a->tail,
+             (long long)a->tile, (long long)a->kbits, (long long)a->vbits);
     return draw_records(c, a);
 }
 
-/* ---- truth ---------------------------------------------------------------------------------------------------------------- */
+/* ---- truth
+ * ---------------------------------------------------------------------------------------------------------------- */
 
-static double absolute(double x) { return x < 0 ? -x : x; }
+static double absolute(double x)
+{
+    return x < 0 ? -x : x;
+}
 
 typedef struct row {
     const kvdk_attn_quant_args *a;
     const kvdk_precision *precision;
     kv_kvarn_layout l;
     int64_t n, head;
-    double *score;      /* [n] */
-    double *weight;     /* [n] exp(score - max) / sum */
+    double *score;  /* [n] */
+    double *weight; /* [n] exp(score - max) / sum */
     double q[256], q_off, delta, max;
 } row;
 
@@ -122,7 +131,8 @@ static double rotation_error(const double *x, int64_t D)
     return (log2 + 3) * DT_U * sum / kv_dsqrt((double)D) + (double)D * DT_UNDERFLOW;
 }
 
-/* Element i is the sum of all x[j] with the sign of the parity of i & j: all pairs that differ in one bit, bit by bit. */
+/* Element i is the sum of all x[j] with the sign of the parity of i & j: all pairs that differ in one bit, bit by bit.
+ */
 static void rotate(const double *x, int64_t D, double *out)
 {
     for (int64_t i = 0; i < D; i++)
@@ -171,8 +181,8 @@ static coded key_at(const row *r, int64_t i, int64_t d)
     const int64_t kv = r->head / (a->Hq / a->Hk), j = i % a->tile, t = i - a->tiles * a->tile;
     if (t >= 0) return plain(&a->tail_k, (t * a->Hk + kv) * a->hd + d);
     const uint8_t *p = record_of(r, i, kv);
-    return decode(kv_code_get(p + r->l.k_codes + d * r->l.k_row, (int32_t)j, (int32_t)a->kbits), half_at(p + r->l.k_scale, d),
-                  half_at(p + r->l.k_zero, d), half_at(p + r->l.k_col, j));
+    return decode(kv_code_get(p + r->l.k_codes + d * r->l.k_row, (int32_t)j, (int32_t)a->kbits),
+                  half_at(p + r->l.k_scale, d), half_at(p + r->l.k_zero, d), half_at(p + r->l.k_col, j));
 }
 
 static coded value_at(const row *r, int64_t i, int64_t d)
@@ -182,8 +192,8 @@ static coded value_at(const row *r, int64_t i, int64_t d)
     if (t >= 0) return plain(&a->tail_v, (t * a->Hk + kv) * a->hd + d);
     const uint8_t *p = record_of(r, i, kv);
     const int64_t group = j * r->l.v_groups + d / r->l.v_group;
-    return decode(kv_code_get(p + r->l.v_codes + j * r->l.v_row, (int32_t)d, (int32_t)a->vbits), half_at(p + r->l.v_scale, group),
-                  half_at(p + r->l.v_zero, group), half_at(p + r->l.v_col, d));
+    return decode(kv_code_get(p + r->l.v_codes + j * r->l.v_row, (int32_t)d, (int32_t)a->vbits),
+                  half_at(p + r->l.v_scale, group), half_at(p + r->l.v_zero, group), half_at(p + r->l.v_col, d));
 }
 
 static void score_row(row *r)
@@ -195,7 +205,8 @@ static void score_row(row *r)
         for (int64_t d = 0; d < a->hd; d++) {
             const coded k = key_at(r, i, d);
             s += r->q[d] * k.value * a->scale;
-            off += a->scale * (absolute(k.value) * r->q_off + k.magnitude * ((double)a->hd + 10) * DT_U * absolute(r->q[d])) +
+            off += a->scale *
+                       (absolute(k.value) * r->q_off + k.magnitude * ((double)a->hd + 10) * DT_U * absolute(r->q[d])) +
                    (1 + k.magnitude) * DT_UNDERFLOW;
         }
         off += dt_unit_of(r->precision->scores) * absolute(s);
@@ -209,11 +220,12 @@ static void score_row(row *r)
 static double weight_error(const row *r, double score)
 {
     const double n = (double)r->n, x = 2 * r->delta, grown = x < 1e-3 ? x * (1 + x) : kv_dexp(x < 700 ? x : 700) - 1;
-    return grown + (2 * n + 3 * n / 8 + 24 + absolute(score - r->max)) * DT_U + dt_unit_of(r->precision->probabilities) +
-           n * dt_unit_of(r->precision->accumulators);
+    return grown + (2 * n + 3 * n / 8 + 24 + absolute(score - r->max)) * DT_U +
+           dt_unit_of(r->precision->probabilities) + n * dt_unit_of(r->precision->accumulators);
 }
 
-/* Adds entry i: its value before the rotation, how far that may be off, and what the error of its weight does behind it. */
+/* Adds entry i: its value before the rotation, how far that may be off, and what the error of its weight does behind
+ * it. */
 static void add_entry(const row *r, int64_t i, double p, double *o, double *off, double *bound)
 {
     const int64_t D = r->a->hd;
@@ -247,7 +259,8 @@ static void attend(row *r, double *value, double *bound)
 static kv_status truth(const kvdk_attn_quant_args *a, const kvdk_precision *precision, double *value, double *bound)
 {
     const kv_kvarn_params p = params_of(a);
-    row r = {.a = a, .precision = precision, .l = kv_kvarn_layout_of(&p, (int32_t)a->hd), .n = a->tiles * a->tile + a->tail};
+    row r = {
+        .a = a, .precision = precision, .l = kv_kvarn_layout_of(&p, (int32_t)a->hd), .n = a->tiles * a->tile + a->tail};
     r.score = malloc((size_t)(2 * r.n) * sizeof *r.score);
     r.weight = r.score + r.n;
     if (!r.score) return kv_fail(KV_ERR_NOMEM, "out of memory");
@@ -271,8 +284,17 @@ static kv_status answer(const dt_opcase *c, const kvdk_precision *precision, dt_
     int slot;
     KV_TRY(dt_answer_tensor(c, "o", out, &slot));
     KV_TRY(truth(a, precision, out->value[slot], out->bound[slot]));
-    const ref_op_kvarn_attn r = {.params = p, .q = a->q.data, .records = a->records.data, .tail_k = a->tail_k.data, .tail_v = a->tail_v.data,
-                                 .Hq = a->Hq, .Hk = a->Hk, .D = a->hd, .tiles = a->tiles, .tail = a->tail, .scale = (float)a->scale,
+    const ref_op_kvarn_attn r = {.params = p,
+                                 .q = a->q.data,
+                                 .records = a->records.data,
+                                 .tail_k = a->tail_k.data,
+                                 .tail_v = a->tail_v.data,
+                                 .Hq = a->Hq,
+                                 .Hk = a->Hk,
+                                 .D = a->hd,
+                                 .tiles = a->tiles,
+                                 .tail = a->tail,
+                                 .scale = (float)a->scale,
                                  .o = out->bits[slot]};
     return ref_op_kvarn_attention(&r);
 }

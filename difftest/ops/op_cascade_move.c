@@ -1,5 +1,5 @@
-/* op_cascade_move.c - rows change their slots, all at once. Nothing is computed. The listed shapes are those that break moves in place:
- * both directions of a shift, exchanges, one row into many slots, and new tokens between them. */
+/* op_cascade_move.c - rows change their slots, all at once. Nothing is computed. The listed shapes are those that break
+ * moves in place: both directions of a shift, exchanges, one row into many slots, and new tokens between them. */
 #include "difftest/ops/oracle.h"
 
 #include <stdio.h>
@@ -13,8 +13,8 @@ static const struct {
     int64_t G, S, T, hd;
     pattern pattern;
 } shapes[] = {
-    {1, 1, 1, 4, NEW},     {1, 4, 1, 4, STAY},     {2, 17, 1, 8, UP},      {2, 17, 3, 8, DOWN},   {3, 16, 2, 5, REVERSE},
-    {4, 64, 7, 32, SCATTER}, {2, 65, 65, 16, NEW}, {1, 257, 1, 4, UP},     {1, 257, 20, 4, DOWN}, {2, 100, 4, 33, SCATTER},
+    {1, 1, 1, 4, NEW},       {1, 4, 1, 4, STAY},   {2, 17, 1, 8, UP},  {2, 17, 3, 8, DOWN},   {3, 16, 2, 5, REVERSE},
+    {4, 64, 7, 32, SCATTER}, {2, 65, 65, 16, NEW}, {1, 257, 1, 4, UP}, {1, 257, 20, 4, DOWN}, {2, 100, 4, 33, SCATTER},
 };
 enum { N_SHAPES = sizeof shapes / sizeof *shapes, OLD = 1 << 20 };
 
@@ -83,8 +83,8 @@ static kv_status draw(dt_opcase *c)
         c->n_parts = 1;
         colour(a);
     }
-    snprintf(c->title, sizeof c->title, "G=%lld S=%lld T=%lld hd=%lld %s", (long long)a->G, (long long)a->S, (long long)a->T,
-             (long long)a->hd, pattern_names[p]);
+    snprintf(c->title, sizeof c->title, "G=%lld S=%lld T=%lld hd=%lld %s", (long long)a->G, (long long)a->S,
+             (long long)a->T, (long long)a->hd, pattern_names[p]);
     return KV_OK;
 }
 
@@ -93,7 +93,8 @@ static void move(const kvdk_move_args *a, const float *stored, const float *fres
     for (int64_t s = 0; s < a->S; s++)
         for (int64_t g = 0; g < a->G; g++) {
             const int64_t from = ((const int32_t *)a->src.data)[g * a->S + s];
-            const float *row = from >= 0 ? stored + (from * a->G + g) * a->hd : fresh + ((-1 - from) * a->G + g) * a->hd;
+            const float *row =
+                from >= 0 ? stored + (from * a->G + g) * a->hd : fresh + ((-1 - from) * a->G + g) * a->hd;
             memcpy(out + (s * a->G + g) * a->hd, row, (size_t)a->hd * sizeof *out);
         }
 }
@@ -119,8 +120,9 @@ static void name(const dt_opcase *c, int slot, int64_t i, dt_element_name *out)
     *out = (dt_element_name){.token = -1, .head = i / a->hd % a->G, .slot = i / (a->G * a->hd), .dim = i % a->hd};
     const int64_t from = ((const int32_t *)a->src.data)[out->head * a->S + out->slot];
     if (from < 0) out->token = -1 - from;
-    snprintf(out->text, sizeof out->text, "slot %lld head %lld dim %lld, place of %s %lld", (long long)out->slot, (long long)out->head,
-             (long long)out->dim, from < 0 ? "new token" : "slot", (long long)(from < 0 ? -1 - from : from));
+    snprintf(out->text, sizeof out->text, "slot %lld head %lld dim %lld, place of %s %lld", (long long)out->slot,
+             (long long)out->head, (long long)out->dim, from < 0 ? "new token" : "slot",
+             (long long)(from < 0 ? -1 - from : from));
 }
 
 const dt_op_impl dt_op_cascade_move = {

@@ -1,6 +1,7 @@
-/* op_cascade_plan.c - where the tokens of a step go in a cascade (docs/policy/cascade.md, "Insertion of one token"). All results are
- * whole numbers. The state before the step is one that a cascade can be in: the reference has fed it `seen` tokens with random
- * scores; then the scores are drawn anew, so that ties, NaN and numbers below the normal range meet. */
+/* op_cascade_plan.c - where the tokens of a step go in a cascade (docs/policy/cascade.md, "Insertion of one token").
+ * All results are whole numbers. The state before the step is one that a cascade can be in: the reference has fed it
+ * `seen` tokens with random scores; then the scores are drawn anew, so that ties, NaN and numbers below the normal
+ * range meet. */
 #include "difftest/ops/oracle.h"
 
 #include "common/math.h"
@@ -14,10 +15,10 @@ static const struct {
     int64_t G, T, sinks, W, levels, eager, seen;
     int nan;
 } shapes[] = {
-    {1, 1, 0, 1, 1, 1, 0, 0},    {1, 16, 1, 2, 3, 1, 0, 0},   {2, 1, 1, 2, 3, 1, 7, 0},   {2, 5, 1, 2, 3, 1, 6, 0},
-    {1, 1, 4, 16, 4, 1, 68, 0},  {2, 3, 4, 16, 4, 1, 67, 0},  {3, 7, 4, 16, 4, 1, 60, 0}, {2, 33, 4, 16, 4, 1, 100, 1},
-    {2, 64, 4, 16, 4, 0, 0, 0},  {2, 2, 0, 3, 8, 1, 500, 0},  {2, 9, 2, 5, 3, 0, 40, 1},  {2, 257, 4, 16, 2, 1, 300, 0},
-    {1, 1, 4, 64, 4, 1, 999, 0}, {3, 20, 3, 1, 5, 1, 50, 1},  {4, 16, 64, 7, 3, 1, 70, 0},
+    {1, 1, 0, 1, 1, 1, 0, 0},    {1, 16, 1, 2, 3, 1, 0, 0},  {2, 1, 1, 2, 3, 1, 7, 0},    {2, 5, 1, 2, 3, 1, 6, 0},
+    {1, 1, 4, 16, 4, 1, 68, 0},  {2, 3, 4, 16, 4, 1, 67, 0}, {3, 7, 4, 16, 4, 1, 60, 0},  {2, 33, 4, 16, 4, 1, 100, 1},
+    {2, 64, 4, 16, 4, 0, 0, 0},  {2, 2, 0, 3, 8, 1, 500, 0}, {2, 9, 2, 5, 3, 0, 40, 1},   {2, 257, 4, 16, 2, 1, 300, 0},
+    {1, 1, 4, 64, 4, 1, 999, 0}, {3, 20, 3, 1, 5, 1, 50, 1}, {4, 16, 64, 7, 3, 1, 70, 0},
 };
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 
@@ -45,8 +46,16 @@ static int choose(const dt_opcase *c, kvdk_plan_args *a)
 
 static ref_op_cascade for_reference(const kvdk_plan_args *a)
 {
-    return (ref_op_cascade){.G = a->G, .T = a->T, .sinks = a->sinks, .W = a->W, .levels = a->levels, .eager = a->eager, .seen = a->seen,
-                            .score = a->score.data, .new_score = a->new_score.data, .og = a->og.data};
+    return (ref_op_cascade){.G = a->G,
+                            .T = a->T,
+                            .sinks = a->sinks,
+                            .W = a->W,
+                            .levels = a->levels,
+                            .eager = a->eager,
+                            .seen = a->seen,
+                            .score = a->score.data,
+                            .new_score = a->new_score.data,
+                            .og = a->og.data};
 }
 
 /* Feeds the first `seen` tokens to an empty cascade: og and rings of c. */
@@ -108,9 +117,9 @@ static kv_status draw(dt_opcase *c)
     dt_opcase_fill(c, "score", 1, 1, S * a->G);
     dt_opcase_fill(c, "new_score", 1, 1, a->T * a->G); /* the same stream: constant gives ties */
     shape_scores(c, a, nan);
-    snprintf(c->title, sizeof c->title, "G=%lld T=%lld sinks=%lld W=%lld levels=%lld eager=%lld seen=%lld%s", (long long)a->G,
-             (long long)a->T, (long long)a->sinks, (long long)a->W, (long long)a->levels, (long long)a->eager, (long long)a->seen,
-             nan ? " NaN" : "");
+    snprintf(c->title, sizeof c->title, "G=%lld T=%lld sinks=%lld W=%lld levels=%lld eager=%lld seen=%lld%s",
+             (long long)a->G, (long long)a->T, (long long)a->sinks, (long long)a->W, (long long)a->levels,
+             (long long)a->eager, (long long)a->seen, nan ? " NaN" : "");
     return KV_OK;
 }
 
@@ -150,17 +159,19 @@ static void name(const dt_opcase *c, int slot, int64_t i, dt_element_name *out)
         if (i == 0)
             snprintf(out->text, sizeof out->text, "sinks stored");
         else
-            snprintf(out->text, sizeof out->text, "%s of ring %lld", i % 2 ? "count" : "start", (long long)((i - 1) / 2));
+            snprintf(out->text, sizeof out->text, "%s of ring %lld", i % 2 ? "count" : "start",
+                     (long long)((i - 1) / 2));
     } else if (strcmp(tensor, "src") == 0) {
         out->head = i / S;
         out->slot = i % S;
         name_slot(a, out->slot, where, sizeof where);
-        snprintf(out->text, sizeof out->text, "list %lld slot %lld (%s)", (long long)out->head, (long long)out->slot, where);
+        snprintf(out->text, sizeof out->text, "list %lld slot %lld (%s)", (long long)out->head, (long long)out->slot,
+                 where);
     } else {
         out->head = i / a->T;
         out->token = i % a->T;
-        snprintf(out->text, sizeof out->text, "list %lld, when token %lld (original index %lld) came", (long long)out->head,
-                 (long long)out->token, (long long)(a->seen + out->token));
+        snprintf(out->text, sizeof out->text, "list %lld, when token %lld (original index %lld) came",
+                 (long long)out->head, (long long)out->token, (long long)(a->seen + out->token));
     }
 }
 

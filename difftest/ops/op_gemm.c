@@ -1,9 +1,10 @@
 /* op_gemm.c - products of matrices, bias and epilogue.
  *
- * Bound of a product p = sum over k of a w (+ bias), S the sum of magnitudes: K products, K - 1 additions in any order and the bias are
- * off by e = (K + 2) u S at most. ADD: one addition more. RELU2: 2 |p| e + e^2 and one product. SILU_MUL: the derivative of silu
- * is below 1.1, its exponential is off by (8 + |g|) u, three operations follow; exp(-g) may overflow below g = -88, which costs
- * |g| 2^-126. Inputs that a unit flushes to zero cost 2^-126 times what they are multiplied with. */
+ * Bound of a product p = sum over k of a w (+ bias), S the sum of magnitudes: K products, K - 1 additions in any order
+ * and the bias are off by e = (K + 2) u S at most. ADD: one addition more. RELU2: 2 |p| e + e^2 and one product.
+ * SILU_MUL: the derivative of silu is below 1.1, its exponential is off by (8 + |g|) u, three operations follow;
+ * exp(-g) may overflow below g = -88, which costs |g| 2^-126. Inputs that a unit flushes to zero cost 2^-126 times what
+ * they are multiplied with. */
 #include "difftest/ops/oracle.h"
 
 #include "common/math.h"
@@ -16,10 +17,11 @@ static const struct {
     int64_t M, N, K, epilogue;
     int bias;
 } shapes[] = {
-    {1, 1, 1, KVDK_STORE, 0},       {1, 16, 16, KVDK_STORE, 1},  {3, 17, 31, KVDK_ADD, 0},    {2, 34, 64, KVDK_SILU_MUL, 0},
-    {5, 15, 65, KVDK_RELU2, 1},     {16, 16, 255, KVDK_STORE, 0}, {1, 48, 256, KVDK_ADD, 1},  {17, 31, 257, KVDK_STORE, 1},
-    {4, 64, 257, KVDK_SILU_MUL, 1}, {2, 7, 513, KVDK_RELU2, 0},  {64, 5, 128, KVDK_STORE, 0}, {65, 33, 96, KVDK_ADD, 0},
-    {1, 257, 100, KVDK_STORE, 1},   {129, 6, 63, KVDK_SILU_MUL, 0},
+    {1, 1, 1, KVDK_STORE, 0},      {1, 16, 16, KVDK_STORE, 1},     {3, 17, 31, KVDK_ADD, 0},
+    {2, 34, 64, KVDK_SILU_MUL, 0}, {5, 15, 65, KVDK_RELU2, 1},     {16, 16, 255, KVDK_STORE, 0},
+    {1, 48, 256, KVDK_ADD, 1},     {17, 31, 257, KVDK_STORE, 1},   {4, 64, 257, KVDK_SILU_MUL, 1},
+    {2, 7, 513, KVDK_RELU2, 0},    {64, 5, 128, KVDK_STORE, 0},    {65, 33, 96, KVDK_ADD, 0},
+    {1, 257, 100, KVDK_STORE, 1},  {129, 6, 63, KVDK_SILU_MUL, 0},
 };
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 
@@ -38,7 +40,8 @@ static void choose(dt_opcase *c, kvdk_gemm_args *a, int *bias)
         a->epilogue = dt_opcase_below(c, 90, 3, 4);
         *bias = (int)dt_opcase_below(c, 90, 4, 2);
     }
-    if (c->dist == DT_DIST_exact && a->epilogue == KVDK_SILU_MUL) a->epilogue = KVDK_STORE; /* an exponential is never exact */
+    if (c->dist == DT_DIST_exact && a->epilogue == KVDK_SILU_MUL)
+        a->epilogue = KVDK_STORE; /* an exponential is never exact */
     if (c->dist != DT_DIST_dye) return;
     a->M = a->K; /* a row for every element of K */
     a->N = a->N < 7 ? a->N : 7;
@@ -75,7 +78,8 @@ static kv_status draw(dt_opcase *c)
     KV_TRY(dt_opcase_tensor(c, "c", KVDK_F32, a->M, width, 1));
     if (bias) KV_TRY(dt_opcase_tensor(c, "bias", KVDK_F32, a->N, 1, 1));
     dt_opcase_fill(c, "a", 1, 1, a->K);
-    dt_opcase_fill(c, "w", 2, c->dist == DT_DIST_subnormal ? 0x1p132 : 1, a->K); /* products below the normal range, not zeros */
+    dt_opcase_fill(c, "w", 2, c->dist == DT_DIST_subnormal ? 0x1p132 : 1,
+                   a->K); /* products below the normal range, not zeros */
     dt_opcase_fill(c, "bias", 3, 1, a->N);
     dt_opcase_fill(c, "c", 4, 1, width);
     if (c->dist == DT_DIST_exact) {
@@ -90,13 +94,17 @@ static kv_status draw(dt_opcase *c)
     return KV_OK;
 }
 
-/* ---- truth ---------------------------------------------------------------------------------------------------------------- */
+/* ---- truth
+ * ---------------------------------------------------------------------------------------------------------------- */
 
 typedef struct number {
     double value, error;
 } number;
 
-static double absolute(double x) { return x < 0 ? -x : x; }
+static double absolute(double x)
+{
+    return x < 0 ? -x : x;
+}
 
 static number product(const kvdk_gemm_args *a, int64_t m, int64_t n)
 {
@@ -119,8 +127,10 @@ static number product(const kvdk_gemm_args *a, int64_t m, int64_t n)
 static number silu_mul(number g, number u)
 {
     const double s = g.value / (1 + kv_dexp(g.value < -700 ? 700 : -g.value)), size = absolute(g.value);
-    const double off = 1.1 * g.error + absolute(s) * (12 + size) * DT_U + 2 * (size + 1) * DT_UNDERFLOW, value = s * u.value;
-    return (number){value, off * (absolute(u.value) + u.error) + absolute(s) * u.error + 2 * DT_U * absolute(value) + DT_UNDERFLOW};
+    const double off = 1.1 * g.error + absolute(s) * (12 + size) * DT_U + 2 * (size + 1) * DT_UNDERFLOW,
+                 value = s * u.value;
+    return (number){value, off * (absolute(u.value) + u.error) + absolute(s) * u.error + 2 * DT_U * absolute(value) +
+                               DT_UNDERFLOW};
 }
 
 static number finish(const kvdk_gemm_args *a, int64_t m, int64_t n)
@@ -135,17 +145,25 @@ static number finish(const kvdk_gemm_args *a, int64_t m, int64_t n)
     case KVDK_SILU_MUL:
         return silu_mul(p, product(a, m, n + a->N / 2));
     case KVDK_RELU2:
-        return (number){r * r, 2 * r * p.error + p.error * p.error + 2 * DT_U * (r + p.error) * (r + p.error) + DT_UNDERFLOW};
+        return (number){r * r,
+                        2 * r * p.error + p.error * p.error + 2 * DT_U * (r + p.error) * (r + p.error) + DT_UNDERFLOW};
     default:
         return p;
     }
 }
 
-/* ---- bits -------------------------------------------------------------------------------------------------------------------- */
+/* ---- bits
+ * --------------------------------------------------------------------------------------------------------------------
+ */
 
 static kv_status bits_of(const kvdk_gemm_args *a, float *out)
 {
-    const ref_op_gemm_args g = {.a = a->a.data, .w = a->w.data, .bias = a->bias.data, .m = a->M, .n = a->N, .k = a->K,
+    const ref_op_gemm_args g = {.a = a->a.data,
+                                .w = a->w.data,
+                                .bias = a->bias.data,
+                                .m = a->M,
+                                .n = a->N,
+                                .k = a->K,
                                 .epilogue = a->epilogue == KVDK_ADD        ? REF_OP_ADD
                                             : a->epilogue == KVDK_SILU_MUL ? REF_OP_SILU_MUL
                                             : a->epilogue == KVDK_RELU2    ? REF_OP_RELU2
@@ -176,15 +194,16 @@ static void name(const dt_opcase *c, int slot, int64_t i, dt_element_name *out)
     (void)slot;
     *out = (dt_element_name){.token = i / width, .head = -1, .slot = -1, .dim = i % width};
     if (c->dist == DT_DIST_dye)
-        snprintf(out->text, sizeof out->text, "column %lld, element %lld of K", (long long)(i % width), (long long)(i / width));
+        snprintf(out->text, sizeof out->text, "column %lld, element %lld of K", (long long)(i % width),
+                 (long long)(i / width));
     else
         snprintf(out->text, sizeof out->text, "row %lld column %lld", (long long)(i / width), (long long)(i % width));
 }
 
 const dt_op_impl dt_op_gemm = {
     .n_shapes = N_SHAPES,
-    .dists = DT_DIST(normal) | DT_DIST(outlier) | DT_DIST(small) | DT_DIST(large) | DT_DIST(subnormal) | DT_DIST(constant) |
-             DT_DIST(exact) | DT_DIST(dye),
+    .dists = DT_DIST(normal) | DT_DIST(outlier) | DT_DIST(small) | DT_DIST(large) | DT_DIST(subnormal) |
+             DT_DIST(constant) | DT_DIST(exact) | DT_DIST(dye),
     .draw = draw,
     .answer = answer,
     .name = name,

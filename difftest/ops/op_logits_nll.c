@@ -1,8 +1,9 @@
 /* op_logits_nll.c - head, softcap and negative log-likelihood of one target a row.
  *
- * Bound: a logit is off by e = (D + 2) u sum |h w|; a softcap has a derivative below 1 and costs 10 u |z| of its own. delta, the largest of a
- * row, is how far row_max may be off. Every term of the sum is off by expm1(2 delta) + (8 + |z - max|) u, V terms in any order by
- * V u. nll = log(sum) - (z_t - max): 2 delta, the relative error of the sum, and 4 u of each of the three numbers. */
+ * Bound: a logit is off by e = (D + 2) u sum |h w|; a softcap has a derivative below 1 and costs 10 u |z| of its own.
+ * delta, the largest of a row, is how far row_max may be off. Every term of the sum is off by expm1(2 delta) + (8 + |z
+ * - max|) u, V terms in any order by V u. nll = log(sum) - (z_t - max): 2 delta, the relative error of the sum, and 4 u
+ * of each of the three numbers. */
 #include "difftest/ops/oracle.h"
 
 #include "common/math.h"
@@ -16,7 +17,7 @@ static const struct {
     int64_t T, D, V;
     float softcap;
 } shapes[] = {
-    {1, 1, 1, 0},   {3, 16, 2, 0},    {2, 31, 63, 30},  {5, 32, 64, 0},    {4, 255, 65, 15}, {1, 257, 255, 0},
+    {1, 1, 1, 0},    {3, 16, 2, 0},   {2, 31, 63, 30},   {5, 32, 64, 0},  {4, 255, 65, 15}, {1, 257, 255, 0},
     {17, 8, 257, 0}, {2, 4, 4095, 0}, {1, 16, 4096, 30}, {3, 8, 4097, 0}, {1, 5, 8193, 0},
 };
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
@@ -46,7 +47,10 @@ static void shape_logits(dt_opcase *c, kvdk_nll_args *a)
     for (int64_t v = 0; v < a->V; v++) {
         for (int64_t d = 1; d < a->D; d++)
             w[v * a->D + d] *= 0.1f;
-        w[v * a->D] = c->dist == DT_DIST_low ? -150 : c->dist == DT_DIST_ascending ? 0.02f * (float)v : v == a->V / 2 ? 40 : 0;
+        w[v * a->D] = c->dist == DT_DIST_low         ? -150
+                      : c->dist == DT_DIST_ascending ? 0.02f * (float)v
+                      : v == a->V / 2                ? 40
+                                                     : 0;
     }
 }
 
@@ -64,14 +68,21 @@ static kv_status draw(dt_opcase *c)
     dt_opcase_fill(c, "w", 2, c->dist == DT_DIST_uniform ? 1e-3 : 1, a->D);
     shape_logits(c, a);
     for (int64_t t = 0; t < a->T; t++) /* the last one, the first one, then any */
-        ((int32_t *)a->target.data)[t] = (int32_t)(t == 0 ? a->V - 1 : t == 1 ? 0 : dt_opcase_below(c, 3, (uint64_t)t, a->V));
-    snprintf(c->title, sizeof c->title, "T=%lld D=%lld V=%lld softcap=%g", (long long)a->T, (long long)a->D, (long long)a->V, a->softcap);
+        ((int32_t *)a->target.data)[t] = (int32_t)(t == 0   ? a->V - 1
+                                                   : t == 1 ? 0
+                                                            : dt_opcase_below(c, 3, (uint64_t)t, a->V));
+    snprintf(c->title, sizeof c->title, "T=%lld D=%lld V=%lld softcap=%g", (long long)a->T, (long long)a->D,
+             (long long)a->V, a->softcap);
     return KV_OK;
 }
 
-/* ---- truth ---------------------------------------------------------------------------------------------------------------- */
+/* ---- truth
+ * ---------------------------------------------------------------------------------------------------------------- */
 
-static double absolute(double x) { return x < 0 ? -x : x; }
+static double absolute(double x)
+{
+    return x < 0 ? -x : x;
+}
 
 static double tanh_of(double x)
 {
@@ -81,7 +92,7 @@ static double tanh_of(double x)
 }
 
 typedef struct logits {
-    double *z; /* [V] */
+    double *z;                     /* [V] */
     double max, delta, sum, error; /* error of the sum */
 } logits;
 
@@ -126,7 +137,8 @@ static void truth(const kvdk_nll_args *a, const int slot[3], logits *l, dt_answe
     for (int64_t t = 0; t < a->T; t++) {
         make_logits(a, t, l);
         add_up(a, l);
-        const double z = l->z[((const int32_t *)a->target.data)[t]], log_sum = kv_log_core(l->sum), nll = log_sum - (z - l->max);
+        const double z = l->z[((const int32_t *)a->target.data)[t]], log_sum = kv_log_core(l->sum),
+                     nll = log_sum - (z - l->max);
         out->value[slot[0]][t] = nll;
         out->bound[slot[0]][t] = 2 * l->delta + l->error / l->sum * (1 + l->error / l->sum) +
                                  4 * DT_U * (absolute(log_sum) + absolute(z - l->max) + absolute(nll)) + DT_UNDERFLOW;
@@ -144,7 +156,8 @@ static kv_status bits_of(const kvdk_nll_args *a, const int slot[3], dt_answer *o
     if (!z) return kv_fail(KV_ERR_NOMEM, "out of memory");
     kv_status st = ref_op_gemm(a->h.data, a->w.data, a->T, a->V, a->D, z);
     for (int64_t t = 0; st == KV_OK && t < a->T; t++)
-        st = ref_op_nll(z + t * a->V, a->V, (float)a->softcap, ((const int32_t *)a->target.data)[t], &nll[t], &max[t], &sum[t]);
+        st = ref_op_nll(z + t * a->V, a->V, (float)a->softcap, ((const int32_t *)a->target.data)[t], &nll[t], &max[t],
+                        &sum[t]);
     free(z);
     return st;
 }
@@ -169,7 +182,8 @@ static void name(const dt_opcase *c, int slot, int64_t i, dt_element_name *out)
 {
     (void)slot;
     *out = (dt_element_name){.token = i, .head = -1, .slot = -1, .dim = -1};
-    snprintf(out->text, sizeof out->text, "token %lld (target %d)", (long long)i, ((const int32_t *)c->args.logits_nll.target.data)[i]);
+    snprintf(out->text, sizeof out->text, "token %lld (target %d)", (long long)i,
+             ((const int32_t *)c->args.logits_nll.target.data)[i]);
 }
 
 const dt_op_impl dt_op_logits_nll = {

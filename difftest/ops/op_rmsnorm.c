@@ -1,5 +1,5 @@
-/* op_rmsnorm.c - rmsnorm: r = 1 / sqrt(mean square + eps); y = x r w. The relative error of the mean square is at most (n + 2) u,
- * all its terms being positive; half of that enters r, and a root, a division and two products follow. */
+/* op_rmsnorm.c - rmsnorm: r = 1 / sqrt(mean square + eps); y = x r w. The relative error of the mean square is at most
+ * (n + 2) u, all its terms being positive; half of that enters r, and a root, a division and two products follow. */
 #include "difftest/ops/oracle.h"
 
 #include "common/math.h"
@@ -11,8 +11,8 @@
 static const struct {
     int64_t T, D;
     int residual;
-} shapes[] = {{1, 1, 0},   {1, 2, 1},   {3, 31, 0},  {5, 32, 0},  {2, 33, 1},   {4, 63, 0},    {1, 64, 0},
-              {7, 65, 0},  {2, 127, 0}, {3, 128, 1}, {1, 257, 0}, {65, 96, 0},  {2, 1024, 0},  {1, 4099, 0}};
+} shapes[] = {{1, 1, 0},  {1, 2, 1},   {3, 31, 0},  {5, 32, 0},  {2, 33, 1},  {4, 63, 0},   {1, 64, 0},
+              {7, 65, 0}, {2, 127, 0}, {3, 128, 1}, {1, 257, 0}, {65, 96, 0}, {2, 1024, 0}, {1, 4099, 0}};
 
 static kv_status draw(dt_opcase *c)
 {
@@ -30,7 +30,8 @@ static kv_status draw(dt_opcase *c)
     dt_opcase_fill(c, "x", 1, 1, a->D);
     dt_opcase_fill(c, "residual", 2, 1, a->D);
     dt_opcase_fill(c, "weight", 3, 1, a->D);
-    snprintf(c->title, sizeof c->title, "T=%lld D=%lld%s", (long long)a->T, (long long)a->D, residual ? " residual" : "");
+    snprintf(c->title, sizeof c->title, "T=%lld D=%lld%s", (long long)a->T, (long long)a->D,
+             residual ? " residual" : "");
     return KV_OK;
 }
 
@@ -80,7 +81,8 @@ static void name(const dt_opcase *c, int slot, int64_t i, dt_element_name *out)
 
 const dt_op_impl dt_op_rmsnorm = {
     .n_shapes = sizeof shapes / sizeof *shapes,
-    .dists = DT_DIST(normal) | DT_DIST(outlier) | DT_DIST(small) | DT_DIST(large) | DT_DIST(subnormal) | DT_DIST(constant),
+    .dists =
+        DT_DIST(normal) | DT_DIST(outlier) | DT_DIST(small) | DT_DIST(large) | DT_DIST(subnormal) | DT_DIST(constant),
     .draw = draw,
     .answer = answer,
     .name = name,

@@ -1,5 +1,5 @@
-/* op_rope.c - rotation by rows of a table. (a, b) becomes (a c - b s, b c + a s): two products and one addition each, in any order
- * 3 u of the magnitudes; what is not rotated keeps its bits. */
+/* op_rope.c - rotation by rows of a table. (a, b) becomes (a c - b s, b c + a s): two products and one addition each,
+ * in any order 3 u of the magnitudes; what is not rotated keeps its bits. */
 #include "difftest/ops/oracle.h"
 
 #include "common/math.h"
@@ -82,15 +82,20 @@ static kv_status draw(dt_opcase *c)
     for (int64_t i = 0; c->dist == DT_DIST_exact && i < a->T * a->H * a->hd; i++)
         if (((float *)a->x.data)[i] == 0) ((float *)a->x.data)[i] = 1;
     for (int64_t t = 0; t < a->T; t++) /* the last row, the first, then any, in no order */
-        ((int32_t *)a->pos.data)[t] = (int32_t)(t == 0 ? a->P - 1 : t == 1 ? 0 : dt_opcase_below(c, 2, (uint64_t)t, a->P));
+        ((int32_t *)a->pos.data)[t] = (int32_t)(t == 0   ? a->P - 1
+                                                : t == 1 ? 0
+                                                         : dt_opcase_below(c, 2, (uint64_t)t, a->P));
     fill_table(c, a);
     if (c->dist == DT_DIST_dye) colour(c, a);
-    snprintf(c->title, sizeof c->title, "T=%lld H=%lld hd=%lld rd=%lld P=%lld %s", (long long)a->T, (long long)a->H, (long long)a->hd,
-             (long long)a->rd, (long long)a->P, a->pairing == KVDK_HALF ? "half" : "adjacent");
+    snprintf(c->title, sizeof c->title, "T=%lld H=%lld hd=%lld rd=%lld P=%lld %s", (long long)a->T, (long long)a->H,
+             (long long)a->hd, (long long)a->rd, (long long)a->P, a->pairing == KVDK_HALF ? "half" : "adjacent");
     return KV_OK;
 }
 
-static double absolute(double x) { return x < 0 ? -x : x; }
+static double absolute(double x)
+{
+    return x < 0 ? -x : x;
+}
 
 /* Dimensions of pair i. */
 static void pair_of(const kvdk_rope_args *a, int64_t i, int64_t *first, int64_t *second)
@@ -102,7 +107,8 @@ static void pair_of(const kvdk_rope_args *a, int64_t i, int64_t *first, int64_t 
 static void rotate(double x, double k, double y, double s, double *value, double *bound)
 {
     *value = x * k + y * s;
-    *bound = 3 * DT_U * (absolute(x * k) + absolute(y * s)) + DT_UNDERFLOW * (4 + absolute(x) + absolute(y) + absolute(k) + absolute(s));
+    *bound = 3 * DT_U * (absolute(x * k) + absolute(y * s)) +
+             DT_UNDERFLOW * (4 + absolute(x) + absolute(y) + absolute(k) + absolute(s));
 }
 
 static void truth(const kvdk_rope_args *a, int64_t t, int64_t h, double *value, double *bound)
@@ -113,7 +119,8 @@ static void truth(const kvdk_rope_args *a, int64_t t, int64_t h, double *value, 
         value[d] = (double)x[d];
     for (int64_t i = 0; i < a->rd / 2; i++) {
         int64_t p, q;
-        const double k = (double)((const float *)a->cos.data)[row + i], s = (double)((const float *)a->sin.data)[row + i];
+        const double k = (double)((const float *)a->cos.data)[row + i],
+                     s = (double)((const float *)a->sin.data)[row + i];
         pair_of(a, i, &p, &q);
         rotate((double)x[p], k, -(double)x[q], s, &value[p], &bound[p]);
         rotate((double)x[q], k, (double)x[p], s, &value[q], &bound[q]);
@@ -145,13 +152,15 @@ static void name(const dt_opcase *c, int slot, int64_t i, dt_element_name *out)
     *out = (dt_element_name){.token = i / (a->H * a->hd), .head = i / a->hd % a->H, .slot = -1, .dim = i % a->hd};
     snprintf(out->text, sizeof out->text, "token %lld (position %d) head %lld dim %lld%s", (long long)out->token,
              ((const int32_t *)a->pos.data)[out->token], (long long)out->head, (long long)out->dim,
-             c->dist != DT_DIST_dye ? "" : out->dim < a->rd ? parts[c->part] : ", not to be rotated");
+             c->dist != DT_DIST_dye ? ""
+             : out->dim < a->rd     ? parts[c->part]
+                                    : ", not to be rotated");
 }
 
 const dt_op_impl dt_op_rope = {
     .n_shapes = N_SHAPES,
-    .dists = DT_DIST(normal) | DT_DIST(outlier) | DT_DIST(small) | DT_DIST(large) | DT_DIST(subnormal) | DT_DIST(constant) |
-             DT_DIST(exact) | DT_DIST(dye),
+    .dists = DT_DIST(normal) | DT_DIST(outlier) | DT_DIST(small) | DT_DIST(large) | DT_DIST(subnormal) |
+             DT_DIST(constant) | DT_DIST(exact) | DT_DIST(dye),
     .draw = draw,
     .answer = answer,
     .name = name,

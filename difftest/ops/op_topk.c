@@ -1,4 +1,5 @@
-/* op_topk.c - the k largest of every row. Nothing is rounded: indices and values must be equal. Equal are numbers that compare equal
+/* op_topk.c - the k largest of every row. Nothing is rounded: indices and values must be equal. Equal are numbers that
+ * compare equal
  * (+0 and -0 too); a NaN is below -inf, and among NaNs the lower index counts. */
 #include "difftest/ops/oracle.h"
 
@@ -12,7 +13,7 @@ static const struct {
     int64_t R, V, k;
     int specials; /* NaN and infinities among the numbers */
 } shapes[] = {
-    {1, 1, 1, 0},   {2, 16, 16, 0},  {3, 17, 5, 1},      {4, 64, 1, 0},    {2, 65, 64, 0},   {4, 255, 10, 1},
+    {1, 1, 1, 0},     {2, 16, 16, 0},   {3, 17, 5, 1},    {4, 64, 1, 0},    {2, 65, 64, 0},   {4, 255, 10, 1},
     {1, 256, 100, 0}, {3, 257, 256, 0}, {2, 1000, 33, 0}, {1, 4096, 50, 0}, {2, 4097, 64, 1}, {5, 6, 4, 1},
 };
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
@@ -34,7 +35,8 @@ static kv_status draw(dt_opcase *c)
     for (int64_t i = 0; i < a->R * a->V; i++) {
         if (c->dist == DT_DIST_ascending) z[i] = (float)(i % a->V) - 7;
         if (c->dist == DT_DIST_low) z[i] = z[i] - 150;
-        if (specials && dt_opcase_below(c, 2, (uint64_t)i, 4) == 0) z[i] = kv_bits2f(special[dt_opcase_below(c, 3, (uint64_t)i, 5)]);
+        if (specials && dt_opcase_below(c, 2, (uint64_t)i, 4) == 0)
+            z[i] = kv_bits2f(special[dt_opcase_below(c, 3, (uint64_t)i, 5)]);
     }
     snprintf(c->title, sizeof c->title, "R=%lld V=%lld k=%lld%s", (long long)a->R, (long long)a->V, (long long)a->k,
              specials ? " NaN inf" : "");
@@ -42,7 +44,10 @@ static kv_status draw(dt_opcase *c)
 }
 
 /* Whether y, which stands behind x, goes before it: only a greater one does, and every number before NaN. */
-static int overtakes(float y, float x) { return x != x ? y == y : y > x; }
+static int overtakes(float y, float x)
+{
+    return x != x ? y == y : y > x;
+}
 
 /* Marks the k first of a row. */
 static void choose(const float *z, int64_t n, int64_t k, uint8_t *chosen)
@@ -86,13 +91,14 @@ static void name(const dt_opcase *c, int slot, int64_t i, dt_element_name *out)
     const int64_t k = c->args.topk.k;
     (void)slot;
     *out = (dt_element_name){.token = i / k, .head = -1, .slot = i % k, .dim = -1};
-    snprintf(out->text, sizeof out->text, "row %lld, place %lld of %lld", (long long)(i / k), (long long)(i % k), (long long)k);
+    snprintf(out->text, sizeof out->text, "row %lld, place %lld of %lld", (long long)(i / k), (long long)(i % k),
+             (long long)k);
 }
 
 const dt_op_impl dt_op_topk = {
     .n_shapes = N_SHAPES,
-    .dists = DT_DIST(normal) | DT_DIST(large) | DT_DIST(subnormal) | DT_DIST(constant) | DT_DIST(ascending) | DT_DIST(low) |
-             DT_DIST(exact),
+    .dists = DT_DIST(normal) | DT_DIST(large) | DT_DIST(subnormal) | DT_DIST(constant) | DT_DIST(ascending) |
+             DT_DIST(low) | DT_DIST(exact),
     .draw = draw,
     .answer = answer,
     .name = name,

@@ -1,5 +1,5 @@
-/* op_window_append.c - tokens into a ring, one after the other. Nothing is computed: every bit must be where it belongs, and slots that
- * no token reached keep what they held, which is NaN where nothing had been stored yet. */
+/* op_window_append.c - tokens into a ring, one after the other. Nothing is computed: every bit must be where it
+ * belongs, and slots that no token reached keep what they held, which is NaN where nothing had been stored yet. */
 #include "difftest/ops/oracle.h"
 
 #include "common/math.h"
@@ -11,9 +11,10 @@
 static const struct {
     int64_t n, cap, Hk, hd, start, count;
 } shapes[] = {
-    {1, 1, 1, 4, 0, 0},      {1, 1, 1, 4, 0, 1},      {1, 16, 2, 8, 0, 0},     {3, 16, 2, 8, 0, 14},   {1, 16, 1, 16, 15, 16},
-    {5, 16, 2, 4, 13, 16},   {4, 16, 2, 8, 12, 2},    {16, 16, 1, 4, 0, 0},    {16, 16, 1, 4, 5, 16},  {17, 16, 3, 4, 7, 16},
-    {40, 16, 2, 4, 3, 10},   {2, 64, 4, 33, 62, 64},  {256, 256, 1, 4, 1, 255}, {257, 256, 1, 4, 9, 256}, {64, 257, 2, 5, 200, 57},
+    {1, 1, 1, 4, 0, 0},       {1, 1, 1, 4, 0, 1},       {1, 16, 2, 8, 0, 0},      {3, 16, 2, 8, 0, 14},
+    {1, 16, 1, 16, 15, 16},   {5, 16, 2, 4, 13, 16},    {4, 16, 2, 8, 12, 2},     {16, 16, 1, 4, 0, 0},
+    {16, 16, 1, 4, 5, 16},    {17, 16, 3, 4, 7, 16},    {40, 16, 2, 4, 3, 10},    {2, 64, 4, 33, 62, 64},
+    {256, 256, 1, 4, 1, 255}, {257, 256, 1, 4, 9, 256}, {64, 257, 2, 5, 200, 57},
 };
 enum { N_SHAPES = sizeof shapes / sizeof *shapes, OLD = 1 << 20 };
 
@@ -71,9 +72,10 @@ static kv_status draw(dt_opcase *c)
     }
     const int64_t width = a->Hk * a->hd;
     for (int64_t i = 0; i < a->cap * width; i++)
-        if (!is_stored(ring, a->cap, i / width)) ((float *)a->k_cache.data)[i] = ((float *)a->v_cache.data)[i] = kv_bits2f(0x7fc00000);
-    snprintf(c->title, sizeof c->title, "n=%lld cap=%lld Hk=%lld hd=%lld start=%lld count=%lld", (long long)a->n, (long long)a->cap,
-             (long long)a->Hk, (long long)a->hd, (long long)ring[0], (long long)ring[1]);
+        if (!is_stored(ring, a->cap, i / width))
+            ((float *)a->k_cache.data)[i] = ((float *)a->v_cache.data)[i] = kv_bits2f(0x7fc00000);
+    snprintf(c->title, sizeof c->title, "n=%lld cap=%lld Hk=%lld hd=%lld start=%lld count=%lld", (long long)a->n,
+             (long long)a->cap, (long long)a->Hk, (long long)a->hd, (long long)ring[0], (long long)ring[1]);
     return KV_OK;
 }
 
@@ -128,8 +130,8 @@ static void name(const dt_opcase *c, int slot, int64_t i, dt_element_name *out)
     memcpy(ring, a->ring.data, sizeof ring);
     for (int64_t t = 0; t < a->n; t++)
         if (next_slot(ring, a->cap) == out->slot) out->token = t;
-    int used = snprintf(out->text, sizeof out->text, "slot %lld head %lld dim %lld, ", (long long)out->slot, (long long)out->head,
-                        (long long)out->dim);
+    int used = snprintf(out->text, sizeof out->text, "slot %lld head %lld dim %lld, ", (long long)out->slot,
+                        (long long)out->head, (long long)out->dim);
     if (out->token < 0)
         snprintf(out->text + used, sizeof out->text - (size_t)used, "not to be written");
     else

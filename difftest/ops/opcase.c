@@ -14,7 +14,10 @@ static const char *const dist_names[] = {
 #undef X
 };
 
-const char *dt_dist_name(int dist) { return dist_names[dist]; }
+const char *dt_dist_name(int dist)
+{
+    return dist_names[dist];
+}
 
 int dt_dist_find(const char *name)
 {
@@ -58,19 +61,24 @@ kv_status dt_opcase_tensor(dt_opcase *c, const char *name, int32_t dtype, int64_
 {
     const dt_op_slot *slot = slot_of(c->op, name);
     kvdk_tensor *t = dt_op_tensor(&c->args, slot);
-    *t = (kvdk_tensor){.dtype = dtype, .read_only = slot->role == DT_IN, .dim = {d0, d1, d2, 1}, .stride = {d1 * d2, d2, 1, 1}};
+    *t = (kvdk_tensor){
+        .dtype = dtype, .read_only = slot->role == DT_IN, .dim = {d0, d1, d2, 1}, .stride = {d1 * d2, d2, 1, 1}};
     t->data = calloc((size_t)dt_tensor_count(t) + 1, dt_dtype_bytes(dtype));
     return t->data ? KV_OK : kv_fail(KV_ERR_NOMEM, "out of memory");
 }
 
-/* ---- random numbers ----------------------------------------------------------------------------------------------- */
+/* ---- random numbers -----------------------------------------------------------------------------------------------
+ */
 
 static uint64_t key_of(const dt_opcase *c)
 {
     return c->seed ^ kv_splitmix64((uint64_t)c->op * 1000003u + (uint64_t)c->shape * 64 + (uint64_t)c->dist);
 }
 
-uint32_t dt_opcase_word(const dt_opcase *c, uint64_t stream, uint64_t i) { return kv_philox_word(key_of(c), stream, i); }
+uint32_t dt_opcase_word(const dt_opcase *c, uint64_t stream, uint64_t i)
+{
+    return kv_philox_word(key_of(c), stream, i);
+}
 
 int64_t dt_opcase_below(const dt_opcase *c, uint64_t stream, uint64_t i, int64_t n)
 {
@@ -81,15 +89,16 @@ int64_t dt_opcase_below(const dt_opcase *c, uint64_t stream, uint64_t i, int64_t
 double dt_opcase_normal(const dt_opcase *c, uint64_t stream, uint64_t i)
 {
     const uint64_t key = key_of(c);
-    const kv_philox_block b = kv_philox((uint32_t)i, (uint32_t)(i >> 32), (uint32_t)stream, (uint32_t)(stream >> 32), (uint32_t)key,
-                                        (uint32_t)(key >> 32));
+    const kv_philox_block b = kv_philox((uint32_t)i, (uint32_t)(i >> 32), (uint32_t)stream, (uint32_t)(stream >> 32),
+                                        (uint32_t)key, (uint32_t)(key >> 32));
     uint32_t sum = 0;
     for (int k = 0; k < 4; k++)
         sum += (b.v[k] & 0xffff) + (b.v[k] >> 16);
     return (sum - 8 * 32767.5) * (1.2247448713915889 / 65536);
 }
 
-/* ---- filling ------------------------------------------------------------------------------------------------------- */
+/* ---- filling -------------------------------------------------------------------------------------------------------
+ */
 
 float dt_element(const kvdk_tensor *t, int64_t i)
 {

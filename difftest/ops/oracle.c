@@ -28,7 +28,8 @@ kv_status dt_answer_tensor(const dt_opcase *c, const char *name, dt_answer *a, i
         a->value[i] = calloc(n, sizeof(double));
         a->bound[i] = calloc(n, sizeof(double));
     }
-    if (!a->bits[i] || (t->dtype == KVDK_F32 && (!a->value[i] || !a->bound[i]))) return kv_fail(KV_ERR_NOMEM, "out of memory");
+    if (!a->bits[i] || (t->dtype == KVDK_F32 && (!a->value[i] || !a->bound[i])))
+        return kv_fail(KV_ERR_NOMEM, "out of memory");
     return KV_OK;
 }
 

@@ -1,13 +1,13 @@
-/* oracle.h - what each operation is checked with: how its cases are drawn, what is right, how far off is allowed, and what an
- * element of a result is called. One table per operation, in op_<name>.c.
+/* oracle.h - what each operation is checked with: how its cases are drawn, what is right, how far off is allowed, and
+ * what an element of a result is called. One table per operation, in op_<name>.c.
  *
- * What is right exists twice: the bits of the reference (ref/ops.h), to which KVDK_BITEXACT candidates are held, and a plain
- * computation in double from the formula in kvdiff_kernel.h, written without a look at the reference, with a bound of the forward
- * error for every element. KVDK_BOUNDED candidates are held to the bound; the reference itself must stay inside it, or the tester
- * is at fault.
+ * What is right exists twice: the bits of the reference (ref/ops.h), to which KVDK_BITEXACT candidates are held, and a
+ * plain computation in double from the formula in kvdiff_kernel.h, written without a look at the reference, with a
+ * bound of the forward error for every element. KVDK_BOUNDED candidates are held to the bound; the reference itself
+ * must stay inside it, or the tester is at fault.
  *
- * Bounds are derived, docs/ops.md has them with their reasons: u = 2^-24, sums of n terms n u times the sum of magnitudes, in any
- * order; UNDERFLOW times the number of operations covers units that flush to zero. */
+ * Bounds are derived, docs/ops.md has them with their reasons: u = 2^-24, sums of n terms n u times the sum of
+ * magnitudes, in any order; UNDERFLOW times the number of operations covers units that flush to zero. */
 #ifndef KV_DIFFTEST_OPS_ORACLE_H
 #define KV_DIFFTEST_OPS_ORACLE_H
 
@@ -48,7 +48,8 @@ typedef struct dt_op_impl {
 } dt_op_impl;
 
 extern const dt_op_impl dt_op_rmsnorm, dt_op_gemm, dt_op_rope, dt_op_attn_prefill, dt_op_attn_decode, dt_op_attn_colsum,
-    dt_op_window_append, dt_op_cascade_plan, dt_op_cascade_move, dt_op_kv_quant_tile, dt_op_attn_quant, dt_op_logits_nll, dt_op_topk;
+    dt_op_window_append, dt_op_cascade_plan, dt_op_cascade_move, dt_op_kv_quant_tile, dt_op_attn_quant,
+    dt_op_logits_nll, dt_op_topk;
 const dt_op_impl *dt_op_impl_of(int op);
 
 #define DT_DIST(name) (1u << DT_DIST_##name)

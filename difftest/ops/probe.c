@@ -20,7 +20,10 @@ static int64_t entries(const kvdk_attn_args *a)
     return n;
 }
 
-static int is_dead(const kvdk_segment *s, int64_t i) { return s->valid.data && ((const uint8_t *)s->valid.data)[i] == 0; }
+static int is_dead(const kvdk_segment *s, int64_t i)
+{
+    return s->valid.data && ((const uint8_t *)s->valid.data)[i] == 0;
+}
 
 /* Dead entries are coloured as well: a kernel that reads them shows which. */
 static void colour(kvdk_attn_args *a, int64_t part)
@@ -30,7 +33,8 @@ static void colour(kvdk_attn_args *a, int64_t part)
         for (int64_t e = 0; e < a->segment[i].k.dim[0]; e++, at++)
             for (int64_t h = 0; h < a->Hk; h++)
                 for (int64_t d = 0; d < a->hd; d++)
-                    dt_element_set(&a->segment[i].v, (e * a->Hk + h) * a->hd + d, at - part * a->hd == d ? (float)(1 << h % 8) : 0);
+                    dt_element_set(&a->segment[i].v, (e * a->Hk + h) * a->hd + d,
+                                   at - part * a->hd == d ? (float)(1 << h % 8) : 0);
 }
 
 /* Keys of dead entries are NaN: they become those of the first entry, so that reading one gives it a weight. */
@@ -85,9 +89,13 @@ static kv_status fill(dt_opcase *c, const kvdk_precision *precision, dt_recall_f
     return st;
 }
 
-/* ---- the verdict ------------------------------------------------------------------------------------------------------------ */
+/* ---- the verdict
+ * ------------------------------------------------------------------------------------------------------------ */
 
-static int is_off(const weights *w, int64_t i) { return !(fabs(w->got[i] - w->right[i]) <= w->bound[i]); }
+static int is_off(const weights *w, int64_t i)
+{
+    return !(fabs(w->got[i] - w->right[i]) <= w->bound[i]);
+}
 
 static int by_size(const void *a, const void *b)
 {
@@ -128,13 +136,15 @@ static void describe(const kvdk_attn_args *a, int64_t token0, dt_probe *p)
         snprintf(p->text, sizeof p->text, "%s does not read %s, which has the weight %.4g", row, entry, p->right);
         break;
     case DT_PROBE_READ:
-        snprintf(p->text, sizeof p->text, "%s reads %s, which it must not see, with the weight %.4g", row, entry, p->got);
+        snprintf(p->text, sizeof p->text, "%s reads %s, which it must not see, with the weight %.4g", row, entry,
+                 p->got);
         break;
     case DT_PROBE_WEIGHT:
         snprintf(p->text, sizeof p->text, "%s gives %s the weight %.6g, right is %.6g", row, entry, p->got, p->right);
         break;
     case DT_PROBE_ALL:
-        snprintf(p->text, sizeof p->text, "%s: most weights are wrong, the first is %.6g, right is %.6g: scale, maximum or sum", row, p->got,
+        snprintf(p->text, sizeof p->text,
+                 "%s: most weights are wrong, the first is %.6g, right is %.6g: scale, maximum or sum", row, p->got,
                  p->right);
         break;
     default:
@@ -179,7 +189,8 @@ static void judge(const weights *w, const kvdk_attn_args *a, int64_t token0, dt_
         }
 }
 
-kv_status dt_probe_weights(const dt_opcase *c, const kvdk_precision *precision, int64_t token0, dt_recall_fn *recall, void *ctx, dt_probe *out)
+kv_status dt_probe_weights(const dt_opcase *c, const kvdk_precision *precision, int64_t token0, dt_recall_fn *recall,
+                           void *ctx, dt_probe *out)
 {
     dt_opcase copy = *c;
     kvdk_attn_args *a = &copy.args.attn_prefill;

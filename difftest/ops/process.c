@@ -17,8 +17,8 @@
 enum {
     CHILD_SOCKET = 3,
     CHILD_MEMORY = 4,
-    LOG_BYTES = 16 << 20,    /* most that a child may print or write to one file */
-    ANSWER_BYTES = 1 << 20   /* longest answer */
+    LOG_BYTES = 16 << 20,  /* most that a child may print or write to one file */
+    ANSWER_BYTES = 1 << 20 /* longest answer */
 };
 
 static double now(void)
@@ -40,7 +40,8 @@ kv_status dt_process_beside(const char *name, char *path, size_t size)
     program[n > 0 ? n : 0] = '\0';
     char *slash = strrchr(program, '/');
     if (slash) *slash = '\0';
-    if ((size_t)snprintf(path, size, "%s/%s", slash ? program : ".", name) < size && access(path, X_OK) == 0) return KV_OK;
+    if ((size_t)snprintf(path, size, "%s/%s", slash ? program : ".", name) < size && access(path, X_OK) == 0)
+        return KV_OK;
     /* A test program stands in a folder below. */
     for (int up = 0; slash && up < 3; up++) {
         if ((slash = strrchr(program, '/')) == NULL) break;
@@ -50,7 +51,8 @@ kv_status dt_process_beside(const char *name, char *path, size_t size)
     return kv_fail(KV_ERR_IO, "the program '%s' is not beside this one; run `make`", name);
 }
 
-/* ---- in the child, between fork and exec: system calls only --------------------------------------------------------- */
+/* ---- in the child, between fork and exec: system calls only ---------------------------------------------------------
+ */
 
 static void limit(int what, rlim_t most, int is_soft)
 {
@@ -84,7 +86,8 @@ static void become(char *const argv[], int socket, int memory, int log, int64_t 
     _exit(127);
 }
 
-/* ---- in the tester --------------------------------------------------------------------------------------------------- */
+/* ---- in the tester
+ * --------------------------------------------------------------------------------------------------- */
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 static const int is_sanitized = 1; /* its shadow needs the address space */
@@ -231,7 +234,10 @@ void dt_process_reap(dt_process *p, dt_ending end, const char *doing, double sec
     dt_process_stop(p);
 }
 
-int dt_process_lives(const dt_process *p) { return p->pid > 0; }
+int dt_process_lives(const dt_process *p)
+{
+    return p->pid > 0;
+}
 
 /* The end of its socket is the end of its work; what it leaves behind ends with it. */
 void dt_process_stop(dt_process *p)

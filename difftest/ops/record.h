@@ -8,6 +8,7 @@
 void dt_op_key(const dt_candidate_info *info, int op, const dt_ops_request *r, char *dst, size_t size);
 
 /* One case with all its rows, in one transaction. */
-kv_status dt_op_store(dt_db *db, int64_t run_id, const dt_candidate_info *info, const dt_ops_request *request, const dt_op_report *r);
+kv_status dt_op_store(dt_db *db, int64_t run_id, const dt_candidate_info *info, const dt_ops_request *request,
+                      const dt_op_report *r);
 
 #endif

@@ -1,7 +1,7 @@
 /* rows.c - a row alone against the same row among others: whoever promises KVDK_SAME_ROW gives the same bits.
  *
- * Rows are cut out of a case by moving pointers; nothing is copied. A token of an attention call sees the tokens before it as
- * entries of the cache then. */
+ * Rows are cut out of a case by moving pointers; nothing is copied. A token of an attention call sees the tokens before
+ * it as entries of the cache then. */
 #include "difftest/ops/checks_private.h"
 
 #include <stdlib.h>
@@ -72,7 +72,8 @@ static void cut(const dt_opcase *c, const row_wise *k, int64_t row, dt_opcase *o
     if (dt_probe_applies(c->op)) cut_attention(out, row);
 }
 
-static int same_row(const dt_opcase *whole, const dt_opcase *one, const dt_result *all, const dt_result *alone, int64_t row, const char **where)
+static int same_row(const dt_opcase *whole, const dt_opcase *one, const dt_result *all, const dt_result *alone,
+                    int64_t row, const char **where)
 {
     const dt_op_schema *s = &dt_op_schemas[whole->op];
     for (int i = 0; i < s->n_tensors; i++) {
@@ -99,7 +100,8 @@ static kv_status check_case(checking *k, const row_wise *kind, const dt_opcase *
             if (same_row(c, &one, all, &r, row, &where))
                 dt_checks_pass(k, DT_CHECK_rows);
             else
-                dt_checks_fail(k, DT_CHECK_rows, c, DT_CASE_FAIL, "row %lld alone gives other bits in %s than among %lld", (long long)row, where,
+                dt_checks_fail(k, DT_CHECK_rows, c, DT_CASE_FAIL,
+                               "row %lld alone gives other bits in %s than among %lld", (long long)row, where,
                                (long long)n);
         }
         dt_result_free(&r);

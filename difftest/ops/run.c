@@ -19,12 +19,13 @@ typedef struct running {
     dt_table *table;
     int64_t run_id;
     int64_t tally[DT_CASE_STATUS_COUNT];
-    FILE *said;   /* failures in words, printed behind the table */
+    FILE *said; /* failures in words, printed behind the table */
     char *text;
     size_t n_text;
 } running;
 
-/* ---- printing ---------------------------------------------------------------------------------------------------------- */
+/* ---- printing
+ * ---------------------------------------------------------------------------------------------------------- */
 
 static void start_table(dt_table *t)
 {
@@ -65,15 +66,18 @@ static void say_failures(FILE *out, const char *candidate, const dt_op_report *r
         const dt_check_row *c = &r->checks[i];
         if (c->status == DT_CASE_PASS || c->status == DT_CASE_SKIP) continue;
         failed = 1;
-        fprintf(out, "%s  %s  %s  %s (%lld of %lld): %s\n      repro: %s\n", dt_case_status_name(c->status), candidate, op,
-                dt_check_name(i), (long long)c->n_bad, (long long)c->n, c->detail, c->repro);
+        fprintf(out, "%s  %s  %s  %s (%lld of %lld): %s\n      repro: %s\n", dt_case_status_name(c->status), candidate,
+                op, dt_check_name(i), (long long)c->n_bad, (long long)c->n, c->detail, c->repro);
     }
     if (!failed) fprintf(out, "%s  %s  %s: %s\n", dt_case_status_name(r->status), candidate, op, r->reason);
-    if (r->has_first_bad && r->first_bad_case[0]) fprintf(out, "      where: %s: %s\n", r->first_bad_case, r->first_bad.text);
-    else if (r->has_first_bad) fprintf(out, "      where: %s\n", r->first_bad.text);
+    if (r->has_first_bad && r->first_bad_case[0])
+        fprintf(out, "      where: %s: %s\n", r->first_bad_case, r->first_bad.text);
+    else if (r->has_first_bad)
+        fprintf(out, "      where: %s\n", r->first_bad.text);
 }
 
-/* ---- one candidate ------------------------------------------------------------------------------------------------------- */
+/* ---- one candidate
+ * ------------------------------------------------------------------------------------------------------- */
 
 static kv_status take_report(running *g, const dt_candidate_info *info, const dt_op_report *report)
 {
@@ -125,14 +129,16 @@ static kv_status find_kernel(const char *kernel, char *path, size_t size)
 {
     if (strchr(kernel, '/') || strchr(kernel, '.')) {
         char absolute[PATH_MAX];
-        if (!realpath(kernel, absolute)) return kv_fail(KV_ERR_IO, "candidate '%s': %s; check the path", kernel, strerror(errno));
+        if (!realpath(kernel, absolute))
+            return kv_fail(KV_ERR_IO, "candidate '%s': %s; check the path", kernel, strerror(errno));
         if ((size_t)snprintf(path, size, "%s", absolute) < size) return KV_OK;
         return kv_fail(KV_ERR_USAGE, "candidate '%.40s...': the path is too long", kernel);
     }
     char folder[3000];
     KV_TRY(dt_side_folder(folder, sizeof folder));
     if ((size_t)snprintf(path, size, "%s/%s.so", folder, kernel) < size && access(path, R_OK) == 0) return KV_OK;
-    return kv_fail(KV_ERR_IO, "candidate '%s': '%s' is not there; run `make`, or give the path of a file", kernel, path);
+    return kv_fail(KV_ERR_IO, "candidate '%s': '%s' is not there; run `make`, or give the path of a file", kernel,
+                   path);
 }
 
 static kv_status run_kernel(running *g, const char *kernel)
@@ -153,7 +159,8 @@ static kv_status run_kernel(running *g, const char *kernel)
     return st;
 }
 
-/* ---- the run --------------------------------------------------------------------------------------------------------------- */
+/* ---- the run
+ * --------------------------------------------------------------------------------------------------------------- */
 
 static kv_status check_request(const dt_ops_run *r)
 {
@@ -176,7 +183,10 @@ static int exit_code(const running *g)
 
 static const char *run_status(int code)
 {
-    return code == DT_EXIT_PASS ? "pass" : code == DT_EXIT_FAIL ? "fail" : code == DT_EXIT_VACUOUS ? "vacuous" : "error";
+    return code == DT_EXIT_PASS      ? "pass"
+           : code == DT_EXIT_FAIL    ? "fail"
+           : code == DT_EXIT_VACUOUS ? "vacuous"
+                                     : "error";
 }
 
 /* A run of its own every time: it takes seconds, and one that was cut short is simply repeated. */

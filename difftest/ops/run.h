@@ -18,8 +18,8 @@ typedef struct dt_ops_run {
     dt_format format;
 } dt_ops_run;
 
-/* *code: exit code of the process. A candidate that cannot be used is a case with status ERROR, and the next one is run; only a
- * file that is not there is a failure at once, before anything is written. */
+/* *code: exit code of the process. A candidate that cannot be used is a case with status ERROR, and the next one is
+ * run; only a file that is not there is a failure at once, before anything is written. */
 kv_status dt_ops_run_all(dt_ops_run *r, int *code);
 
 #endif

@@ -26,7 +26,8 @@ static int take_tree(dt_support *out, char *folder)
 {
     out->archive[0] = '\0';
     for (int up = 0; up < 5; up++) {
-        if (!out->archive[0] && there(folder, "libkvsimt.a")) snprintf(out->archive, sizeof out->archive, "%s/libkvsimt.a", folder);
+        if (!out->archive[0] && there(folder, "libkvsimt.a"))
+            snprintf(out->archive, sizeof out->archive, "%s/libkvsimt.a", folder);
         if (out->archive[0] && there(folder, "gpu/simt/user.h"))
             return (size_t)snprintf(out->root, sizeof out->root, "%s", folder) < sizeof out->root;
         char *slash = strrchr(folder, '/');
@@ -50,8 +51,9 @@ kv_status dt_support_find(dt_support *out)
     if (slash) *slash = '\0';
     snprintf(installed, sizeof installed, "%s/../../share/kvdiff", program);
     if (take_folder(out, installed) || take_tree(out, program)) return KV_OK;
-    return kv_fail(KV_ERR_IO, "the host SIMT layer for .cu files is not there; run `make`, or name share/kvdiff of an installed "
-                              "kvdiff in KVDIFF_SUPPORT");
+    return kv_fail(KV_ERR_IO,
+                   "the host SIMT layer for .cu files is not there; run `make`, or name share/kvdiff of an installed "
+                   "kvdiff in KVDIFF_SUPPORT");
 }
 
 /* mkdir -p */
@@ -75,7 +77,9 @@ kv_status dt_support_cache(char *dst, size_t size)
         n = snprintf(dst, size, "%s/kvdiff", xdg);
     else if (home && *home == '/')
         n = snprintf(dst, size, "%s/.cache/kvdiff", home);
-    if (n < 0 || (size_t)n >= size) return kv_fail(KV_ERR_IO, "no place for compiled candidates; set XDG_CACHE_HOME to an absolute path");
+    if (n < 0 || (size_t)n >= size)
+        return kv_fail(KV_ERR_IO, "no place for compiled candidates; set XDG_CACHE_HOME to an absolute path");
     if (make_folders(dst) && access(dst, W_OK) == 0) return KV_OK;
-    return kv_fail(KV_ERR_IO, "compiled candidates belong into '%.300s': %s; set XDG_CACHE_HOME to another place", dst, strerror(errno));
+    return kv_fail(KV_ERR_IO, "compiled candidates belong into '%.300s': %s; set XDG_CACHE_HOME to another place", dst,
+                   strerror(errno));
 }

@@ -9,8 +9,8 @@ typedef struct dt_support {
     char archive[3100]; /* libkvsimt.a */
 } dt_support;
 
-/* $KVDIFF_SUPPORT (with libkvsimt.a in it); else PREFIX/share/kvdiff of the program PREFIX/lib/kvdiff/kvdiff; else the source tree that the
- * program's build folder lies in. ERR_IO when there is none. */
+/* $KVDIFF_SUPPORT (with libkvsimt.a in it); else PREFIX/share/kvdiff of the program PREFIX/lib/kvdiff/kvdiff; else the
+ * source tree that the program's build folder lies in. ERR_IO when there is none. */
 kv_status dt_support_find(dt_support *out);
 
 /* $XDG_CACHE_HOME/kvdiff, else $HOME/.cache/kvdiff; made when it is not there. ERR_IO. */

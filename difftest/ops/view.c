@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- flattening ------------------------------------------------------------------------------------------------------ */
+/* ---- flattening
+ * ------------------------------------------------------------------------------------------------------ */
 
 static int is_valid(const kvdk_segment *s, int64_t i)
 {
@@ -71,7 +72,18 @@ void dt_view_name_entry(const kvdk_segment *segments, int64_t n_segments, int64_
     snprintf(dst, size, "an entry that there is not");
 }
 
-/* ---- drawing ----------------------------------------------------------------------------------------------------------- */
+kv_status dt_view_answer(const dt_opcase *c, const kvdk_segment *segments, int64_t n_segments, int64_t Hk, int64_t hd,
+                         const kvdk_precision *precision, dt_view_answer_fn *fn, dt_answer *out)
+{
+    dt_view view;
+    KV_TRY(dt_view_make(segments, n_segments, Hk, hd, &view));
+    const kv_status st = fn(c, &view, precision, out);
+    dt_view_free(&view);
+    return st;
+}
+
+/* ---- drawing
+ * ----------------------------------------------------------------------------------------------------------- */
 
 enum { Q = 1, K = 10, V = 20, VALID = 30, SHAPE = 90 };
 
@@ -155,7 +167,8 @@ static void shape_scores(dt_opcase *c, const dt_attn_shape *s, int n_segments, d
             for (int64_t h = 0; h < s->Hk; h++) {
                 for (int64_t d = 1; d < s->hd; d++)
                     dt_element_set(k, (j * s->Hk + h) * s->hd + d, 0.1f * dt_element(k, (j * s->Hk + h) * s->hd + d));
-                dt_element_set(k, (j * s->Hk + h) * s->hd, (float)((c->dist == DT_DIST_low ? -150.0 : 0.25 * (double)at) / scale));
+                dt_element_set(k, (j * s->Hk + h) * s->hd,
+                               (float)((c->dist == DT_DIST_low ? -150.0 : 0.25 * (double)at) / scale));
             }
     }
 }
@@ -164,7 +177,10 @@ static void shape_queries(dt_opcase *c, const dt_attn_shape *s, double scale)
 {
     kvdk_tensor *q = dt_opcase_find(c, "q");
     const int64_t n = s->T * s->Hq * s->hd;
-    const double factor = c->dist == DT_DIST_uniform ? 1e-3 : c->dist == DT_DIST_peak ? 12 : c->dist == DT_DIST_exact ? 0 : 1;
+    const double factor = c->dist == DT_DIST_uniform ? 1e-3
+                          : c->dist == DT_DIST_peak  ? 12
+                          : c->dist == DT_DIST_exact ? 0
+                                                     : 1;
     (void)scale;
     for (int64_t i = 0; factor != 1 && i < n; i++)
         dt_element_set(q, i, (float)(factor * (double)dt_element(q, i)));
@@ -203,8 +219,8 @@ kv_status dt_view_draw(dt_opcase *c, const dt_attn_shape *s, double *scale, int6
         if (c->dist == DT_DIST_exact && g->valid.data) kill_entries(&g->valid, s->n[KVDK_SINK] + s->n[KVDK_SELF]);
         poison_dead(g, s->Hk * s->hd);
     }
-    snprintf(c->title, sizeof c->title, "T=%lld Hq=%lld Hk=%lld hd=%lld sink=%lld cache=%lld self=%lld%s %s", (long long)s->T,
-             (long long)s->Hq, (long long)s->Hk, (long long)s->hd, (long long)s->n[0], (long long)s->n[1], (long long)s->n[2],
-             s->dead ? " dead" : "", dt_dtype_name(s->dtype));
+    snprintf(c->title, sizeof c->title, "T=%lld Hq=%lld Hk=%lld hd=%lld sink=%lld cache=%lld self=%lld%s %s",
+             (long long)s->T, (long long)s->Hq, (long long)s->Hk, (long long)s->hd, (long long)s->n[0],
+             (long long)s->n[1], (long long)s->n[2], s->dead ? " dead" : "", dt_dtype_name(s->dtype));
     return KV_OK;
 }

@@ -1,5 +1,5 @@
-/* call.c - from the text of a call to the arguments of an operation. The tester is trusted, a test that speaks in its place may not be:
- * everything is checked against the operation and the block. */
+/* call.c - from the text of a call to the arguments of an operation. The tester is trusted, a test that speaks in its
+ * place may not be: everything is checked against the operation and the block. */
 #include "difftest/worker/worker.h"
 
 #include <string.h>
@@ -9,7 +9,8 @@ static kv_status read_params(const json_t *message, const dt_op_schema *op, void
     const json_t *params = json_object_get(message, "params");
     for (int i = 0; i < op->n_params; i++) {
         const json_t *v = json_object_get(params, op->params[i].name);
-        if (!json_is_number(v)) return kv_fail(KV_ERR_FORMAT, "call %s: parameter '%s' is missing", op->name, op->params[i].name);
+        if (!json_is_number(v))
+            return kv_fail(KV_ERR_FORMAT, "call %s: parameter '%s' is missing", op->name, op->params[i].name);
         char *at = (char *)args + op->params[i].offset;
         if (op->params[i].is_real)
             *(double *)(void *)at = json_number_value(v);
@@ -27,7 +28,8 @@ static kv_status read_shape(const json_t *v, kvdk_tensor *t)
         if (!json_is_integer(d) || !json_is_integer(s)) return KV_ERR_FORMAT;
         t->dim[i] = json_integer_value(d);
         t->stride[i] = json_integer_value(s);
-        if (t->dim[i] < 0 || t->dim[i] > INT32_MAX || t->stride[i] < 0 || t->stride[i] > INT32_MAX) return KV_ERR_FORMAT;
+        if (t->dim[i] < 0 || t->dim[i] > INT32_MAX || t->stride[i] < 0 || t->stride[i] > INT32_MAX)
+            return KV_ERR_FORMAT;
     }
     return KV_OK;
 }
@@ -47,7 +49,8 @@ static kv_status read_tensor(const json_t *v, const worker_memory *memory, kvdk_
             return KV_ERR_FORMAT;
     }
     const uint64_t bytes = (uint64_t)dt_tensor_extent(t) * dt_dtype_bytes(type);
-    if (offset < 0 || (uint64_t)offset > memory->bytes || bytes > memory->bytes - (uint64_t)offset) return KV_ERR_FORMAT;
+    if (offset < 0 || (uint64_t)offset > memory->bytes || bytes > memory->bytes - (uint64_t)offset)
+        return KV_ERR_FORMAT;
     t->data = memory->p + offset;
     return KV_OK;
 }

@@ -16,18 +16,18 @@ typedef unsigned long long CUdeviceptr;
 enum { CU_STREAM_NON_BLOCKING = 1 };
 
 /* X(member, symbol, arguments) */
-#define CUDA_CALLS(X)                                                                                     \
-    X(init, "cuInit", (unsigned flags))                                                                   \
-    X(device_count, "cuDeviceGetCount", (int *n))                                                         \
-    X(device_get, "cuDeviceGet", (CUdevice * device, int number))                                         \
-    X(retain, "cuDevicePrimaryCtxRetain", (CUcontext * context, CUdevice device))                         \
-    X(make_current, "cuCtxSetCurrent", (CUcontext context))                                               \
-    X(alloc, "cuMemAlloc_v2", (CUdeviceptr * p, size_t bytes))                                            \
-    X(release, "cuMemFree_v2", (CUdeviceptr p))                                                           \
-    X(stream_create, "cuStreamCreate", (CUstream * stream, unsigned flags))                               \
-    X(stream_finish, "cuStreamSynchronize", (CUstream stream))                                            \
-    X(up, "cuMemcpyHtoD_v2", (CUdeviceptr dst, const void *src, size_t bytes))                            \
-    X(down, "cuMemcpyDtoH_v2", (void *dst, CUdeviceptr src, size_t bytes))                                \
+#define CUDA_CALLS(X)                                                             \
+    X(init, "cuInit", (unsigned flags))                                           \
+    X(device_count, "cuDeviceGetCount", (int *n))                                 \
+    X(device_get, "cuDeviceGet", (CUdevice * device, int number))                 \
+    X(retain, "cuDevicePrimaryCtxRetain", (CUcontext * context, CUdevice device)) \
+    X(make_current, "cuCtxSetCurrent", (CUcontext context))                       \
+    X(alloc, "cuMemAlloc_v2", (CUdeviceptr * p, size_t bytes))                    \
+    X(release, "cuMemFree_v2", (CUdeviceptr p))                                   \
+    X(stream_create, "cuStreamCreate", (CUstream * stream, unsigned flags))       \
+    X(stream_finish, "cuStreamSynchronize", (CUstream stream))                    \
+    X(up, "cuMemcpyHtoD_v2", (CUdeviceptr dst, const void *src, size_t bytes))    \
+    X(down, "cuMemcpyDtoH_v2", (void *dst, CUdeviceptr src, size_t bytes))        \
     X(error_name, "cuGetErrorName", (CUresult error, const char **name))
 
 static struct {
@@ -44,8 +44,8 @@ static int load(void)
 {
     cuda.lib = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
     if (!cuda.lib) return 0;
-#define X(member, symbol, arguments)                                       \
-    *(void **)(void *)&cuda.member = dlsym(cuda.lib, symbol);              \
+#define X(member, symbol, arguments)                          \
+    *(void **)(void *)&cuda.member = dlsym(cuda.lib, symbol); \
     if (!cuda.member) return 0;
     CUDA_CALLS(X)
 #undef X
@@ -79,7 +79,8 @@ kv_status worker_cuda_open(void)
     CUcontext context;
     CUresult e;
     lift_address_limit();
-    if (!load()) return kv_fail(KV_ERR_DEVICE, "it wants device memory, and there is no CUDA driver (libcuda.so.1) here");
+    if (!load())
+        return kv_fail(KV_ERR_DEVICE, "it wants device memory, and there is no CUDA driver (libcuda.so.1) here");
     if ((e = cuda.init(0)) != 0 || (e = cuda.device_get(&device, 0)) != 0 || (e = cuda.retain(&context, device)) != 0 ||
         (e = cuda.make_current(context)) != 0 || (e = cuda.stream_create(&cuda.stream, CU_STREAM_NON_BLOCKING)) != 0)
         return kv_fail(KV_ERR_DEVICE, "it wants device memory, and the CUDA device cannot be used: %s", name_of(e));
@@ -103,7 +104,8 @@ static void reserve_mirror(size_t bytes)
     cuda.mirror_bytes = bytes;
 }
 
-/* The part of the block that a call is about: its tensors and workspace, and as much around them as the tester guards. */
+/* The part of the block that a call is about: its tensors and workspace, and as much around them as the tester guards.
+ */
 typedef struct region {
     size_t from, end;
 } region;
@@ -111,7 +113,8 @@ typedef struct region {
 static void include(region *r, const worker_memory *memory, const void *p, size_t bytes)
 {
     const size_t guarded = 4096, at = (size_t)((const uint8_t *)p - memory->p);
-    const size_t from = at > guarded ? at - guarded : 0, end = memory->bytes - at - bytes > guarded ? at + bytes + guarded : memory->bytes;
+    const size_t from = at > guarded ? at - guarded : 0,
+                 end = memory->bytes - at - bytes > guarded ? at + bytes + guarded : memory->bytes;
     if (from < r->from) r->from = from;
     if (end > r->end) r->end = end;
 }

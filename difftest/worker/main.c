@@ -45,10 +45,11 @@ static void open_candidate(worker *w, const json_t *message)
     const kvdk_info *info = &w->plugin.info;
     for (int i = 0; i < KVDK_OP_COUNT; i++)
         if (w->plugin.ops[i]) json_array_append_new(ops, json_string(dt_op_schemas[i].name));
-    answer(w, json_pack("{s:i, s:i, s:s, s:i, s:i, s:i, s:[i,i,i], s:i, s:b, s:o}", "status", 0, "abi", (int)KVDK_ABI, "name", info->name,
-                        "contract", info->contract, "determinism", info->determinism, "memory", info->memory, "precision",
-                        info->precision.scores, info->precision.probabilities, info->precision.accumulators, "fast_math",
-                        info->fast_math, "has_workspace", w->plugin.workspace != NULL, "ops", ops));
+    answer(w, json_pack("{s:i, s:i, s:s, s:i, s:i, s:i, s:[i,i,i], s:i, s:b, s:o}", "status", 0, "abi", (int)KVDK_ABI,
+                        "name", info->name, "contract", info->contract, "determinism", info->determinism, "memory",
+                        info->memory, "precision", info->precision.scores, info->precision.probabilities,
+                        info->precision.accumulators, "fast_math", info->fast_math, "has_workspace",
+                        w->plugin.workspace != NULL, "ops", ops));
 }
 
 static double now(void)
@@ -89,11 +90,13 @@ static void call_candidate(worker *w, const json_t *message, int workspace_only)
     }
     double seconds;
     const char *why = NULL;
-    const int rc = w->plugin.info.memory == KVDK_CUDA ? worker_cuda_call(w->plugin.ops[op], op, &args, &w->memory, &seconds)
-                                                      : call_on_host(&w->plugin, op, &args, &seconds, &why);
+    const int rc = w->plugin.info.memory == KVDK_CUDA
+                       ? worker_cuda_call(w->plugin.ops[op], op, &args, &w->memory, &seconds)
+                       : call_on_host(&w->plugin, op, &args, &seconds, &why);
     const int fp = kv_fpenv_check("after the call") == KV_OK;
     if (why)
-        answer(w, json_pack("{s:i, s:f, s:b, s:s}", "status", rc > 0 ? rc : 1, "seconds", seconds, "fpenv", fp, "why", why));
+        answer(w, json_pack("{s:i, s:f, s:b, s:s}", "status", rc > 0 ? rc : 1, "seconds", seconds, "fpenv", fp, "why",
+                            why));
     else
         answer(w, json_pack("{s:i, s:f, s:b}", "status", rc, "seconds", seconds, "fpenv", fp));
 }

@@ -35,15 +35,18 @@ static kv_status describe(const char *path, worker_plugin *p)
     *(void **)(void *)&version = find(p, "abi_version");
     *(void **)(void *)&fill = find(p, "describe");
     if (!version || !fill)
-        return kv_fail(KV_ERR_MISMATCH, "'%s' exports no kvdk_abi_version and kvdk_describe; write KVDK_CANDIDATE(name, contract) "
-                                        "into its source", path);
+        return kv_fail(KV_ERR_MISMATCH,
+                       "'%s' exports no kvdk_abi_version and kvdk_describe; write KVDK_CANDIDATE(name, contract) "
+                       "into its source",
+                       path);
     if (version() != KVDK_ABI)
-        return kv_fail(KV_ERR_MISMATCH, "'%s' speaks ABI %u of kvdiff_kernel.h, not %u; compile it again", path, version(),
-                       KVDK_ABI);
+        return kv_fail(KV_ERR_MISMATCH, "'%s' speaks ABI %u of kvdiff_kernel.h, not %u; compile it again", path,
+                       version(), KVDK_ABI);
     p->info = (kvdk_info){.size = sizeof p->info};
     fill(&p->info);
     if (!p->info.name || !*p->info.name || strlen(p->info.name) > 60 || strpbrk(p->info.name, "|\n\r\t"))
-        return kv_fail(KV_ERR_MISMATCH, "'%s': its name must be 1 to 60 characters without '|' and control characters", path);
+        return kv_fail(KV_ERR_MISMATCH, "'%s': its name must be 1 to 60 characters without '|' and control characters",
+                       path);
     if (p->info.contract < KVDK_BITEXACT || p->info.contract > KVDK_STATISTICAL)
         return kv_fail(KV_ERR_MISMATCH, "'%s': contract %d is none of kvdk_contract", path, p->info.contract);
     /* What a CUDA candidate calls device memory is the host's in the SIMT layer. */

@@ -12,7 +12,10 @@ static json_t *done(kv_status st, const char *why)
     return st == KV_OK ? json_pack("{s:i}", "status", KV_OK) : json_pack("{s:i, s:s}", "status", (int)st, "why", why);
 }
 
-static json_t *failed(kv_status st) { return done(st, kv_message()); }
+static json_t *failed(kv_status st)
+{
+    return done(st, kv_message());
+}
 
 /* A call of the side's has returned: its reason, and what it did to the processor. */
 static json_t *returned(const worker_side *s, kv_status st)
@@ -27,7 +30,10 @@ static const char *text(const json_t *m, const char *key)
     return v ? v : "";
 }
 
-static int64_t number(const json_t *m, const char *key) { return json_integer_value(json_object_get(m, key)); }
+static int64_t number(const json_t *m, const char *key)
+{
+    return json_integer_value(json_object_get(m, key));
+}
 
 /* An array in the block; NULL with *ok = 0 where it does not fit, NULL for offset -1. */
 static void *array(const worker_memory *memory, int64_t at, size_t bytes, int *ok)
@@ -44,7 +50,8 @@ static json_t *misfit(void)
     return failed(KV_ERR_INTERNAL);
 }
 
-/* ---- loading and opening ----------------------------------------------------------------------------------------------- */
+/* ---- loading and opening
+ * ----------------------------------------------------------------------------------------------- */
 
 static kv_status map(worker_side *s, const json_t *m)
 {
@@ -57,8 +64,8 @@ static json_t *load(worker_side *s, const json_t *m)
 {
     const kv_status st = map(s, m);
     if (st != KV_OK) return failed(st);
-    return json_pack("{s:i, s:I, s:i, s:s, s:b}", "status", KV_OK, "caps", (json_int_t)s->backend->caps, "contract", s->backend->contract, "name",
-                     s->backend->name, "digest", s->backend->digest != NULL);
+    return json_pack("{s:i, s:I, s:i, s:s, s:b}", "status", KV_OK, "caps", (json_int_t)s->backend->caps, "contract",
+                     s->backend->contract, "name", s->backend->name, "digest", s->backend->digest != NULL);
 }
 
 static json_t *available(worker_side *s, const json_t *m)
@@ -78,13 +85,17 @@ static json_t *open_session(worker_side *s, const json_t *m)
     if (st == KV_OK) st = kv_model_open(text(m, "model"), NULL, &s->model, NULL);
     if (st == KV_OK) st = kv_policy_parse(text(m, "policy"), &policy);
     if (st != KV_OK) return failed(st);
-    const kv_open_args args = {.model = s->model, .policy = &policy, .options = text(m, "options"), .threads = (int32_t)number(m, "threads"),
+    const kv_open_args args = {.model = s->model,
+                               .policy = &policy,
+                               .options = text(m, "options"),
+                               .threads = (int32_t)number(m, "threads"),
                                .max_step = (int32_t)number(m, "max_step")};
     st = s->backend->open(&args, &s->session);
     return returned(s, st);
 }
 
-/* ---- a step ---------------------------------------------------------------------------------------------------------------- */
+/* ---- a step
+ * ---------------------------------------------------------------------------------------------------------------- */
 
 static kv_tap *read_taps(const json_t *list, const worker_memory *memory, int *ok)
 {
@@ -97,7 +108,8 @@ static kv_tap *read_taps(const json_t *list, const worker_memory *memory, int *o
                            .layer = (int32_t)json_integer_value(json_array_get(t, 1)),
                            .row = (int32_t)json_integer_value(json_array_get(t, 2)),
                            .width = (int32_t)width,
-                           .dst = array(memory, json_integer_value(json_array_get(t, 4)), (size_t)(width < 0 ? 0 : width) * sizeof(float), ok)};
+                           .dst = array(memory, json_integer_value(json_array_get(t, 4)),
+                                        (size_t)(width < 0 ? 0 : width) * sizeof(float), ok)};
     }
     return taps;
 }
@@ -129,10 +141,16 @@ static json_t *step(worker_side *s, const json_t *m, const worker_memory *memory
     const int32_t rows = (int32_t)number(m, "rows");
     if (n < 0 || n > INT32_MAX || n_follow < 0) return misfit();
     const size_t out = (size_t)(rows == KV_ROWS_ALL ? n : rows == KV_ROWS_LAST ? 1 : 0);
-    kv_events follow = {.v = array(memory, number(m, "follow"), (size_t)n_follow * sizeof(kv_event), &ok), .n = (size_t)n_follow};
+    kv_events follow = {.v = array(memory, number(m, "follow"), (size_t)n_follow * sizeof(kv_event), &ok),
+                        .n = (size_t)n_follow};
     kv_tap *taps = read_taps(json_object_get(m, "taps"), memory, &ok);
-    kv_step step = {.n = (int32_t)n, .rows = rows, .flags = (uint32_t)number(m, "flags"), .pos0 = number(m, "pos0"), .taps = taps,
-                    .n_taps = (int32_t)json_array_size(json_object_get(m, "taps")), .follow = number(m, "follow") >= 0 ? &follow : NULL,
+    kv_step step = {.n = (int32_t)n,
+                    .rows = rows,
+                    .flags = (uint32_t)number(m, "flags"),
+                    .pos0 = number(m, "pos0"),
+                    .taps = taps,
+                    .n_taps = (int32_t)json_array_size(json_object_get(m, "taps")),
+                    .follow = number(m, "follow") >= 0 ? &follow : NULL,
                     .tokens = array(memory, number(m, "tokens"), (size_t)n * sizeof(int32_t), &ok),
                     .targets = array(memory, number(m, "targets"), out * sizeof(int32_t), &ok),
                     .logits = array(memory, number(m, "logits"), out * (size_t)V * sizeof(float), &ok),
@@ -144,7 +162,8 @@ static json_t *step(worker_side *s, const json_t *m, const worker_memory *memory
     return answer;
 }
 
-/* ---- state ----------------------------------------------------------------------------------------------------------------- */
+/* ---- state
+ * ----------------------------------------------------------------------------------------------------------------- */
 
 static json_t *export_state(worker_side *s, const json_t *m, const worker_memory *memory)
 {
@@ -153,7 +172,8 @@ static json_t *export_state(worker_side *s, const json_t *m, const worker_memory
     const int64_t cap = number(m, "cap");
     void *dst = cap > 0 ? array(memory, 0, (size_t)cap, &ok) : NULL;
     if (!ok || cap < 0) return misfit();
-    const kv_status st = s->backend->export_state(s->session, (int32_t)number(m, "layer"), (uint32_t)number(m, "what"), dst, (size_t)cap, &need);
+    const kv_status st = s->backend->export_state(s->session, (int32_t)number(m, "layer"), (uint32_t)number(m, "what"),
+                                                  dst, (size_t)cap, &need);
     json_t *answer = returned(s, st);
     json_object_set_new(answer, "need", json_integer((json_int_t)need));
     return answer;

@@ -23,10 +23,10 @@ typedef int worker_op_fn(const void *args, kvdk_stream stream);
 typedef struct worker_plugin {
     void *handle;
     kvdk_info info;
-    int uses_stream;                  /* 1: work belongs on a stream, which the worker passes */
-    worker_op_fn *ops[KVDK_OP_COUNT]; /* NULL: it has none */
+    int uses_stream;                              /* 1: work belongs on a stream, which the worker passes */
+    worker_op_fn *ops[KVDK_OP_COUNT];             /* NULL: it has none */
     uint64_t (*workspace)(const kvdk_call *args); /* or NULL */
-    kvdk_stream (*simt_stream)(void);             /* of candidates in the host SIMT layer (gpu/simt/user_door.h), or NULL */
+    kvdk_stream (*simt_stream)(void); /* of candidates in the host SIMT layer (gpu/simt/user_door.h), or NULL */
     const char *(*simt_finish)(void);
 } worker_plugin;
 

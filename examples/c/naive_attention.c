@@ -12,14 +12,18 @@ KVDK_CANDIDATE("naive-attention", KVDK_BOUNDED)
 static float widen_f16(uint16_t h)
 {
     const int exponent = h >> 10 & 31, fraction = h & 1023;
-    const float value = exponent == 31 ? (fraction ? NAN : INFINITY) : exponent ? ldexpf(1024 + (float)fraction, exponent - 25)
-                                                                               : ldexpf((float)fraction, -24);
+    const float value = exponent == 31 ? (fraction ? NAN : INFINITY)
+                        : exponent     ? ldexpf(1024 + (float)fraction, exponent - 25)
+                                       : ldexpf((float)fraction, -24);
     return h & 0x8000 ? -value : value;
 }
 
 static float widen_bf16(uint16_t h)
 {
-    union { uint32_t bits; float value; } u = {(uint32_t)h << 16};
+    union {
+        uint32_t bits;
+        float value;
+    } u = {(uint32_t)h << 16};
     return u.value;
 }
 

@@ -31,6 +31,19 @@ static kv_status attend(door &d, const gpu_attention_args &step, const door_view
     return KV_OK;
 }
 
+/* The call's numbers, and its keys; of attention and of column sums alike. */
+template <class A> static void describe(const A &a, const door_view &view, gpu_attention_args *g)
+{
+    g->q_stride = a.Hq * a.hd;
+    g->first = view.stored;
+    g->m = (int32_t)a.T;
+    g->heads = (int32_t)a.Hq;
+    g->kv_heads = (int32_t)a.Hk;
+    g->head_dim = (int32_t)a.hd;
+    g->scale = (float)a.scale;
+    g->k = view.k;
+}
+
 static kv_status attention(const kvdk_attn_args &a, door &d)
 {
     door_view view;
@@ -41,14 +54,7 @@ static kv_status attention(const kvdk_attn_args &a, door &d)
     KV_TRY(d.in(a.q, {a.T, a.Hq, a.hd}, &g.q));
     KV_TRY(d.out(a.o, {a.T, a.Hq, a.hd}, &g.out));
     if (a.row_max.data || a.row_sum.data) KV_TRY(d.memory((size_t)(a.T * a.Hq * 2), &g.stats));
-    g.q_stride = a.Hq * a.hd;
-    g.first = view.stored;
-    g.m = (int32_t)a.T;
-    g.heads = (int32_t)a.Hq;
-    g.kv_heads = (int32_t)a.Hk;
-    g.head_dim = (int32_t)a.hd;
-    g.scale = (float)a.scale;
-    g.k = view.k;
+    describe(a, view, &g);
     g.v = view.v;
     g.k_slot = g.v_slot = view.slots;
     KV_TRY(attend(d, g, view));
@@ -107,14 +113,7 @@ static kv_status column_sums(const kvdk_colsum_args &a, door &d)
     KV_TRY(d.in(a.q, {a.T, a.Hq, a.hd}, &g.q));
     KV_TRY(take_stats(d, a, &g.stats));
     if (a.weights.data) KV_TRY(d.in(a.weights, {a.T}, &c.weights));
-    g.q_stride = a.Hq * a.hd;
-    g.first = view.stored;
-    g.m = (int32_t)a.T;
-    g.heads = (int32_t)a.Hq;
-    g.kv_heads = (int32_t)a.Hk;
-    g.head_dim = (int32_t)a.hd;
-    g.scale = (float)a.scale;
-    g.k = view.k;
+    describe(a, view, &g);
     g.k_slot = view.slots;
     c.block = QUERY_BLOCK;
     KV_TRY(d.memory((size_t)(a.Hq * (g.first + g.m)), &c.sums));

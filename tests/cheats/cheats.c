@@ -1,5 +1,5 @@
-/* cheats.c - candidates that look right to a careless tester. Each is rmsnorm, right where it is looked at, except for one trick;
- * -DCHEAT=name builds it, tests/cli/cheats.sh says which check must catch it. */
+/* cheats.c - candidates that look right to a careless tester. Each is rmsnorm, right where it is looked at, except for
+ * one trick; -DCHEAT=name builds it, tests/cli/cheats.sh says which check must catch it. */
 #define _GNU_SOURCE
 #include "include/kvdiff_kernel.h"
 
@@ -33,7 +33,10 @@ static void row(const kvdk_rmsnorm_args *a, int64_t t, float *y)
         y[i] = (float)((double)x[i] * r * (double)w[i]);
 }
 
-static float *out(const kvdk_rmsnorm_args *a, int64_t t) { return (float *)a->y.data + t * a->y.stride[0]; }
+static float *out(const kvdk_rmsnorm_args *a, int64_t t)
+{
+    return (float *)a->y.data + t * a->y.stride[0];
+}
 
 static void honest(const kvdk_rmsnorm_args *a)
 {
@@ -100,7 +103,11 @@ static inline void precision(const kvdk_rmsnorm_args *a)
 /* Same address and same shape: it must be the same call. */
 static inline void pointers(const kvdk_rmsnorm_args *a)
 {
-    static struct { const void *x; int64_t T, D; float *y; } seen[64];
+    static struct {
+        const void *x;
+        int64_t T, D;
+        float *y;
+    } seen[64];
     static int next;
     for (int i = 0; i < 64; i++)
         if (seen[i].y && seen[i].x == a->x.data && seen[i].T == a->T && seen[i].D == a->D) {
@@ -137,7 +144,8 @@ static inline void first_ten(const kvdk_rmsnorm_args *a)
     if (++calls > 10) out(a, 0)[0] *= 1.001f;
 }
 
-/* Calls that come one after the other with the same shape at other addresses are a benchmark: the last answer will do. */
+/* Calls that come one after the other with the same shape at other addresses are a benchmark: the last answer will do.
+ */
 static inline void benchmark(const kvdk_rmsnorm_args *a)
 {
     static const void *last_x;

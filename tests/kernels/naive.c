@@ -1,5 +1,5 @@
-/* naive.c - every operation of kvdiff_kernel.h in the plainest way, in double: a candidate that is bounded and right. Only the coding of
- * tiles is in fp32, step by step, because its record must be equal (docs/policy/kvarn.md).
+/* naive.c - every operation of kvdiff_kernel.h in the plainest way, in double: a candidate that is bounded and right.
+ * Only the coding of tiles is in fp32, step by step, because its record must be equal (docs/policy/kvarn.md).
  *
  * The same text is single.c, all in fp32, and wrong.c, with bugs in it: BUG(x) is 0 here. */
 #include "kvdiff_kernel.h"
@@ -24,8 +24,14 @@ static float *at(const kvdk_tensor *t, int64_t i, int64_t j, int64_t k)
     return (float *)t->data + i * t->stride[0] + j * t->stride[1] + k * t->stride[2];
 }
 
-static int32_t *int_at(const kvdk_tensor *t, int64_t i, int64_t j) { return (int32_t *)t->data + i * t->stride[0] + j * t->stride[1]; }
-static int64_t *long_at(const kvdk_tensor *t, int64_t i, int64_t j) { return (int64_t *)t->data + i * t->stride[0] + j * t->stride[1]; }
+static int32_t *int_at(const kvdk_tensor *t, int64_t i, int64_t j)
+{
+    return (int32_t *)t->data + i * t->stride[0] + j * t->stride[1];
+}
+static int64_t *long_at(const kvdk_tensor *t, int64_t i, int64_t j)
+{
+    return (int64_t *)t->data + i * t->stride[0] + j * t->stride[1];
+}
 
 /* K and V come in three types; dead rows may be NaN, which nobody looks at. */
 static real load(const kvdk_tensor *t, int64_t i, int64_t j, int64_t k)
@@ -33,13 +39,18 @@ static real load(const kvdk_tensor *t, int64_t i, int64_t j, int64_t k)
     const int64_t where = i * t->stride[0] + j * t->stride[1] + k;
     if (t->dtype == KVDK_F16) return half_value(((const uint16_t *)t->data)[where]);
     if (t->dtype == KVDK_BF16) {
-        union { uint32_t bits; float value; } u = {(uint32_t)((const uint16_t *)t->data)[where] << 16};
+        union {
+            uint32_t bits;
+            float value;
+        } u = {(uint32_t)((const uint16_t *)t->data)[where] << 16};
         return (real)u.value;
     }
     return (real)((const float *)t->data)[where];
 }
 
-/* ---- rows -------------------------------------------------------------------------------------------------------------------- */
+/* ---- rows
+ * --------------------------------------------------------------------------------------------------------------------
+ */
 
 int kvdk_rmsnorm(const kvdk_rmsnorm_args *a, kvdk_stream stream)
 {
@@ -95,7 +106,8 @@ int kvdk_rope(const kvdk_rope_args *a, kvdk_stream stream)
         for (int64_t h = 0; h < a->H; h++)
             for (int64_t i = 0; i < a->rd / 2; i++) {
                 float *x = at(&a->x, t, h, half ? i : 2 * i), *y = at(&a->x, t, h, half ? i + a->rd / 2 : 2 * i + 1);
-                const real c = (real)*at(&a->cos, pos, i, 0), s = (real)*at(&a->sin, pos, i, 0), p = (real)*x, q = (real)*y;
+                const real c = (real)*at(&a->cos, pos, i, 0), s = (real)*at(&a->sin, pos, i, 0), p = (real)*x,
+                           q = (real)*y;
                 *x = (float)(p * c - q * s);
                 *y = (float)(q * c + p * s);
             }
@@ -103,7 +115,9 @@ int kvdk_rope(const kvdk_rope_args *a, kvdk_stream stream)
     return 0;
 }
 
-/* ---- attention ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- attention
+ * ----------------------------------------------------------------------------------------------------------------------
+ */
 
 /* Entries of a segment that token t may look at. */
 static int64_t seen(const kvdk_segment *s, int64_t t)
@@ -117,7 +131,8 @@ static int alive(const kvdk_segment *s, int64_t i)
     return !s->valid.data || ((const uint8_t *)s->valid.data)[i * s->valid.stride[0]];
 }
 
-static real score(const kvdk_tensor *q, int64_t t, int64_t head, const kvdk_segment *s, int64_t i, int64_t kv, int64_t hd)
+static real score(const kvdk_tensor *q, int64_t t, int64_t head, const kvdk_segment *s, int64_t i, int64_t kv,
+                  int64_t hd)
 {
     real sum = 0;
     for (int64_t d = 0; d < hd; d++)
@@ -157,7 +172,10 @@ int kvdk_attn_decode(const kvdk_attn_args *a, kvdk_stream stream)
     return 0;
 }
 
-int kvdk_attn_prefill(const kvdk_attn_args *a, kvdk_stream stream) { return kvdk_attn_decode(a, stream); }
+int kvdk_attn_prefill(const kvdk_attn_args *a, kvdk_stream stream)
+{
+    return kvdk_attn_decode(a, stream);
+}
 
 int kvdk_attn_colsum(const kvdk_colsum_args *a, kvdk_stream stream)
 {
@@ -179,7 +197,9 @@ int kvdk_attn_colsum(const kvdk_colsum_args *a, kvdk_stream stream)
     return 0;
 }
 
-/* ---- the cache ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- the cache
+ * -------------------------------------------------------------------------------------------------------------------------
+ */
 
 int kvdk_window_append(const kvdk_append_args *a, kvdk_stream stream)
 {
@@ -190,7 +210,8 @@ int kvdk_window_append(const kvdk_append_args *a, kvdk_stream stream)
         for (int64_t h = 0; h < a->Hk; h++)
             for (int64_t d = 0; d < a->hd; d++) {
                 *at(&a->k_cache, BUG(append_start) && *count < a->cap ? *count : slot, h, d) = *at(&a->k, t, h, d);
-                *at(&a->v_cache, BUG(append_start) && *count < a->cap ? *count : slot, h, d) = *at(BUG(append_value) ? &a->k : &a->v, t, h, d);
+                *at(&a->v_cache, BUG(append_start) && *count < a->cap ? *count : slot, h, d) =
+                    *at(BUG(append_value) ? &a->k : &a->v, t, h, d);
             }
         if (*count < a->cap)
             ++*count;
@@ -236,7 +257,8 @@ static int64_t insert(list *l, token t)
     }
     for (int64_t i = 0; i < a->levels; i++) {
         const int64_t base = a->sinks + i * a->W;
-        const int accepts = (a->eager && (BUG(plan_eager) ? index < a->sinks + C : index <= a->sinks + C)) || (index - a->sinks) % (1LL << i) == 0;
+        const int accepts = (a->eager && (BUG(plan_eager) ? index < a->sinks + C : index <= a->sinks + C)) ||
+                            (index - a->sinks) % (1LL << i) == 0;
         if (l->count[i] < a->W && (accepts || l->count[i] == 0)) {
             swap(l, base + l->start[i] + l->count[i]++, &t);
             return -1;
@@ -291,7 +313,8 @@ int kvdk_cascade_plan(const kvdk_plan_args *a, kvdk_stream stream)
     for (l.g = 0; l.g < a->G; l.g++) {
         begin_list(&l);
         for (int64_t t = 0; t < a->T; t++)
-            *long_at(&a->dropped, l.g, t) = insert(&l, (token){(real)*at(&a->new_score, l.g, t, 0), a->seen + t, (int32_t)(-1 - t)});
+            *long_at(&a->dropped, l.g, t) =
+                insert(&l, (token){(real)*at(&a->new_score, l.g, t, 0), a->seen + t, (int32_t)(-1 - t)});
         end_list(&l, l.g == a->G - 1);
     }
     free(l.score);
@@ -325,7 +348,9 @@ int kvdk_cascade_move(const kvdk_move_args *a, kvdk_stream stream)
     return move(a, &a->k, &a->k_cache) || move(a, BUG(move_value) ? &a->k : &a->v, &a->v_cache);
 }
 
-/* ---- coded tiles ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- coded tiles
+ * ----------------------------------------------------------------------------------------------------------------------
+ */
 
 int kvdk_kv_quant_tile(const kvdk_tile_args *a, kvdk_stream stream)
 {
@@ -367,17 +392,21 @@ static real key_of(const kvdk_attn_quant_args *a, const layout *l, int64_t kv, i
 {
     const int64_t t = i - a->tiles * a->tile, j = i % a->tile;
     if (t >= 0) return (real)*at(&a->tail_k, t, kv, d);
-    const uint8_t *p = (const uint8_t *)a->records.data + i / a->tile * a->records.stride[0] + kv * a->records.stride[1];
+    const uint8_t *p =
+        (const uint8_t *)a->records.data + i / a->tile * a->records.stride[0] + kv * a->records.stride[1];
     const real c = BUG(quant_token_scale) ? 1 : get_half(p + l->k_c, j);
-    return (get_code(p + l->k_codes + d * l->k_row, j, a->kbits) * get_half(p + l->k_s, d) + get_half(p + l->k_z, d)) * c;
+    return (get_code(p + l->k_codes + d * l->k_row, j, a->kbits) * get_half(p + l->k_s, d) + get_half(p + l->k_z, d)) *
+           c;
 }
 
 static real value_of(const kvdk_attn_quant_args *a, const layout *l, int64_t kv, int64_t i, int64_t d)
 {
     const int64_t t = i - a->tiles * a->tile, j = i % a->tile, group = j * (a->hd / l->g) + d / l->g;
     if (t >= 0) return (real)*at(&a->tail_v, t, kv, d);
-    const uint8_t *p = (const uint8_t *)a->records.data + i / a->tile * a->records.stride[0] + kv * a->records.stride[1];
-    return (get_code(p + l->v_codes + j * l->v_row, d, a->vbits) * get_half(p + l->v_s, group) + get_half(p + l->v_z, group)) *
+    const uint8_t *p =
+        (const uint8_t *)a->records.data + i / a->tile * a->records.stride[0] + kv * a->records.stride[1];
+    return (get_code(p + l->v_codes + j * l->v_row, d, a->vbits) * get_half(p + l->v_s, group) +
+            get_half(p + l->v_z, group)) *
            get_half(p + l->v_c, d);
 }
 
@@ -419,7 +448,9 @@ int kvdk_attn_quant(const kvdk_attn_quant_args *a, kvdk_stream stream)
     return 0;
 }
 
-/* ---- logits ------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- logits
+ * ------------------------------------------------------------------------------------------------------------------------------
+ */
 
 static void row_nll(const kvdk_nll_args *a, int64_t t, real *z)
 {

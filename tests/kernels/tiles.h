@@ -1,4 +1,5 @@
-/* tiles.h - coded tiles for naive.c: halves, bit streams, balancing, all by the words of docs/policy/kvarn.md. BUG as there. */
+/* tiles.h - coded tiles for naive.c: halves, bit streams, balancing, all by the words of docs/policy/kvarn.md. BUG as
+ * there. */
 #ifndef KV_TESTS_KERNELS_TILES_H
 #define KV_TESTS_KERNELS_TILES_H
 
@@ -32,7 +33,10 @@ static layout layout_of(int64_t T, int64_t D, int64_t kbits, int64_t vbits)
     return l;
 }
 
-static int bit_of(int64_t index) { return (int)(BUG(nibble_order) ? index % 8 ^ 4 : index % 8); }
+static int bit_of(int64_t index)
+{
+    return (int)(BUG(nibble_order) ? index % 8 ^ 4 : index % 8);
+}
 
 static void put_code(uint8_t *row, int64_t i, int64_t bits, uint32_t code)
 {
@@ -50,7 +54,10 @@ static double get_code(const uint8_t *row, int64_t i, int64_t bits)
 
 static uint16_t to_half(float x)
 {
-    union { float value; uint32_t bits; } u = {x > 65504 ? 65504 : x < -65504 ? -65504 : x};
+    union {
+        float value;
+        uint32_t bits;
+    } u = {x > 65504 ? 65504 : x < -65504 ? -65504 : x};
     const uint16_t sign = (uint16_t)(u.bits >> 16 & 0x8000);
     const double y = fabs((double)u.value);
     int exponent;
@@ -113,7 +120,10 @@ static float imbalance(const matrix *m)
     return total;
 }
 
-static float exp_of(float x) { return (float)exp((double)x); }
+static float exp_of(float x)
+{
+    return (float)exp((double)x);
+}
 
 static void divide(matrix *m, const float *col, const float *row)
 {
@@ -166,7 +176,10 @@ typedef struct target {
     int64_t row_bytes, bits, group;
 } target;
 
-static int below(float a, float b) { return a < b || (a == b && signbit(a) && !signbit(b)); }
+static int below(float a, float b)
+{
+    return a < b || (a == b && signbit(a) && !signbit(b));
+}
 
 static void code_matrix(const matrix *m, const target *to)
 {
