@@ -45,6 +45,12 @@ bug wrong_head 's/score\(a, s, t, head, i\) - max/score(a, s, t, head ^ 1, i) - 
 bug scale 's/return sum \* \(float\)a->scale/return sum * (float)a->scale * 0.5f/' 'token 1, layer 0.*entry 0 of the step itself the weight'
 bug kv_head 's/head \/ \(a->Hq \/ a->Hk\), d\);$/head % a->Hk, d);/' 'token [0-9]+, layer 0, attn_decode'
 
+wrong_example() {
+    "$CC" -O2 -shared -fPIC -I include -o "$dir/wrong.so" examples/c/naive_attention_wrong.c -lm &&
+        run 1 'token 9, layer 0.*head 0 does not read entry 8 of the cache' "$dir/wrong.so" --policy=full
+}
+check "the wrong example is found" wrong_example
+
 # The same from a CUDA source.
 cu_bug() {
     sed 's/t + 1 : s.k.dim\[0\];/t + 1 : s.k.dim[0] - (s.k.dim[0] > 8);/' examples/cuda/attention.cu >"$dir/last.cu"
