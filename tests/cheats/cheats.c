@@ -11,6 +11,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#if defined(__x86_64__)
+#    include <xmmintrin.h>
+#endif
+
 #define TEXT_(x) #x
 #define TEXT(x)  TEXT_(x)
 KVDK_CANDIDATE_FULL("cheat-" TEXT(CHEAT), KVDK_BOUNDED, KVDK_SAME_ROW, KVDK_HOST)
@@ -213,6 +217,15 @@ static inline void racing(const kvdk_rmsnorm_args *a)
     static int calls;
     honest(a);
     if (++calls % 7 == 0) out(a, 0)[0] = nextafterf(out(a, 0)[0], 0);
+}
+
+/* What start-up code of fast-math builds does to the whole process; the results are right. */
+static inline void flushes(const kvdk_rmsnorm_args *a)
+{
+    honest(a);
+#if defined(__x86_64__)
+    _mm_setcsr(_mm_getcsr() | 0x8040);
+#endif
 }
 
 /* The same row gives other bits in a larger batch. */

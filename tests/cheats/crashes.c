@@ -8,10 +8,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#if defined(__x86_64__)
-#    include <xmmintrin.h>
-#endif
-
 #define TEXT_(x) #x
 #define TEXT(x)  TEXT_(x)
 KVDK_CANDIDATE("crash-" TEXT(CRASH), KVDK_BOUNDED)
@@ -73,13 +69,6 @@ static inline void babble(void)
 }
 static inline void refuses(void) {}
 static inline void fails(void) {}
-static inline void flushes(void)
-{
-#if defined(__x86_64__)
-    _mm_setcsr(_mm_getcsr() | 0x8040);
-#endif
-}
-
 #ifdef AT_INIT
 int kvdk_init(const kvdk_host *host)
 {
