@@ -219,6 +219,22 @@ static inline void racing(const kvdk_rmsnorm_args *a)
     if (++calls % 7 == 0) out(a, 0)[0] = nextafterf(out(a, 0)[0], 0);
 }
 
+/* Every process of it is another: it counts them in a file. */
+static inline void aged(const kvdk_rmsnorm_args *a)
+{
+    static int generation = -1;
+    const char *path = getenv("KVDIFF_TEST_COUNT");
+    FILE *f = path && generation < 0 ? fopen(path, "a+") : NULL;
+    if (f) {
+        fputc('x', f);
+        fseek(f, 0, SEEK_END);
+        generation = (int)ftell(f) % 2;
+        fclose(f);
+    }
+    honest(a);
+    if (generation == 1) out(a, 0)[0] = nextafterf(out(a, 0)[0], 0);
+}
+
 /* What start-up code of fast-math builds does to the whole process; the results are right. */
 static inline void flushes(const kvdk_rmsnorm_args *a)
 {

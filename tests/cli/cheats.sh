@@ -54,11 +54,27 @@ cheat dense guard
 cheat reads_beyond poison
 cheat racing rerun
 cheat batched rows
+KVDIFF_TEST_COUNT=$dir/processes
+export KVDIFF_TEST_COUNT
+cheat aged fresh
 if [ "$(uname -m)" = x86_64 ]; then
     cheat flushes fpenv
 else
     skip "flushes is caught by fpenv" "the test sets MXCSR, which only x86 has"
 fi
+
+# A right candidate with a wrong clock.
+clock() { # SECONDS CHECK
+    rm -f "$dir/r.db"
+    KVDIFF_TEST_CLOCK=$1 logged "$dir/log" "$KVDIFF" ops --kernel=tests/cheats/clock.py --level=0 --seed=7 --db="$dir/r.db"
+    got=$?
+    verdict=$(rows "SELECT group_concat(check_name) FROM op_verdict WHERE status = 'FAIL'")
+    echo "exit status $got, failed: $verdict (wanted $2)"
+    [ "$got" -eq 1 ] && [ "$verdict" = "$2" ]
+}
+check "no time at all is too good" clock 0 too_good
+check "so is less than none, and no clock says it" clock -1 timing,too_good
+check "more than the tester has seen pass is no time, either" clock 3600 timing
 
 shown_again() { # NAME
     rm -f "$dir/r.db"
