@@ -19,8 +19,8 @@ typedef struct dt_op_difference {
     int64_t worst_index;
 } dt_op_difference;
 
-/* contract: KVDK_BITEXACT: bits; KVDK_BOUNDED: bounds. Whole numbers must be equal in any case. bits = 1: bits must
- * agree whatever the contract says (exact inputs). ERR_NOMEM. */
+/* contract: KVDK_BITEXACT: bits; KVDK_BOUNDED: bounds. Whole numbers must be equal in any case, unless the operation
+ * judges its codes by itself. bits = 1: bits must agree whatever the contract says (exact inputs). ERR_NOMEM. */
 kv_status dt_op_compare(const dt_opcase *c, const dt_answer *right, void *const got[DT_OP_TENSORS], int32_t contract,
                         int bits, dt_op_difference *out);
 

@@ -253,5 +253,5 @@ enum {
             DT_DIST(subnormal) | DT_DIST(constant) | DT_DIST(ascending) | DT_DIST(low) | DT_DIST(exact) | DT_DIST(dye)
 };
 
-const dt_op_impl dt_op_attn_prefill = {N_SHAPES, DISTS, draw_prefill, answer, name};
-const dt_op_impl dt_op_attn_decode = {N_DECODE, DISTS, draw_decode, answer, name};
+const dt_op_impl dt_op_attn_prefill = {N_SHAPES, DISTS, draw_prefill, answer, name, NULL};
+const dt_op_impl dt_op_attn_decode = {N_DECODE, DISTS, draw_decode, answer, name, NULL};

@@ -1,8 +1,7 @@
-/* op_kv_quant_tile.c - one tile of rotated K and V into a record (docs/policy/kvarn.md). The record is bytes and must
- * be equal: a code rounded the other way, or another round of the balancing that wins, is another record. There is no
- * bound that would let one pass and not the other, so candidates of every contract follow that page operation by
- * operation. */
-#include "difftest/ops/oracle.h"
+/* op_kv_quant_tile.c - one tile of rotated K and V into a record (docs/policy/kvarn.md). Who promises bits gives the
+ * reference's bytes. Who is bounded gives numbers: tile_bounds.c says how far an honest balancing may be off, and
+ * tile_judge.c what a record may then hold. */
+#include "difftest/ops/tile_judge.h"
 
 #include "common/tile.h"
 #include "ref/ops.h"
@@ -46,6 +45,24 @@ static kv_kvarn_params params_of(const kvdk_tile_args *a)
                              .tie = KV_TIE_LITERAL};
 }
 
+/* Numbers whose record no order of work can change: whole steps of a power of two, with both ends in every group, and
+ * one column of zeros. Divided by scales of at most 1 (deviations are below a half), the rest of the matrix only gets
+ * farther away from that column, so that no round of the balancing is as good as none, and nothing is ever rounded. */
+static void fill_exactly(dt_opcase *c, int of_values)
+{
+    const dt_tile_half h = dt_tile_half_of(&c->args.kv_quant_tile, of_values);
+    const int64_t n = (1 << h.bits) - 1, stream = of_values ? 2 : 1;
+    const int64_t empty = dt_opcase_below(c, 91, (uint64_t)of_values, h.cols), least = (empty + 1) % h.group;
+    float *x = of_values ? c->args.kv_quant_tile.v.data : c->args.kv_quant_tile.k.data;
+    for (int64_t i = 0; i < h.rows * h.cols; i++) {
+        const int64_t row = i / h.cols, col = i % h.cols, at = col % h.group;
+        const int64_t zero = 1 + dt_opcase_below(c, 92 + of_values, (uint64_t)(row * h.cols + col - at), n - 1);
+        const int64_t drawn = dt_opcase_below(c, (uint64_t)stream, (uint64_t)i, n + 1);
+        const int64_t code = col == empty ? zero : at == least ? 0 : at == (least + 1) % h.group ? n : drawn;
+        x[row * h.row_step + col * h.col_step] = (float)(code - zero) / (float)(2 << h.bits);
+    }
+}
+
 static kv_status draw(dt_opcase *c)
 {
     kvdk_tile_args *a = &c->args.kv_quant_tile;
@@ -57,6 +74,8 @@ static kv_status draw(dt_opcase *c)
     KV_TRY(dt_opcase_tensor(c, "record", KVDK_U8, l.bytes, 1, 1));
     dt_opcase_fill(c, "k", 1, 1, a->hd);
     dt_opcase_fill(c, "v", 2, 1, a->hd);
+    for (int half = 0; half < 2 && c->dist == DT_DIST_exact; half++)
+        fill_exactly(c, half);
     snprintf(c->title, sizeof c->title, "tile=%lld hd=%lld K%lld V%lld iters=%lld", (long long)a->tile,
              (long long)a->hd, (long long)a->kbits, (long long)a->vbits, (long long)a->iters);
     return KV_OK;
@@ -66,10 +85,25 @@ static kv_status answer(const dt_opcase *c, const kvdk_precision *precision, dt_
 {
     const kvdk_tile_args *a = &c->args.kv_quant_tile;
     const kv_kvarn_params p = params_of(a);
+    const double sums = DT_U + dt_unit_of(precision->accumulators);
     int record;
-    (void)precision;
     KV_TRY(dt_answer_tensor(c, "record", out, &record));
+    dt_tile_round *rounds = out->detail = malloc((size_t)(2 * (a->iters + 1)) * sizeof *rounds);
+    if (!rounds) return kv_fail(KV_ERR_NOMEM, "out of memory");
+    for (int half = 0; half < 2; half++) {
+        const dt_tile_half h = dt_tile_half_of(a, half);
+        dt_tile_balance(&h, a->iters, sums, rounds + half * (a->iters + 1));
+    }
     return ref_op_kvarn_tile(&p, a->k.data, a->v.data, a->hd, out->bits[record]);
+}
+
+static void judge_record(const dt_opcase *c, const dt_answer *right, void *const got[DT_OP_TENSORS],
+                         dt_op_difference *d)
+{
+    int slot = 0;
+    while (!right->bits[slot])
+        slot++;
+    dt_tile_judge(&c->args.kv_quant_tile, right->detail, right->bits[slot], got[slot], slot, d);
 }
 
 /* A part of the record: rows of `row` bytes from `at` on. */
@@ -78,10 +112,10 @@ typedef struct part {
     int32_t at, end, row;
 } part;
 
-static void name(const dt_opcase *c, int slot, int64_t i, dt_element_name *out)
+static void name_byte(const kvdk_tile_args *a, int64_t i, dt_element_name *out)
 {
-    const kv_kvarn_params p = params_of(&c->args.kv_quant_tile);
-    const kv_kvarn_layout l = kv_kvarn_layout_of(&p, (int32_t)c->args.kv_quant_tile.hd);
+    const kv_kvarn_params p = params_of(a);
+    const kv_kvarn_layout l = kv_kvarn_layout_of(&p, (int32_t)a->hd);
     const part parts[] = {
         {"K codes", "channel", l.k_codes, l.k_scale, l.k_row},
         {"K S", "channel", l.k_scale, l.k_zero, 2},
@@ -93,8 +127,6 @@ static void name(const dt_opcase *c, int slot, int64_t i, dt_element_name *out)
         {"V Z", "token", l.v_zero, l.bytes, 2 * l.v_groups},
     };
     int n = 0;
-    (void)slot;
-    *out = (dt_element_name){.token = -1, .head = -1, .slot = -1, .dim = -1};
     while (n < 7 && i >= parts[n].end)
         n++;
     const int64_t row = (i - parts[n].at) / parts[n].row;
@@ -106,6 +138,34 @@ static void name(const dt_opcase *c, int slot, int64_t i, dt_element_name *out)
              (long long)row, (long long)((i - parts[n].at) % parts[n].row), (long long)i);
 }
 
+/* Behind the bytes of the record come its numbers (tile_judge.h). Rows of K are channels, those of V tokens. */
+static void name_number(const kvdk_tile_args *a, int64_t i, dt_element_name *out)
+{
+    static const char *const words[] = {"code", "S", "Z", "c", "decoded value"};
+    const dt_tile_number n = dt_tile_number_of(a, i);
+    const int is_scale = n.kind == DT_TILE_SCALE || n.kind == DT_TILE_ZERO, has_row = n.kind != DT_TILE_COL;
+    const int64_t row = has_row ? n.row : -1, col = is_scale ? -1 : n.col;
+    char first[40] = "", second[40] = "";
+    out->token = n.is_value ? row : col;
+    out->dim = n.is_value ? col : row;
+    if (out->token >= 0) snprintf(first, sizeof first, " token %lld", (long long)out->token);
+    if (out->dim >= 0) snprintf(second, sizeof second, " channel %lld", (long long)out->dim);
+    if (is_scale && n.is_value) snprintf(second, sizeof second, " group %lld", (long long)n.col);
+    snprintf(out->text, sizeof out->text, "%s %s of%s%s", n.is_value ? "V" : "K", words[n.kind], first, second);
+}
+
+static void name(const dt_opcase *c, int slot, int64_t i, dt_element_name *out)
+{
+    const kvdk_tile_args *a = &c->args.kv_quant_tile;
+    const int64_t bytes = a->record.dim[0];
+    (void)slot;
+    *out = (dt_element_name){.token = -1, .head = -1, .slot = -1, .dim = -1};
+    if (i < bytes)
+        name_byte(a, i, out);
+    else
+        name_number(a, i - bytes, out);
+}
+
 const dt_op_impl dt_op_kv_quant_tile = {
     .n_shapes = N_SHAPES,
     .dists = DT_DIST(normal) | DT_DIST(outlier) | DT_DIST(small) | DT_DIST(large) | DT_DIST(subnormal) |
@@ -113,4 +173,5 @@ const dt_op_impl dt_op_kv_quant_tile = {
     .draw = draw,
     .answer = answer,
     .name = name,
+    .judge = judge_record,
 };

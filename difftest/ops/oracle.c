@@ -11,6 +11,7 @@ void dt_answer_free(dt_answer *a)
         free(a->value[i]);
         free(a->bound[i]);
     }
+    free(a->detail);
     memset(a, 0, sizeof *a);
 }
 

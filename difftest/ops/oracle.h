@@ -21,6 +21,7 @@ typedef struct dt_answer {
     void *bits[DT_OP_TENSORS];    /* in the tensor's type */
     double *value[DT_OP_TENSORS]; /* NULL: whole numbers, which have no error */
     double *bound[DT_OP_TENSORS];
+    void *detail; /* of an operation that judges by itself; one block of malloc */
 } dt_answer;
 void dt_answer_free(dt_answer *a);
 
@@ -36,6 +37,8 @@ typedef struct dt_element_name {
     char text[200]; /* "token 3 head 5 dim 2" */
 } dt_element_name;
 
+struct dt_op_difference;
+
 typedef struct dt_op_impl {
     int64_t n_shapes; /* of the list of awkward shapes; larger numbers are random */
     uint32_t dists;   /* 1 << dt_dist */
@@ -45,6 +48,10 @@ typedef struct dt_op_impl {
     kv_status (*answer)(const dt_opcase *c, const kvdk_precision *precision, dt_answer *a);
     /* Names element i (contiguous) of an output. */
     void (*name)(const dt_opcase *c, int slot, int64_t i, dt_element_name *out);
+    /* Fills *d for a candidate that does not promise bits and whose outputs are codes, where equality would be too
+     * much. NULL: outputs without bounds must be equal. */
+    void (*judge)(const dt_opcase *c, const dt_answer *right, void *const got[DT_OP_TENSORS],
+                  struct dt_op_difference *d);
 } dt_op_impl;
 
 extern const dt_op_impl dt_op_rmsnorm, dt_op_gemm, dt_op_rope, dt_op_attn_prefill, dt_op_attn_decode, dt_op_attn_colsum,

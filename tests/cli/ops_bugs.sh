@@ -51,9 +51,14 @@ bug plan_eager cascade_plan "of ring" numeric exact
 bug plan_tie cascade_plan "constant" numeric exact
 bug move_in_place cascade_move "place of slot" numeric dye
 bug move_value cascade_move "v_cache" numeric dye
-bug nibble_order kv_quant_tile "K codes of channel" numeric exact
+bug nibble_order kv_quant_tile "K code of token" numeric exact
 bug tile_std kv_quant_tile "K S of channel" numeric
 bug tile_zero kv_quant_tile "K Z of channel" numeric
+bug tile_sign kv_quant_tile "K Z of channel" numeric exact
+bug tile_neighbour kv_quant_tile "K S of channel" numeric
+bug tile_group kv_quant_tile "K code of token" numeric exact
+bug tile_truncate kv_quant_tile "K code of token" numeric
+bug tile_half_twice kv_quant_tile "K S of channel" numeric
 bug nibble_order attn_quant "head 0" numeric
 bug quant_token_scale attn_quant "head 0" numeric
 bug quant_tail attn_quant "tail=" numeric

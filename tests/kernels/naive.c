@@ -1,5 +1,4 @@
 /* naive.c - every operation of kvdiff_kernel.h in the plainest way, in double: a candidate that is bounded and right.
- * Only the coding of tiles is in fp32, step by step, because its record must be equal (docs/policy/kvarn.md).
  *
  * The same text is single.c, all in fp32, and wrong.c, with bugs in it: BUG(x) is 0 here. */
 #include "kvdiff_kernel.h"
@@ -362,13 +361,13 @@ int kvdk_kv_quant_tile(const kvdk_tile_args *a, kvdk_stream stream)
     m->rows = a->hd;
     m->cols = a->tile;
     for (int64_t i = 0; i < a->tile * a->hd; i++)
-        m->x[i] = *at(&a->k, i % a->tile, i / a->tile, 0);
+        m->x[i] = (real)*at(&a->k, i % a->tile, i / a->tile, 0);
     balance(m, a->iters);
     code_matrix(m, &(target){p + l.k_codes, p + l.k_s, p + l.k_z, p + l.k_c, l.k_row, a->kbits, a->tile});
     m->rows = a->tile;
     m->cols = a->hd;
     for (int64_t i = 0; i < a->tile * a->hd; i++)
-        m->x[i] = *at(&a->v, i / a->hd, i % a->hd, 0);
+        m->x[i] = (real)*at(&a->v, i / a->hd, i % a->hd, 0);
     balance(m, a->iters);
     code_matrix(m, &(target){p + l.v_codes, p + l.v_s, p + l.v_z, p + l.v_c, l.v_row, a->vbits, l.g});
     free(m);

@@ -1,5 +1,5 @@
-/* tiles.h - coded tiles for naive.c: halves, bit streams, balancing, all by the words of docs/policy/kvarn.md. BUG as
- * there. */
+/* tiles.h - coded tiles for naive.c: halves, bit streams, balancing, all by the words of docs/policy/kvarn.md. BUG and
+ * real as there. REORDERED: sums in eight chains, fma, reciprocals, exponentials in fp32: what a GPU makes of it. */
 #ifndef KV_TESTS_KERNELS_TILES_H
 #define KV_TESTS_KERNELS_TILES_H
 
@@ -52,14 +52,10 @@ static double get_code(const uint8_t *row, int64_t i, int64_t bits)
     return code;
 }
 
-static uint16_t to_half(float x)
+static uint16_t to_half(real x)
 {
-    union {
-        float value;
-        uint32_t bits;
-    } u = {x > 65504 ? 65504 : x < -65504 ? -65504 : x};
-    const uint16_t sign = (uint16_t)(u.bits >> 16 & 0x8000);
-    const double y = fabs((double)u.value);
+    const uint16_t sign = signbit(x) ? 0x8000 : 0;
+    const double y = fabs((double)x) > 65504 ? 65504 : fabs((double)x);
     int exponent;
     frexp(y, &exponent);
     if (y < 0x1p-14) return (uint16_t)(sign | (uint16_t)nearbyint(ldexp(y, 24)));
@@ -67,7 +63,7 @@ static uint16_t to_half(float x)
     return (uint16_t)(sign | (uint16_t)(m - 1024 + 1024 * (exponent + 14)));
 }
 
-static void put_half(uint8_t *p, int64_t i, float x)
+static void put_half(uint8_t *p, int64_t i, real x)
 {
     const uint16_t h = to_half(x);
     memcpy(p + 2 * i, &h, 2);
@@ -83,85 +79,102 @@ static double get_half(const uint8_t *p, int64_t i)
 /* A matrix that is being balanced. */
 typedef struct matrix {
     int64_t rows, cols;
-    float x[128 * 256], now[128 * 256], col[256], row[256], best_col[256], best_row[256];
+    real x[128 * 256], now[128 * 256], col[256], row[256], best_col[256], best_row[256];
 } matrix;
 
-static float deviation(const float *v, int64_t n, int64_t step)
+#ifdef REORDERED
+#    define CHAINS       8
+#    define ADD(a, b, c) fmaf(b, c, a) /* a + b c */
+#    define DIVIDE(a, b) ((a) * (1 / (b)))
+#    define EXP(x)       expf(x)
+#    define LOG(x)       logf(x)
+#else
+#    define CHAINS       1
+#    define ADD(a, b, c) ((a) + (b) * (c))
+#    define DIVIDE(a, b) ((a) / (b))
+#    define EXP(x)       ((real)exp((double)(x)))
+#    define LOG(x)       ((real)log((double)(x)))
+#endif
+
+static real fold(const real *chain)
 {
-    float sum = 0, s = 0;
-    for (int64_t i = 0; i < n; i++)
-        sum = sum + v[i * step];
-    const float mean = sum / (float)n;
-    for (int64_t i = 0; i < n; i++) {
-        const float d = v[i * step] - mean, square = d * d;
-        s = s + square;
-    }
-    return sqrtf(s / (float)(n - (BUG(tile_std) ? 0 : 1)));
+    real sum = chain[0];
+    for (int i = 1; i < CHAINS; i++)
+        sum = chain[i] + sum;
+    return sum;
 }
 
-static float line(const matrix *m, int by_row, int64_t i)
+static real deviation(const real *v, int64_t n, int64_t step)
+{
+    real sum[CHAINS] = {0}, squares[CHAINS] = {0};
+    for (int64_t i = 0; i < n; i++)
+        sum[i % CHAINS] += v[i * step];
+    const real mean = fold(sum) / (real)n;
+    for (int64_t i = 0; i < n; i++) {
+        const real d = v[i * step] - mean;
+        squares[i % CHAINS] = ADD(squares[i % CHAINS], d, d);
+    }
+    return (real)sqrt((double)(fold(squares) / (real)(n - (BUG(tile_std) ? 0 : 1))));
+}
+
+static real line(const matrix *m, int by_row, int64_t i)
 {
     return by_row ? deviation(m->now + i * m->cols, m->cols, 1) : deviation(m->now + i, m->rows, m->cols);
 }
 
-static float imbalance(const matrix *m)
+static real imbalance(const matrix *m)
 {
-    float total = 0;
+    real total = 0;
     for (int by_row = 0; by_row < 2; by_row++) {
-        float most = line(m, by_row, 0), least = most;
+        real most = line(m, by_row, 0), least = most;
         for (int64_t i = 1; i < (by_row ? m->rows : m->cols); i++) {
-            const float s = line(m, by_row, i);
+            const real s = line(m, by_row, i);
             most = s > most ? s : most;
             least = s < least ? s : least;
         }
-        const float ratio = most / (least > 1e-8f ? least : 1e-8f);
+        const real ratio = most / (least > 1e-8f ? least : 1e-8f);
         total = by_row ? total + ratio : ratio;
     }
     return total;
 }
 
-static float exp_of(float x)
-{
-    return (float)exp((double)x);
-}
-
-static void divide(matrix *m, const float *col, const float *row)
+static void divide(matrix *m, const real *col, const real *row)
 {
     for (int64_t i = 0; i < m->rows * m->cols; i++) {
-        const float x = m->x[i] / col[i % m->cols];
-        m->now[i] = x / row[i / m->cols];
+        const real x = DIVIDE(m->x[i], col[i % m->cols]);
+        m->now[i] = DIVIDE(x, row[i / m->cols]);
     }
 }
 
 /* One half of a round: logarithms of the columns or the rows, and the matrix divided by what they say. */
-static void improve(matrix *m, int by_row, float *lc, float *lr)
+static void improve(matrix *m, int by_row, real *lc, real *lr)
 {
-    float *l = by_row ? lr : lc, add[256];
+    real *l = by_row ? lr : lc, add[256];
     for (int64_t i = 0; i < (by_row ? m->rows : m->cols); i++) {
-        float s = line(m, by_row, i);
+        real s = line(m, by_row, i);
         s = s > 1e-3f ? s < 1e3f ? s : 1e3f : 1e-3f;
-        add[i] = l[i] + (float)log((double)s);
+        add[i] = l[i] + LOG(s);
         add[i] = add[i] > -0.3f ? add[i] < 10 ? add[i] : 10 : -0.3f;
     }
     memcpy(l, add, (size_t)(by_row ? m->rows : m->cols) * sizeof *l);
     for (int64_t i = 0; i < m->cols; i++)
-        m->col[i] = exp_of(lc[i]);
+        m->col[i] = EXP(lc[i]);
     for (int64_t i = 0; i < m->rows; i++)
-        m->row[i] = exp_of(lr[i]);
+        m->row[i] = EXP(lr[i]);
     divide(m, m->col, m->row);
 }
 
 static void balance(matrix *m, int64_t iters)
 {
-    float lc[256] = {0}, lr[256] = {0};
+    real lc[256] = {0}, lr[256] = {0};
     for (int i = 0; i < 256; i++)
         m->best_col[i] = m->best_row[i] = 1;
     memcpy(m->now, m->x, sizeof m->x);
-    float best = imbalance(m);
+    real best = imbalance(m);
     for (int64_t n = 0; n < iters; n++) {
         improve(m, 0, lc, lr);
         improve(m, 1, lc, lr);
-        const float now = imbalance(m);
+        const real now = imbalance(m);
         if (!(now <= best)) continue;
         best = now;
         memcpy(m->best_col, m->col, sizeof m->col);
@@ -176,32 +189,51 @@ typedef struct target {
     int64_t row_bytes, bits, group;
 } target;
 
-static int below(float a, float b)
+static int below(real a, real b)
 {
     return a < b || (a == b && signbit(a) && !signbit(b));
 }
 
+/* Steps of s from lo to x, which become the code. */
+static real steps(real x, real lo, real s)
+{
+#ifdef REORDERED
+    return fmaf(x, 1 / s, -lo * (1 / s));
+#else
+    return (x - lo) / s;
+#endif
+}
+
+static uint32_t code_of(real v, real n)
+{
+    const real q = BUG(tile_truncate) ? floor(v) : (real)nearbyint((double)v);
+    return (uint32_t)(q > 0 ? q < n ? q : n : 0);
+}
+
+static void code_group(const matrix *m, const target *to, int64_t r, int64_t g)
+{
+    const int64_t first = BUG(tile_group) && g + to->group < m->cols * m->rows - 1 ? 1 : 0;
+    const real *x = m->now + r * m->cols + g, n = (real)((1 << to->bits) - 1), scale = m->best_row[r];
+    real lo = x[first], hi = lo;
+    for (int64_t i = first; i < to->group + first; i++) {
+        if (below(x[i], lo)) lo = x[i];
+        if (below(hi, x[i])) hi = x[i];
+    }
+    const real s0 = DIVIDE(hi - lo, n), s = s0 > 1e-10f ? s0 : 1e-10f;
+    for (int64_t i = 0; i < to->group; i++)
+        put_code(to->codes + r * to->row_bytes, g + i, to->bits, code_of(steps(x[i], lo, s), n));
+    const int64_t at = r * (m->cols / to->group) + g / to->group;
+    put_half(to->scale, BUG(tile_neighbour) ? at ^ 1 : at,
+             (BUG(tile_half_twice) ? (real)half_value(to_half(s)) : s) * scale);
+    put_half(to->zero, at, BUG(tile_zero) ? lo : BUG(tile_sign) ? -lo * scale : lo * scale);
+}
+
 static void code_matrix(const matrix *m, const target *to)
 {
-    const float n = (float)((1 << to->bits) - 1);
     memset(to->codes, 0, (size_t)(m->rows * to->row_bytes));
     for (int64_t r = 0; r < m->rows; r++)
-        for (int64_t g = 0; g < m->cols; g += to->group) {
-            const float *x = m->now + r * m->cols + g;
-            float lo = x[0], hi = x[0];
-            for (int64_t i = 1; i < to->group; i++) {
-                if (below(x[i], lo)) lo = x[i];
-                if (below(hi, x[i])) hi = x[i];
-            }
-            const float s0 = (hi - lo) / n, s = s0 > 1e-10f ? s0 : 1e-10f;
-            for (int64_t i = 0; i < to->group; i++) {
-                const float q = nearbyintf((x[i] - lo) / s);
-                put_code(to->codes + r * to->row_bytes, g + i, to->bits, (uint32_t)(q > 0 ? q < n ? q : n : 0));
-            }
-            const int64_t at_group = r * (m->cols / to->group) + g / to->group;
-            put_half(to->scale, at_group, s * m->best_row[r]);
-            put_half(to->zero, at_group, BUG(tile_zero) ? lo : lo * m->best_row[r]);
-        }
+        for (int64_t g = 0; g < m->cols; g += to->group)
+            code_group(m, to, r, g);
     for (int64_t i = 0; i < m->cols; i++)
         put_half(to->col, i, m->best_col[i]);
 }
