@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -220,11 +221,18 @@ static int is_ours(const char *path)
     return 0;
 }
 
+/* The process names a library by its own path, the user perhaps by a link to it. */
+static int is_same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 static void look_at(void *ctx, const char *path)
 {
     search *s = ctx;
     s->n++;
-    if (is_ours(path) && !s->found[0] && strcmp(path, s->k->request->file) != 0)
+    if (is_ours(path) && !s->found[0] && !is_same_file(path, s->k->request->file))
         snprintf(s->found, sizeof s->found, "%s", path);
 }
 

@@ -29,4 +29,13 @@ check "blas: the run" run blas
 for op in rmsnorm gemm rope attn_prefill attn_decode logits_nll; do
     check "blas: $op is within its bound" passes blas "$op"
 done
+
+# An installation may be made of links; a side is itself under every name.
+linked() {
+    mkdir -p "$dir/linked/sides"
+    cp "$BUILD/kvdiff" "$BUILD/kvdiff-worker" "$dir/linked"
+    ln -s "$(realpath "$BUILD/sides/emu.so")" "$dir/linked/sides/emu.so"
+    "$dir/linked/kvdiff" ops --kernel=emu --op=topk --level=0 --seed=7 --db="$dir/linked.db"
+}
+check "a side that is a link to its file has borrowed nothing" linked
 done_testing
