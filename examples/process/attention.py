@@ -2,11 +2,10 @@
 
     kvdiff ops --kernel=examples/process/attention.py
 """
-import numpy as np
-
 import kvdk
 
 candidate = kvdk.Candidate("numpy-attention", contract=kvdk.BOUNDED)
+np = candidate.need("numpy")
 
 
 def entries(call, t):

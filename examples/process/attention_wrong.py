@@ -3,11 +3,10 @@ The scores of grouped heads belong to another KV head; where Hk is 1 or Hq, ever
 
     kvdiff ops --kernel=examples/process/attention_wrong.py
 """
-import numpy as np
-
 import kvdk
 
 candidate = kvdk.Candidate("numpy-attention-wrong", contract=kvdk.BOUNDED)
+np = candidate.need("numpy")
 
 
 def entries(call, t):

@@ -10,14 +10,21 @@
 
     candidate.run()
 
+What the program needs and this machine may not have is asked for, rather than imported: where it is missing every call is refused, and
+the reason stands in the tester's row.
+
+    torch = candidate.need("torch")
+
 A call has the parameters and tensors of the operation's arguments in kvdiff_kernel.h by their names; segments are a list in
 call.segment, each with kind, k, v and valid. A tensor that is absent is None. Without numpy a tensor is a kvdk.Tensor: offset, dtype, dim
 and stride over call.memory, a memoryview.
 """
+import importlib
 import json
 import mmap
 import os
 import socket
+import sys
 import time
 
 try:
@@ -38,6 +45,16 @@ TYPES = {"f32": ("<f4", 4), "f16": ("<f2", 2), "bf16": ("<u2", 2), "i32": ("<i4"
 
 class Unsupported(Exception):
     """The candidate does not do this; recorded as UNSUPPORTED, which is never a pass."""
+
+
+class Absent:
+    """Stands in for a module that is not here, so that a file with its decorators can be read to the end."""
+
+    def __getattr__(self, name):
+        return self
+
+    def __call__(self, *arguments, **more):
+        return self
 
 
 class Tensor:
@@ -63,6 +80,22 @@ def as_f32(array):
     return array.astype(numpy.float32)
 
 
+def view(call):
+    """Of a call of attention: K and V [n][Hk][hd] of all segments in fp32, zeros where an entry is dead, and seen [T][n], bool: whether
+    a token sees an entry."""
+    keys, values = [numpy.zeros((0, call.Hk, call.hd), numpy.float32)], [numpy.zeros((0, call.Hk, call.hd), numpy.float32)]
+    seen = [numpy.zeros((call.T, 0), bool)]
+    for s in call.segment:
+        if s.k is None:
+            continue
+        n = s.k.shape[0]
+        alive = numpy.ones(n, bool) if s.valid is None else s.valid[:, 0, 0, 0] != 0
+        keys.append(numpy.where(alive[:, None, None], as_f32(s.k[..., 0]), numpy.float32(0)))
+        values.append(numpy.where(alive[:, None, None], as_f32(s.v[..., 0]), numpy.float32(0)))
+        seen.append(numpy.tri(call.T, n, dtype=bool) & alive if s.kind == SELF else numpy.broadcast_to(alive, (call.T, n)))
+    return numpy.concatenate(keys), numpy.concatenate(values), numpy.concatenate(seen, axis=1)
+
+
 def map_memory():
     """The memory that is shared with the tester, whole."""
     return memoryview(mmap.mmap(MEMORY, os.fstat(MEMORY).st_size))
@@ -86,6 +119,27 @@ class Candidate:
     def __init__(self, name, contract=BOUNDED, determinism=SAME_CALL, precision=(F32, F32, F32)):
         self.name, self.contract, self.determinism, self.precision = name, contract, determinism, list(precision)
         self.ops = {}
+        self.missing, self.refusals = [], []
+
+    def refuse(self, why):
+        """Every call is refused from now on, with this line."""
+        self.refusals.append(why)
+
+    def need(self, module):
+        """The module; where it cannot be imported a stand-in, and every call is refused."""
+        package = module.partition(".")[0]
+        try:
+            return importlib.import_module(module)
+        except Exception as error:  # a broken installation fails in many ways
+            if isinstance(error, ModuleNotFoundError) and error.name == package:
+                self.missing += [package] if package not in self.missing else []
+            else:
+                self.refuse(f"{package} cannot be imported: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
+            return Absent()
+
+    def _refusal(self):
+        names = " ".join(self.missing)
+        return "; ".join([f"no {names} here: pip install {names} for {sys.executable}"] * bool(names) + self.refusals)
 
     def op(self, function):
         """Decorator: the function is the operation of its name."""
@@ -119,6 +173,8 @@ class Candidate:
             return {"status": 1, "why": f"it does not answer '{what}'"}
         if message["op"] not in self.ops:
             return {"status": -1, "why": "it has no such operation"}
+        if self.missing or self.refusals:
+            return {"status": -1, "why": self._refusal()}
         start = time.monotonic()
         try:
             status = self.ops[message["op"]](self._read(memory, message))

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Candidates as CUDA sources and as Python programs (docs/candidates.md): right ones pass, wrong ones are caught by a named
-# check, and what cannot be run is refused with its line. On a machine with a GPU the .cu files run there.
+# Candidates as CUDA sources (docs/candidates.md): right ones pass, wrong ones are caught by a named check, and what cannot be
+# run is refused with its line. On a machine with a GPU the .cu files run there.
 set -u
 . tests/tap.sh
 
@@ -125,16 +125,6 @@ else
     done
     check "a compiler's message has the line of the source" lines_fit
     check "a compiler that is not there is said in one line" no_compiler
-fi
-
-right_python() { ops 0 --kernel=examples/process/attention.py; }
-wrong_python() { ops 1 --kernel=examples/process/attention_wrong.py --dist=normal --dist=dye && [ "$(verdict numeric)" = FAIL ]; }
-
-if python3 -c 'import numpy' 2>/dev/null; then
-    check "a Python program passes" right_python
-    check "a wrong one fails" wrong_python
-else
-    skip "Python candidates" "python3 has no numpy here: NOTHING about examples/process was checked"
 fi
 
 done_testing
