@@ -124,7 +124,10 @@ static kv_status import_head(const ref_cache *c, const kv_state_head *h, ref_lay
         const ref_record r = c->store->record(c, l, head, i);
         if (r.og != v->og[i])
             return kv_fail(KV_ERR_FORMAT, "cache state: heads of layer %d hold different tokens", v->run->layer);
-        if (v->bytes && (r.bytes != v->bytes[i] || r.pos != v->pos[i]))
+        if (r.pos != v->pos[i])
+            return kv_fail(KV_ERR_FORMAT, "cache state: entry %lld of layer %d is at position %d, not %d as its policy has it",
+                           (long long)i, v->run->layer, v->pos[i], r.pos);
+        if (v->bytes && r.bytes != v->bytes[i])
             return kv_fail(KV_ERR_FORMAT, "cache state: entry %lld of layer %d is no record of this storage",
                            (long long)i, v->run->layer);
         if (v->score) ref_layer_score(l, head)[r.slot] = (real)v->score[i];

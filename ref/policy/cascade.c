@@ -377,6 +377,13 @@ static void replay(ref_cache *c, ref_layer *l, int64_t seen)
         l->n += l->count[i];
 }
 
+static int is_as_head_0(const ref_layer *l, int64_t slot, const ref_adopt *a, int64_t i)
+{
+    const real score = (real)a->score[i];
+    return ref_layer_og(l, 0)[slot] == a->og[i] && memcmp(&ref_layer_score(l, 0)[slot], &score, sizeof score) == 0;
+}
+
+/* Ring 0 accepts every token under every rule, so that the newest are in it. */
 static kv_status adopt(ref_cache *c, ref_layer *l, int64_t head, const ref_adopt *a)
 {
     if (head == 0) replay(c, l, a->seen);
@@ -384,12 +391,16 @@ static kv_status adopt(ref_cache *c, ref_layer *l, int64_t head, const ref_adopt
         return kv_fail(KV_ERR_FORMAT, "cache state: %lld entries after %lld tokens; this cascade holds %lld",
                        (long long)a->n, (long long)a->seen, (long long)l->n);
     for (int64_t i = 0; i < a->n; i++) {
-        const int64_t least = i == 0 ? 0 : a->og[i - 1] + 1;
-        if (a->pos[i] != i || a->og[i] < least || a->og[i] >= a->seen || (i < l->n_sink && a->og[i] != i))
-            return kv_fail(KV_ERR_FORMAT, "cache state: entry %lld is token %lld at position %d; a cascade's entries stand in "
-                                          "the order of the text, without gaps in position", (long long)i,
-                           (long long)a->og[i], a->pos[i]);
-        ref_layer_og(l, head)[entry(c, l, head, i).slot] = a->og[i];
+        const int64_t least = i == 0 ? 0 : a->og[i - 1] + 1, slot = entry(c, l, head, i).slot;
+        const int misses = (i < l->n_sink && a->og[i] != i) || (i >= a->n - l->count[0] && a->og[i] != a->seen - a->n + i);
+        if (a->pos[i] != i || a->og[i] < least || a->og[i] >= a->seen || misses)
+            return kv_fail(KV_ERR_FORMAT, "cache state: entry %lld is token %lld at position %d; a cascade's entries stand in the "
+                                          "order of the text, without gaps in position, sinks and the newest are all there",
+                           (long long)i, (long long)a->og[i], a->pos[i]);
+        if (c->policy.cascade.homog && head > 0 && !is_as_head_0(l, slot, a, i))
+            return kv_fail(KV_ERR_FORMAT, "cache state: entry %lld differs between heads, which share their scores with homog=1",
+                           (long long)i);
+        ref_layer_og(l, head)[slot] = a->og[i];
     }
     return KV_OK;
 }

@@ -56,7 +56,7 @@ static kv_status adopt(ref_cache *c, ref_layer *l, int64_t head, const ref_adopt
     if (i != a->n)
         return kv_fail(KV_ERR_FORMAT, "cache state: %lld entries; dilated keeps %lld after %lld tokens", (long long)a->n,
                        (long long)i, (long long)a->seen);
-    return REF(time_order_adopt)(c, l, head, a);
+    return REF(time_order_adopt)(l, head, a, i, 0);
 }
 
 const ref_policy REF(policy_dilated) = {.needs_og = 1, .key_form = REF(time_order_key_form), .slots = slots,

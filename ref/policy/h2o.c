@@ -51,7 +51,14 @@ static kv_status settle(ref_cache *c, int32_t layer, const ref_sums *s)
     return KV_OK;
 }
 
+static kv_status adopt(ref_cache *c, ref_layer *l, int64_t head, const ref_adopt *a)
+{
+    const kv_h2o_params *p = &c->policy.h2o;
+    const int decided = a->seen > p->cap;
+    return REF(time_order_adopt)(l, head, a, decided ? p->cap : a->seen, decided ? p->recent : a->seen);
+}
+
 const ref_policy REF(policy_h2o) = {.needs_og = 1, .needs_score = 1, .key_form = REF(time_order_key_form),
                                     .slots = slots, .piece = piece, .begin = REF(time_order_begin),
                                     .view = REF(time_order_view), .demand = demand, .settle = settle,
-                                    .entry = REF(time_order_entry), .adopt = REF(time_order_adopt)};
+                                    .entry = REF(time_order_entry), .adopt = adopt};

@@ -119,20 +119,21 @@ ref_entry REF(time_order_entry)(const ref_cache *c, const ref_layer *l, int64_t 
     return (ref_entry){i, og, (int32_t)og};
 }
 
-kv_status REF(time_order_adopt)(ref_cache *c, ref_layer *l, int64_t head, const ref_adopt *a)
+kv_status REF(time_order_adopt)(ref_layer *l, int64_t head, const ref_adopt *a, int64_t n, int64_t tail)
 {
-    const int64_t most = kv_policy_max_entries(&c->policy);
-    if (a->n > most || a->n > a->seen)
-        return kv_fail(KV_ERR_FORMAT, "cache state: %lld entries do not fit in %lld after %lld tokens", (long long)a->n,
-                       (long long)most, (long long)a->seen);
+    if (a->n != n)
+        return kv_fail(KV_ERR_FORMAT, "cache state: %lld entries after %lld tokens; this policy then has %lld", (long long)a->n,
+                       (long long)a->seen, (long long)n);
     int64_t before = -1;
-    for (int64_t i = 0; i < a->n; i++) {
-        if (a->og[i] <= before || a->og[i] >= a->seen || a->pos[i] != a->og[i])
-            return kv_fail(KV_ERR_FORMAT, "cache state: entry %lld is token %lld at position %d; original indices ascend "
-                                          "and are the positions", (long long)i, (long long)a->og[i], a->pos[i]);
+    for (int64_t i = 0; i < n; i++) {
+        const int misses = i >= n - tail && a->og[i] != a->seen - n + i;
+        if (a->og[i] <= before || a->og[i] >= a->seen || a->pos[i] != a->og[i] || misses)
+            return kv_fail(KV_ERR_FORMAT, "cache state: entry %lld is token %lld at position %d; original indices ascend and "
+                                          "are the positions, and the newest %lld tokens are all there", (long long)i,
+                           (long long)a->og[i], a->pos[i], (long long)tail);
         before = ref_layer_og(l, head)[i] = a->og[i];
     }
-    l->n = a->n;
+    l->n = n;
     l->seen = a->seen;
     return KV_OK;
 }

@@ -36,6 +36,8 @@ int32_t REF(time_order_key_form)(const kv_policy *p);
 int64_t REF(time_order_begin)(ref_cache *c, int32_t layer, int64_t m);
 int64_t REF(time_order_view)(const ref_cache *c, const ref_layer *l, ref_range *out);
 ref_entry REF(time_order_entry)(const ref_cache *c, const ref_layer *l, int64_t head, int64_t i);
-kv_status REF(time_order_adopt)(ref_cache *c, ref_layer *l, int64_t head, const ref_adopt *a);
+
+/* For adopt: after a->seen tokens there are `n` entries, and the newest `tail` tokens are all among them. */
+kv_status REF(time_order_adopt)(ref_layer *l, int64_t head, const ref_adopt *a, int64_t n, int64_t tail);
 
 #endif

@@ -98,10 +98,23 @@ static kv_status settle(ref_cache *c, int32_t layer, const ref_sums *s)
     return KV_OK;
 }
 
+/* Before the prompt there is nothing, behind it everything that came later. */
+static kv_status adopt(ref_cache *c, ref_layer *l, int64_t head, const ref_adopt *a)
+{
+    const kv_snapkv_params *p = &c->policy.snapkv;
+    const int64_t later = a->seen - p->prompt;
+    if (a->seen > 0 && later < 0)
+        return kv_fail(KV_ERR_FORMAT, "cache state: %lld tokens; the first step brings the whole prompt, prompt=%d",
+                       (long long)a->seen, p->prompt);
+    if (a->seen == 0 || p->prompt < p->cap) return REF(time_order_adopt)(l, head, a, a->seen, a->seen);
+    const int64_t kept = ref_min(budget(c, (int32_t)(l - c->layers)), p->prompt - p->window);
+    return REF(time_order_adopt)(l, head, a, kept + p->window + later, p->window + later);
+}
+
 #define SNAPKV_TABLE                                                                                                 \
     {.needs_og = 1, .key_form = REF(time_order_key_form), .slots = slots, .piece = piece,                            \
      .begin = REF(time_order_begin), .view = REF(time_order_view), .demand = demand, .settle = settle,               \
-     .entry = REF(time_order_entry), .adopt = REF(time_order_adopt)}
+     .entry = REF(time_order_entry), .adopt = adopt}
 
 const ref_policy REF(policy_snapkv) = SNAPKV_TABLE;
 const ref_policy REF(policy_pyramid) = SNAPKV_TABLE;

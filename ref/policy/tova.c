@@ -51,7 +51,14 @@ static kv_status settle(ref_cache *c, int32_t layer, const ref_sums *s)
     return KV_OK;
 }
 
+/* No token is safe, the newest neither. */
+static kv_status adopt(ref_cache *c, ref_layer *l, int64_t head, const ref_adopt *a)
+{
+    const int decided = a->seen > c->policy.tova.cap;
+    return REF(time_order_adopt)(l, head, a, decided ? c->policy.tova.cap : a->seen, decided ? 0 : a->seen);
+}
+
 const ref_policy REF(policy_tova) = {.needs_og = 1, .key_form = REF(time_order_key_form), .slots = slots,
                                      .piece = piece, .begin = REF(time_order_begin), .view = REF(time_order_view),
                                      .demand = demand, .settle = settle, .entry = REF(time_order_entry),
-                                     .adopt = REF(time_order_adopt)};
+                                     .adopt = adopt};

@@ -128,6 +128,8 @@ static kv_status adopt(ref_cache *c, ref_layer *l, int64_t head, const ref_adopt
     c->window = -1;
     for (int64_t i = 0; i < a->n; i++) {
         KV_TRY(check_row(c, a, i));
+        if (head > 0 && (ref_layer_og(l, 0)[i] != a->og[i] || l->pos[i] != a->pos[i]))
+            return kv_fail(KV_ERR_FORMAT, "cache state: row %lld differs between heads, which record the same tokens", (long long)i);
         ref_layer_og(l, head)[i] = a->og[i];
         l->pos[i] = a->pos[i];
     }
