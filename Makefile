@@ -296,7 +296,7 @@ $(MUT)/ref.so: $(MUT_REF) $(MUT_O)/side_ref.o $(MUT_COMMON)
 N    ?= 200
 SEED ?= 1
 .PHONY: mutants mutants-build mutants-mechanical
-mutants-mechanical: $(BUILD)/kvdiff $(MUTANT_SIDES) ## change the sources mechanically, N=200 SEED=1: which changes does nobody notice? (hours)
+mutants-mechanical: test-build $(MUT_O)/side_ref.o ## change the sources mechanically, N=200 SEED=1: which changes does nobody notice? (hours)
 	$(Q)BUILD=$(BUILD) tools/mutate -n $(N) --seed $(SEED) -j $(JOBS)
 mutants-build: $(MUTANT_SIDES) # the two libraries with planted bugs
 mutants: $(BUILD)/kvdiff $(MUTANT_SIDES) ## plant bugs, one at a time: the tester must find every one (docs/mutants.md); resumes
