@@ -227,13 +227,20 @@ typedef struct kvdk_move_args {
     kvdk_tensor k_cache, v_cache; /* [S][G][hd] in/out */
 } kvdk_move_args;
 
-/* Codes one tile of K and V that the Hadamard rotation has been applied to (docs/policy/kvarn.md: "Coding a tile"; its
- * record layout). */
+typedef enum kvdk_tile_format {
+    KVDK_KVARN, /* docs/policy/kvarn.md: "Coding a tile", and its record; K and V are rotated already */
+    KVDK_KIVI   /* docs/policy/kivi.md: the record of the K block of `tile` tokens, then those of their V rows */
+} kvdk_tile_format;
+
+/* Codes one tile of K and V. */
 typedef struct kvdk_tile_args {
     kvdk_call call;
-    int64_t tile, hd, kbits, vbits, iters;
+    int64_t tile, hd, kbits, vbits;
+    int64_t iters;      /* KVDK_KVARN: rounds of balancing */
     kvdk_tensor k, v;   /* [tile][hd] */
     kvdk_tensor record; /* u8 [bytes] out */
+    int64_t format;     /* kvdk_tile_format; a candidate refuses what it does not have */
+    int64_t group;      /* KVDK_KIVI: numbers that share a scale, tokens of K, channels of V; kbits = vbits */
 } kvdk_tile_args;
 
 /* Attention of one token over n coded tiles and then `tail` rows (already rotated by H), all of which it sees. q and o

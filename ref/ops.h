@@ -70,6 +70,9 @@ kv_status ref_op_cascade_plan(const ref_op_cascade *a);
 /* Codes K and V rows [T][D], rotated already, finite, as one record (common/tile.h). */
 kv_status ref_op_kvarn_tile(const kv_kvarn_params *p, const float *k, const float *v, int64_t D, uint8_t *record);
 
+/* Codes K and V rows [R][D], finite, as the record of a kivi block and behind it those of R V rows. */
+kv_status ref_op_kivi_tile(const kv_kivi_params *p, const float *k, const float *v, int64_t D, uint8_t *record);
+
 /* Attention of one token over coded tiles and a tail of rotated rows; q and o are not rotated. */
 typedef struct ref_op_kvarn_attn {
     kv_kvarn_params params;

@@ -3,6 +3,7 @@
 
 #include "common/mem.h"
 #include "ref/policy/cascade.h"
+#include "ref/storage/kivi.h"
 #include "ref/storage/kvarn.h"
 
 #include <stdio.h>
@@ -126,6 +127,37 @@ kv_status ref_op_kvarn_tile(const kv_kvarn_params *p, const float *k, const floa
     memcpy(x, v, (size_t)(T * D) * sizeof *x);
     REF(kvarn_code_values)(&coder, x, record, NULL);
     give_back(x, size);
+    return KV_OK;
+}
+
+/* Group g of a row of numbers x, `step` apart; scales and minima of a row lie side by side. */
+static void code_group(const float *x, int64_t step, ref_kivi_group row, int64_t g)
+{
+    real values[KV_MAX_HEAD_DIM];
+    row.k = (int32_t)g * row.n;
+    row.scale += 4 * g;
+    row.min += 4 * g;
+    for (int32_t i = 0; i < row.n; i++)
+        values[i] = x[(row.k + i) * step];
+    REF(kivi_code_group)(&row, values);
+}
+
+kv_status ref_op_kivi_tile(const kv_kivi_params *p, const float *k, const float *v, int64_t D, uint8_t *record)
+{
+    const kv_kivi_layout l = kv_kivi_layout_of(p, (int32_t)D);
+    const int64_t k_groups = l.R / l.G, v_groups = D / l.G;
+    if (l.G > KV_MAX_HEAD_DIM) return kv_fail(KV_ERR_USAGE, "kivi: groups of more than %d", KV_MAX_HEAD_DIM);
+    memset(record, 0, (size_t)(l.k_bytes + l.R * l.v_bytes));
+    for (int64_t d = 0; d < D; d++)
+        for (int64_t g = 0; g < k_groups; g++)
+            code_group(k + d, D, (ref_kivi_group){record + d * l.k_row, 0, l.G, p->bits,
+                                                  record + l.k_scale + 4 * d * k_groups,
+                                                  record + l.k_min + 4 * d * k_groups}, g);
+    for (int64_t t = 0; t < l.R; t++) {
+        uint8_t *row = record + l.k_bytes + t * l.v_bytes;
+        for (int64_t g = 0; g < v_groups; g++)
+            code_group(v + t * D, 1, (ref_kivi_group){row, 0, l.G, p->bits, row + l.v_scale, row + l.v_min}, g);
+    }
     return KV_OK;
 }
 

@@ -10,10 +10,12 @@
 #include <stdlib.h>
 
 static const struct {
-    int32_t tile, hd, kbits, vbits, iters;
+    int32_t tile, hd, kbits, vbits, iters, group; /* group: of kivi; 0: kvarn */
 } shapes[] = {
-    {32, 32, 4, 2, 8},  {32, 64, 2, 4, 8},  {64, 32, 8, 8, 3},  {64, 64, 3, 5, 8},
-    {128, 32, 4, 2, 8}, {32, 128, 6, 3, 1}, {32, 256, 4, 2, 2},
+    {32, 32, 4, 2, 8, 0},    {32, 64, 2, 4, 8, 0},    {64, 32, 8, 8, 3, 0},  {64, 64, 3, 5, 8, 0},
+    {128, 32, 4, 2, 8, 0},   {32, 128, 6, 3, 1, 0},   {32, 256, 4, 2, 2, 0}, {32, 32, 2, 2, 0, 32},
+    {64, 64, 4, 4, 0, 32},   {128, 128, 8, 8, 0, 64}, {32, 64, 3, 3, 0, 16}, {64, 32, 5, 5, 0, 16},
+    {128, 256, 6, 6, 0, 32},
 };
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 
@@ -26,23 +28,17 @@ static void choose(const dt_opcase *c, kvdk_tile_args *a)
         a->kbits = shapes[c->shape].kbits;
         a->vbits = shapes[c->shape].vbits;
         a->iters = shapes[c->shape].iters;
+        a->group = shapes[c->shape].group;
+        a->format = a->group ? KVDK_KIVI : KVDK_KVARN;
         return;
     }
+    a->format = dt_opcase_below(c, 90, 5, 3) == 0 ? KVDK_KIVI : KVDK_KVARN;
     a->tile = 32 << dt_opcase_below(c, 90, 0, 3);
     a->hd = 32 << dt_opcase_below(c, 90, 1, 3);
     a->kbits = widths[dt_opcase_below(c, 90, 2, 6)];
-    a->vbits = widths[dt_opcase_below(c, 90, 3, 6)];
-    a->iters = 1 + dt_opcase_below(c, 90, 4, 8);
-}
-
-static kv_kvarn_params params_of(const kvdk_tile_args *a)
-{
-    return (kv_kvarn_params){.tile = (int32_t)a->tile,
-                             .kbits = (int32_t)a->kbits,
-                             .vbits = (int32_t)a->vbits,
-                             .iters = (int32_t)a->iters,
-                             .dialect = KV_KVARN_A,
-                             .tie = KV_TIE_LITERAL};
+    a->vbits = a->format == KVDK_KIVI ? a->kbits : widths[dt_opcase_below(c, 90, 3, 6)];
+    a->iters = a->format == KVDK_KIVI ? 0 : 1 + dt_opcase_below(c, 90, 4, 8);
+    a->group = a->format == KVDK_KIVI ? 8 << dt_opcase_below(c, 90, 6, 3) : 0;
 }
 
 /* Numbers whose record no order of work can change: whole steps of a power of two, with both ends in every group, and
@@ -67,24 +63,36 @@ static kv_status draw(dt_opcase *c)
 {
     kvdk_tile_args *a = &c->args.kv_quant_tile;
     choose(c, a);
-    const kv_kvarn_params p = params_of(a);
-    const kv_kvarn_layout l = kv_kvarn_layout_of(&p, (int32_t)a->hd);
     KV_TRY(dt_opcase_tensor(c, "k", KVDK_F32, a->tile, a->hd, 1));
     KV_TRY(dt_opcase_tensor(c, "v", KVDK_F32, a->tile, a->hd, 1));
-    KV_TRY(dt_opcase_tensor(c, "record", KVDK_U8, l.bytes, 1, 1));
+    KV_TRY(dt_opcase_tensor(c, "record", KVDK_U8, dt_tile_bytes(a), 1, 1));
     dt_opcase_fill(c, "k", 1, 1, a->hd);
     dt_opcase_fill(c, "v", 2, 1, a->hd);
     for (int half = 0; half < 2 && c->dist == DT_DIST_exact; half++)
         fill_exactly(c, half);
-    snprintf(c->title, sizeof c->title, "tile=%lld hd=%lld K%lld V%lld iters=%lld", (long long)a->tile,
-             (long long)a->hd, (long long)a->kbits, (long long)a->vbits, (long long)a->iters);
+    const int is_kivi = a->format == KVDK_KIVI;
+    snprintf(c->title, sizeof c->title, "%stile=%lld hd=%lld K%lld V%lld %s=%lld", is_kivi ? "kivi " : "",
+             (long long)a->tile, (long long)a->hd, (long long)a->kbits, (long long)a->vbits,
+             is_kivi ? "group" : "iters", (long long)(is_kivi ? a->group : a->iters));
     return KV_OK;
+}
+
+static kv_status code(const kvdk_tile_args *a, uint8_t *record)
+{
+    const kv_kvarn_params kvarn = {.tile = (int32_t)a->tile,
+                                   .kbits = (int32_t)a->kbits,
+                                   .vbits = (int32_t)a->vbits,
+                                   .iters = (int32_t)a->iters,
+                                   .dialect = KV_KVARN_A,
+                                   .tie = KV_TIE_LITERAL};
+    const kv_kivi_params kivi = {.bits = (int32_t)a->kbits, .group = (int32_t)a->group, .residual = (int32_t)a->tile};
+    if (a->format == KVDK_KIVI) return ref_op_kivi_tile(&kivi, a->k.data, a->v.data, a->hd, record);
+    return ref_op_kvarn_tile(&kvarn, a->k.data, a->v.data, a->hd, record);
 }
 
 static kv_status answer(const dt_opcase *c, const kvdk_precision *precision, dt_answer *out)
 {
     const kvdk_tile_args *a = &c->args.kv_quant_tile;
-    const kv_kvarn_params p = params_of(a);
     const double sums = DT_U + dt_unit_of(precision->accumulators);
     int record;
     KV_TRY(dt_answer_tensor(c, "record", out, &record));
@@ -94,7 +102,7 @@ static kv_status answer(const dt_opcase *c, const kvdk_precision *precision, dt_
         const dt_tile_half h = dt_tile_half_of(a, half);
         dt_tile_balance(&h, a->iters, sums, rounds + half * (a->iters + 1));
     }
-    return ref_op_kvarn_tile(&p, a->k.data, a->v.data, a->hd, out->bits[record]);
+    return code(a, out->bits[record]);
 }
 
 static void judge_record(const dt_opcase *c, const dt_answer *right, void *const got[DT_OP_TENSORS],
@@ -112,11 +120,23 @@ typedef struct part {
     int32_t at, end, row;
 } part;
 
+static void name_part(const part *p, int64_t i, dt_element_name *out)
+{
+    const int64_t row = (i - p->at) / p->row;
+    if (p->of[0] == 't')
+        out->token = row;
+    else
+        out->dim = row;
+    snprintf(out->text, sizeof out->text, "%s of %s %lld, byte %lld (%lld of the record)", p->what, p->of,
+             (long long)row, (long long)((i - p->at) % p->row), (long long)i);
+}
+
 static void name_byte(const kvdk_tile_args *a, int64_t i, dt_element_name *out)
 {
-    const kv_kvarn_params p = params_of(a);
-    const kv_kvarn_layout l = kv_kvarn_layout_of(&p, (int32_t)a->hd);
-    const part parts[] = {
+    const kv_kvarn_layout l = dt_tile_kvarn(a);
+    const kv_kivi_layout b = a->format == KVDK_KIVI ? dt_tile_kivi(a) : (kv_kivi_layout){.G = 1};
+    const int32_t bytes = (int32_t)a->record.dim[0], scales = 4 * (b.R / b.G);
+    const part kvarn[] = {
         {"K codes", "channel", l.k_codes, l.k_scale, l.k_row},
         {"K S", "channel", l.k_scale, l.k_zero, 2},
         {"K Z", "channel", l.k_zero, l.k_col, 2},
@@ -124,18 +144,18 @@ static void name_byte(const kvdk_tile_args *a, int64_t i, dt_element_name *out)
         {"V codes", "token", l.v_codes, l.v_col, l.v_row},
         {"V c", "channel", l.v_col, l.v_scale, 2},
         {"V S", "token", l.v_scale, l.v_zero, 2 * l.v_groups},
-        {"V Z", "token", l.v_zero, l.bytes, 2 * l.v_groups},
+        {"V Z", "token", l.v_zero, bytes, 2 * l.v_groups},
     };
-    int n = 0;
-    while (n < 7 && i >= parts[n].end)
-        n++;
-    const int64_t row = (i - parts[n].at) / parts[n].row;
-    if (parts[n].of[0] == 't')
-        out->token = row;
-    else
-        out->dim = row;
-    snprintf(out->text, sizeof out->text, "%s of %s %lld, byte %lld (%lld of the record)", parts[n].what, parts[n].of,
-             (long long)row, (long long)((i - parts[n].at) % parts[n].row), (long long)i);
+    const part kivi[] = {
+        {"K codes", "channel", 0, b.k_scale, b.k_row},
+        {"K scales", "channel", b.k_scale, b.k_min, scales},
+        {"K minima", "channel", b.k_min, b.k_bytes, scales},
+        {"V row", "token", b.k_bytes, bytes, b.v_bytes},
+    };
+    const part *p = a->format == KVDK_KIVI ? kivi : kvarn;
+    while (p->end < bytes && i >= p->end)
+        p++;
+    name_part(p, i, out);
 }
 
 /* Behind the bytes of the record come its numbers (tile_judge.h). Rows of K are channels, those of V tokens. */
@@ -145,13 +165,15 @@ static void name_number(const kvdk_tile_args *a, int64_t i, dt_element_name *out
     const dt_tile_number n = dt_tile_number_of(a, i);
     const int is_scale = n.kind == DT_TILE_SCALE || n.kind == DT_TILE_ZERO, has_row = n.kind != DT_TILE_COL;
     const int64_t row = has_row ? n.row : -1, col = is_scale ? -1 : n.col;
-    char first[40] = "", second[40] = "";
+    char first[40] = "", second[40] = "", group[40] = "";
     out->token = n.is_value ? row : col;
     out->dim = n.is_value ? col : row;
     if (out->token >= 0) snprintf(first, sizeof first, " token %lld", (long long)out->token);
     if (out->dim >= 0) snprintf(second, sizeof second, " channel %lld", (long long)out->dim);
-    if (is_scale && n.is_value) snprintf(second, sizeof second, " group %lld", (long long)n.col);
-    snprintf(out->text, sizeof out->text, "%s %s of%s%s", n.is_value ? "V" : "K", words[n.kind], first, second);
+    if (is_scale && (n.is_value || a->format == KVDK_KIVI))
+        snprintf(group, sizeof group, " group %lld", (long long)n.col);
+    snprintf(out->text, sizeof out->text, "%s %s of%s%s%s", n.is_value ? "V" : "K", words[n.kind], first, second,
+             group);
 }
 
 static void name(const dt_opcase *c, int slot, int64_t i, dt_element_name *out)

@@ -129,8 +129,8 @@ static const dt_op_slot move_tensors[] = {
 };
 
 static const dt_op_param tile_params[] = {
-    INT(kvdk_tile_args, tile),  INT(kvdk_tile_args, hd),    INT(kvdk_tile_args, kbits),
-    INT(kvdk_tile_args, vbits), INT(kvdk_tile_args, iters),
+    INT(kvdk_tile_args, format), INT(kvdk_tile_args, tile),  INT(kvdk_tile_args, hd),    INT(kvdk_tile_args, kbits),
+    INT(kvdk_tile_args, vbits),  INT(kvdk_tile_args, iters), INT(kvdk_tile_args, group),
 };
 static const dt_op_slot tile_tensors[] = {
     TENSOR(kvdk_tile_args, k, DT_IN),

@@ -15,7 +15,6 @@
 #include "difftest/ops/tile_bounds.h"
 
 #include "common/math.h"
-#include "common/tile.h"
 
 static double absolute(double x)
 {
@@ -30,35 +29,61 @@ static double smaller(double a, double b)
     return a < b ? a : b;
 }
 
-dt_tile_half dt_tile_half_of(const kvdk_tile_args *a, int of_values)
+kv_kvarn_layout dt_tile_kvarn(const kvdk_tile_args *a)
 {
     const kv_kvarn_params p = {.tile = (int32_t)a->tile, .kbits = (int32_t)a->kbits, .vbits = (int32_t)a->vbits};
-    const kv_kvarn_layout l = kv_kvarn_layout_of(&p, (int32_t)a->hd);
-    if (of_values)
-        return (dt_tile_half){.x = a->v.data,
-                              .rows = a->tile,
-                              .cols = a->hd,
-                              .row_step = a->hd,
-                              .col_step = 1,
-                              .group = l.v_group,
-                              .bits = p.vbits,
-                              .row_bytes = l.v_row,
-                              .codes = l.v_codes,
-                              .scale = l.v_scale,
-                              .zero = l.v_zero,
-                              .col = l.v_col};
-    return (dt_tile_half){.x = a->k.data,
-                          .rows = a->hd,
-                          .cols = a->tile,
-                          .row_step = 1,
-                          .col_step = a->hd,
-                          .group = a->tile,
-                          .bits = p.kbits,
-                          .row_bytes = l.k_row,
-                          .codes = l.k_codes,
-                          .scale = l.k_scale,
-                          .zero = l.k_zero,
-                          .col = l.k_col};
+    return kv_kvarn_layout_of(&p, (int32_t)a->hd);
+}
+
+kv_kivi_layout dt_tile_kivi(const kvdk_tile_args *a)
+{
+    const kv_kivi_params p = {.bits = (int32_t)a->kbits, .group = (int32_t)a->group, .residual = (int32_t)a->tile};
+    return kv_kivi_layout_of(&p, (int32_t)a->hd);
+}
+
+int64_t dt_tile_bytes(const kvdk_tile_args *a)
+{
+    if (a->format != KVDK_KIVI) return dt_tile_kvarn(a).bytes;
+    const kv_kivi_layout l = dt_tile_kivi(a);
+    return l.k_bytes + a->tile * l.v_bytes;
+}
+
+static void place_kvarn(const kvdk_tile_args *a, int of_values, dt_tile_half *h)
+{
+    const kv_kvarn_layout l = dt_tile_kvarn(a);
+    h->is_balanced = 1;
+    h->number_bytes = 2;
+    h->group = of_values ? l.v_group : l.T;
+    h->code_row = of_values ? l.v_row : l.k_row;
+    h->scale_row = of_values ? 2 * l.v_groups : 2;
+    h->codes = of_values ? l.v_codes : l.k_codes;
+    h->scale = of_values ? l.v_scale : l.k_scale;
+    h->zero = of_values ? l.v_zero : l.k_zero;
+    h->col = of_values ? l.v_col : l.k_col;
+}
+
+static void place_kivi(const kvdk_tile_args *a, int of_values, dt_tile_half *h)
+{
+    const kv_kivi_layout l = dt_tile_kivi(a);
+    h->number_bytes = 4;
+    h->group = l.G;
+    h->code_row = of_values ? l.v_bytes : l.k_row;
+    h->scale_row = of_values ? l.v_bytes : 4 * (l.R / l.G);
+    h->codes = of_values ? l.k_bytes : 0;
+    h->scale = of_values ? l.k_bytes + l.v_scale : l.k_scale;
+    h->zero = of_values ? l.k_bytes + l.v_min : l.k_min;
+}
+
+dt_tile_half dt_tile_half_of(const kvdk_tile_args *a, int of_values)
+{
+    dt_tile_half h = {.x = of_values ? a->v.data : a->k.data,
+                      .rows = of_values ? a->tile : a->hd,
+                      .cols = of_values ? a->hd : a->tile,
+                      .row_step = of_values ? a->hd : 1,
+                      .col_step = of_values ? 1 : a->hd,
+                      .bits = (int32_t)(of_values ? a->vbits : a->kbits)};
+    (a->format == KVDK_KIVI ? place_kivi : place_kvarn)(a, of_values, &h);
+    return h;
 }
 
 double dt_tile_quotient_error(double log_col, double log_row)

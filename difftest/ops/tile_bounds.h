@@ -1,8 +1,10 @@
-/* tile_bounds.h - the balancing of a tile (docs/policy/kvarn.md, "Coding a tile") in double, and how far an honest
- * fp32 kernel may be away from it: what a record is judged by when its candidate is bounded (docs/ops.md, "Codes"). */
+/* tile_bounds.h - where the numbers of a tile's record lie; and of kvarn the balancing (docs/policy/kvarn.md, "Coding
+ * a tile") in double, and how far an honest fp32 kernel may be away from it: what a record is judged by when its
+ * candidate is bounded (docs/ops.md, "Codes"). */
 #ifndef KV_DIFFTEST_OPS_TILE_BOUNDS_H
 #define KV_DIFFTEST_OPS_TILE_BOUNDS_H
 
+#include "common/tile.h"
 #include "difftest/ops/oracle.h"
 
 enum { DT_TILE_LINES = 256 }; /* most rows or columns */
@@ -13,13 +15,19 @@ typedef struct dt_tile_half {
     int64_t rows, cols, row_step, col_step;
     int64_t group; /* columns that share scale and zero */
     int32_t bits;
-    int64_t row_bytes;               /* of the codes of a row */
-    int64_t codes, scale, zero, col; /* bytes from the start of the record */
+    int is_balanced;                 /* kvarn: rows and columns have scales; kivi: none */
+    int64_t code_row, scale_row;     /* bytes from a row's codes, and from its scales and zeros, to those of the next */
+    int64_t number_bytes;            /* of a scale: 2 or 4 */
+    int64_t codes, scale, zero, col; /* bytes from the start of the record; kivi has no col */
 } dt_tile_half;
 dt_tile_half dt_tile_half_of(const kvdk_tile_args *a, int of_values);
 
-/* A scale of a row or a column: its logarithm, how far off that may be, and e to the power of both.
- * */
+/* Layout of a record of either format, and its length. */
+kv_kvarn_layout dt_tile_kvarn(const kvdk_tile_args *a);
+kv_kivi_layout dt_tile_kivi(const kvdk_tile_args *a);
+int64_t dt_tile_bytes(const kvdk_tile_args *a);
+
+/* A scale of a row or a column: its logarithm, how far off that may be, and e to the power of both. */
 typedef struct dt_tile_scale {
     double log, off;
     double scale, relative; /* relative: of the scale, before it is rounded */
@@ -32,7 +40,7 @@ typedef struct dt_tile_round {
     int is_legal;       /* may be the best, whatever roundings were */
 } dt_tile_round;
 
-/* Fills rounds 0 .. iters. sums: what one addition of a sum may be off by, relatively. */
+/* Fills rounds 0 .. iters; of kivi, which has none, round 0. sums: relative error of one addition of a sum. */
 void dt_tile_balance(const dt_tile_half *h, int64_t iters, double sums, dt_tile_round *rounds);
 
 /* Relative error of x / (scale of the column) / (scale of the row) by scales whose logarithms are given: two

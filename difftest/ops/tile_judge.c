@@ -1,7 +1,7 @@
 /* tile_judge.c - codes, scales and zeros of a record, and what they stand for, against the matrix that was coded.
  *
- * With a = x / C (R is the same for a row and leaves it as a factor),
- * lo and hi the ends of a group of a, n = 2^bits - 1:
+ * With a = x / C (R is the same for a row and leaves it as a factor), lo and hi the ends of a group of a, n = 2^bits -
+ * 1:
  *
  *     S = max((hi - lo) / n, 1e-10 R),   Z = lo,   v = n (a - lo) / (hi - lo),   code = v rounded.
  *
@@ -13,12 +13,13 @@
  *
  * What is stored stands for (code S + Z) C, whatever C was. With the candidate's own S, Z, C before they became halves
  * that is x to half a step S C / 2 and roundings: of v as above, of a quotient_error and R's 2 ulp, 6 u of the
- * products S R and lo R. The halves add their own half units. */
+ * products S R and lo R. The halves add their own half units.
+ *
+ * kivi has neither C nor R nor a floor, and keeps S and Z in fp32: a = x, lo has no error, and no unit is added. */
 #include "difftest/ops/tile_judge.h"
 
 #include "common/math.h"
 #include "common/numfmt.h"
-#include "common/tile.h"
 
 #include <string.h>
 
@@ -35,10 +36,15 @@ static double smaller(double a, double b)
     return a < b ? a : b;
 }
 
+static int64_t groups_of(const dt_tile_half *h)
+{
+    return h->cols / h->group;
+}
+
 static int64_t count_of(const dt_tile_half *h, int kind)
 {
-    const int64_t groups = h->rows * (h->cols / h->group);
-    return kind == DT_TILE_COL ? h->cols : kind == DT_TILE_SCALE || kind == DT_TILE_ZERO ? groups : h->rows * h->cols;
+    if (kind == DT_TILE_COL) return h->is_balanced ? h->cols : 0;
+    return h->rows * (kind == DT_TILE_SCALE || kind == DT_TILE_ZERO ? groups_of(h) : h->cols);
 }
 
 dt_tile_number dt_tile_number_of(const kvdk_tile_args *a, int64_t i)
@@ -46,7 +52,7 @@ dt_tile_number dt_tile_number_of(const kvdk_tile_args *a, int64_t i)
     for (int half = 0; half < 2; half++) {
         const dt_tile_half h = dt_tile_half_of(a, half);
         for (int kind = DT_TILE_CODE; kind <= DT_TILE_DECODED; i -= count_of(&h, kind), kind++) {
-            const int64_t width = kind == DT_TILE_SCALE || kind == DT_TILE_ZERO ? h.cols / h.group : h.cols;
+            const int64_t width = kind == DT_TILE_SCALE || kind == DT_TILE_ZERO ? groups_of(&h) : h.cols;
             if (i < count_of(&h, kind)) return (dt_tile_number){half, kind, i / width, i % width};
         }
     }
@@ -55,42 +61,46 @@ dt_tile_number dt_tile_number_of(const kvdk_tile_args *a, int64_t i)
 
 /* ---- what stands in the record --------------------------------------------------------------------------- */
 
-static uint16_t half_at(const uint8_t *halves, int64_t i)
+/* A scale, a zero: fp16 in kvarn, fp32 in kivi. */
+typedef struct number {
+    double value;
+    double unit, unit_below; /* half a unit in the last place, which rounding to fp16 takes; on the side of 0 */
+    uint32_t bits;
+    int64_t place; /* among all numbers of its type */
+    int is_finite;
+    int is_clamped; /* 65504 or more: says nothing about what it was */
+} number;
+
+static number half_of(uint16_t h)
 {
-    uint16_t h;
-    memcpy(&h, halves + 2 * i, sizeof h);
-    return h;
+    const int exponent = h >> 10 & 31, is_power = (h & 1023) == 0 && exponent > 1;
+    const double unit = kv_dpow2((exponent ? exponent : 1) - 26);
+    return (number){.value = (double)kv_f162f(h),
+                    .unit = unit,
+                    .unit_below = is_power ? unit / 2 : unit, /* below a power of two numbers lie closer */
+                    .bits = h,
+                    .place = h & 0x8000 ? -(int64_t)(h & 0x7fff) : h,
+                    .is_finite = exponent < 31,
+                    .is_clamped = (h & 0x7fff) >= 0x7bff};
 }
 
-static double value_of(uint16_t half)
+static number read_number(const dt_tile_half *h, const uint8_t *at)
 {
-    return (double)kv_f162f(half);
+    uint16_t half;
+    uint32_t bits;
+    memcpy(&half, at, sizeof half);
+    if (h->number_bytes == 2) return half_of(half);
+    memcpy(&bits, at, sizeof bits);
+    const float x = kv_bits2f((int32_t)bits);
+    return (number){.value = (double)x,
+                    .bits = bits,
+                    .place = bits >> 31 ? -(int64_t)(bits & 0x7fffffff) : (int64_t)bits,
+                    .is_finite = kv_is_finite(x)};
 }
 
-/* Half a unit in the last place of an fp16 number. */
-static double half_unit(uint16_t half)
+static int64_t scale_at(const dt_tile_half *h, int64_t part, int64_t r, int64_t g)
 {
-    const int exponent = half >> 10 & 31;
-    return kv_dpow2((exponent ? exponent : 1) - 26);
-}
-
-/* The same on the side where x is: below a power of two numbers lie closer. */
-static double half_unit_towards(uint16_t half, double x)
-{
-    const int is_power = (half & 1023) == 0 && (half & 0x7fff) > 1024,
-              is_inside = absolute(x) < absolute(value_of(half));
-    return half_unit(half) / (is_power && is_inside ? 2 : 1);
-}
-
-static int64_t place_of(uint16_t half)
-{
-    return half & 0x8000 ? -(int64_t)(half & 0x7fff) : half;
-}
-
-/* One of 65504 or more may have been clamped, and says nothing about what it was. */
-static int is_clamped(uint16_t half)
-{
-    return (half & 0x7fff) >= 0x7bff;
+    return part + r * h->scale_row + g * h->number_bytes;
 }
 
 static int64_t distance(int64_t a, int64_t b)
@@ -135,13 +145,15 @@ static void note_distance(judging *j, int64_t n)
     if (n > j->d.max_ulp) j->d.max_ulp = n;
 }
 
-static void judge_half(judging *j, int64_t part, int64_t i, double x, double bound)
+static void judge_number(judging *j, int64_t at, double x, double bound)
 {
-    const uint16_t got = half_at(j->got + part, i), ref = half_at(j->ref + part, i);
-    const double most = 65504, inside = x > most ? most : x < -most ? -most : x;
-    j->d.n_nonfinite += (got & 0x7c00) == 0x7c00;
-    note_distance(j, distance(place_of(got), place_of(ref)));
-    judge(j, inside, half_unit_towards(got, inside), bound, value_of(got), ref, got);
+    const number got = read_number(j->half, j->got + at), ref = read_number(j->half, j->ref + at);
+    const double most = j->half->number_bytes == 2 ? 65504 : (double)kv_bits2f(0x7f7fffff);
+    const double inside = x > most ? most : x < -most ? -most : x;
+    const int is_below = absolute(inside) < absolute(got.value);
+    j->d.n_nonfinite += !got.is_finite;
+    note_distance(j, distance(got.place, ref.place));
+    judge(j, inside, is_below ? got.unit_below : got.unit, bound, got.value, ref.bits, got.bits);
 }
 
 /* A group of a row: the ends of its numbers, of each the middle and both ends of where it may lie.
@@ -159,19 +171,32 @@ static double at(const dt_tile_half *h, int64_t r, int64_t c)
     return (double)h->x[r * h->row_step + c * h->col_step];
 }
 
+/* Relative error of a quotient by both scales. */
+static double quotient_error(const judging *j, int64_t r, int64_t c)
+{
+    return j->half->is_balanced ? dt_tile_quotient_error(j->round->col[c].log, j->round->row[r].log) : 0;
+}
+
+/* Of an R that is computed a second time. */
+static double again(const judging *j)
+{
+    return j->half->is_balanced ? DT_TILE_TRANSCENDENTAL : 0;
+}
+
 static place quotient(const judging *j, int64_t r, int64_t c)
 {
     const dt_tile_scale *col = &j->round->col[c];
-    const double a = at(j->half, r, c) / col->scale;
-    const double off = absolute(a) * (col->relative + dt_tile_quotient_error(col->log, j->round->row[r].log)) +
-                       DT_UNDERFLOW * (1 + 1 / col->scale);
+    const double a = at(j->half, r, c) / col->scale, least = DT_UNDERFLOW * (1 + 1 / col->scale);
+    const double flushed = absolute(a) <= least ? least : 0;
+    const double off = absolute(a) * (col->relative + quotient_error(j, r, c)) + flushed;
     return (place){a, a - off, a + off};
 }
 
 static group group_of(const judging *j, int64_t r, int64_t g)
 {
     const dt_tile_scale *row = &j->round->row[r];
-    group e = {.floor = (double)1e-10f * row->scale, .floor_low = (double)1e-10f * row->scale / (1 + row->relative)};
+    const double floor = j->half->is_balanced ? (double)1e-10f * row->scale : 0;
+    group e = {.floor = floor, .floor_low = floor / (1 + row->relative)};
     for (int64_t c = g * j->half->group; c < (g + 1) * j->half->group; c++) {
         const place a = quotient(j, r, c);
         if (c == g * j->half->group) e.lo = e.hi = a;
@@ -201,28 +226,29 @@ static double off(place p)
 static void judge_scales(judging *j)
 {
     const dt_tile_half *h = j->half;
-    const int64_t groups = h->cols / h->group;
+    const int64_t groups = groups_of(h);
     for (int64_t i = 0; i < h->rows * groups; i++) {
         const group e = group_of(j, i / groups, i % groups);
         const place s = step_of(j, &e, i / groups);
-        judge_half(j, h->scale, i, s.middle, off(s) + (DT_TILE_TRANSCENDENTAL + 4 * DT_U) * s.high + DT_UNDERFLOW);
+        judge_number(j, scale_at(h, h->scale, i / groups, i % groups), s.middle,
+                     off(s) + (again(j) + 4 * DT_U) * s.high + DT_UNDERFLOW);
     }
     for (int64_t i = 0; i < h->rows * groups; i++) {
         const group e = group_of(j, i / groups, i % groups);
-        const double flushed = DT_UNDERFLOW * (1 + j->round->row[i / groups].scale);
-        const double rounded = (DT_TILE_TRANSCENDENTAL + 2 * DT_U) * (absolute(e.lo.middle) + off(e.lo));
-        judge_half(j, h->zero, i, e.lo.middle, off(e.lo) + rounded + flushed);
+        const double size = absolute(e.lo.middle) + off(e.lo), R = j->round->row[i / groups].scale;
+        const double rounded = h->is_balanced ? (again(j) + 2 * DT_U) * size + DT_UNDERFLOW * (1 + R) : 0;
+        judge_number(j, scale_at(h, h->zero, i / groups, i % groups), e.lo.middle, off(e.lo) + rounded);
     }
-    for (int64_t c = 0; c < h->cols; c++) {
+    for (int64_t c = 0; c < count_of(h, DT_TILE_COL); c++) {
         const dt_tile_scale *col = &j->round->col[c];
-        judge_half(j, h->col, c, col->scale,
-                   col->scale * (col->relative + DT_TILE_TRANSCENDENTAL * (1 + col->relative)));
+        judge_number(j, h->col + 2 * c, col->scale,
+                     col->scale * (col->relative + DT_TILE_TRANSCENDENTAL * (1 + col->relative)));
     }
 }
 
 static uint32_t code_at(const judging *j, const uint8_t *record, int64_t r, int64_t c)
 {
-    return kv_code_get(record + j->half->codes + r * j->half->row_bytes, (int32_t)c, j->half->bits);
+    return kv_code_get(record + j->half->codes + r * j->half->code_row, (int32_t)c, j->half->bits);
 }
 
 /* Steps from lo to a, of the size that lo, hi and the floor give. */
@@ -240,7 +266,8 @@ static void judge_code(judging *j, int64_t r, int64_t c, const group *e, place s
     const double low = steps(a.low, e->lo.high, e->hi.high, most_floor, n);
     const double high = steps(a.high, e->lo.low, e->hi.low, e->floor_low, n);
     const double size = absolute(a.middle) + off(a) + absolute(e->lo.middle) + off(e->lo);
-    const double rounded = 6 * DT_U * high + 4 * DT_U * size / step.low;
+    /* Where all numbers are equal there is no step, and the code is 0. */
+    const double rounded = step.high == 0 ? 0 : step.low > 0 ? 6 * DT_U * high + 4 * DT_U * size / step.low : n;
     const uint32_t got = code_at(j, j->got, r, c), ref = code_at(j, j->ref, r, c);
     note_distance(j, distance(got, ref));
     judge(j, v, 0.5, larger(high - v, v - low) + rounded, (double)got, ref, got);
@@ -250,7 +277,7 @@ static void judge_codes(judging *j)
 {
     const dt_tile_half *h = j->half;
     for (int64_t r = 0; r < h->rows; r++)
-        for (int64_t g = 0; g < h->cols / h->group; g++) {
+        for (int64_t g = 0; g < groups_of(h); g++) {
             const group e = group_of(j, r, g);
             const place step = step_of(j, &e, r);
             for (int64_t c = g * h->group; c < (g + 1) * h->group; c++)
@@ -261,29 +288,22 @@ static void judge_codes(judging *j)
 /* ---- what it stands for ---------------------------------------------------------------------------------- */
 
 typedef struct stored {
-    double code, scale, zero, col;          /* values */
-    double scale_unit, zero_unit, col_unit; /* half units */
-    int is_clamped;
+    double code;
+    number scale, zero, col;
 } stored;
 
 static stored stored_at(const judging *j, const uint8_t *record, int64_t r, int64_t c)
 {
     const dt_tile_half *h = j->half;
-    const int64_t g = r * (h->cols / h->group) + c / h->group;
-    const uint16_t s = half_at(record + h->scale, g), z = half_at(record + h->zero, g), o = half_at(record + h->col, c);
     return (stored){.code = (double)code_at(j, record, r, c),
-                    .scale = value_of(s),
-                    .zero = value_of(z),
-                    .col = value_of(o),
-                    .scale_unit = half_unit(s),
-                    .zero_unit = half_unit(z),
-                    .col_unit = half_unit(o),
-                    .is_clamped = is_clamped(s) || is_clamped(z) || is_clamped(o)};
+                    .scale = read_number(h, record + scale_at(h, h->scale, r, c / h->group)),
+                    .zero = read_number(h, record + scale_at(h, h->zero, r, c / h->group)),
+                    .col = h->is_balanced ? read_number(h, record + h->col + 2 * c) : (number){.value = 1}};
 }
 
 static double decoded(const stored *e)
 {
-    return (e->code * e->scale + e->zero) * e->col;
+    return (e->code * e->scale.value + e->zero.value) * e->col.value;
 }
 
 static uint32_t bits_of(double x)
@@ -293,19 +313,19 @@ static uint32_t bits_of(double x)
 
 static void judge_decoded(judging *j, int64_t r, int64_t c)
 {
-    const dt_tile_round *k = j->round;
     const double x = at(j->half, r, c), n = levels(j);
     const stored e = stored_at(j, j->got, r, c), ref = stored_at(j, j->ref, r, c);
-    const double value = decoded(&e), right = decoded(&ref), size = absolute(e.scale), col = absolute(e.col);
-    const double scale = size + e.scale_unit, zero = absolute(e.zero) + e.zero_unit, wide = col + e.col_unit;
-    const double quotient = dt_tile_quotient_error(k->col[c].log, k->row[r].log) + DT_TILE_TRANSCENDENTAL + 4 * DT_U;
-    const double rounded = absolute(x) * quotient + DT_U * (12 * n * scale + 6 * zero) * wide;
-    const double halves = (e.code * e.scale_unit + e.zero_unit + e.scale_unit / 2) * wide +
-                          (absolute(e.code * e.scale + e.zero) + size / 2) * e.col_unit;
+    const double value = decoded(&e), right = decoded(&ref), size = absolute(e.scale.value),
+                 col = absolute(e.col.value);
+    const double scale = size + e.scale.unit, zero = absolute(e.zero.value) + e.zero.unit, wide = col + e.col.unit;
+    const double quotient = quotient_error(j, r, c) + again(j) + 4 * DT_U, flushed = (n + 4) * DT_UNDERFLOW * wide;
+    const double rounded = absolute(x) * quotient + DT_U * (12 * n * scale + 6 * zero) * wide + flushed;
+    const double halves = (e.code * e.scale.unit + e.zero.unit + e.scale.unit / 2) * wide +
+                          (absolute(e.code * e.scale.value + e.zero.value) + size / 2) * e.col.unit;
     if (absolute(value - x) > j->d.max_abs) j->d.max_abs = absolute(value - x);
     j->squares += right * right;
     j->errors += (value - right) * (value - right);
-    if (e.is_clamped)
+    if (e.scale.is_clamped || e.zero.is_clamped || e.col.is_clamped)
         j->index++;
     else
         judge(j, x, size * col / 2 + halves, rounded, value, bits_of(right), bits_of(value));
@@ -320,9 +340,8 @@ static void judge_round(judging *j)
             judge_decoded(j, r, c);
 }
 
-/* ---- the record
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- the record ----------------------------------------------------------------------------------------------------
+ * */
 
 static int is_better(const dt_op_difference *a, const dt_op_difference *b)
 {

@@ -1,5 +1,6 @@
-/* door_codes.cu - kv_quant_tile, attn_quant: storage kvarn with its default dialect and rule for ties. */
+/* door_codes.cu - kv_quant_tile: storages kvarn (its default dialect and rule for ties) and kivi; attn_quant: kvarn. */
 #include "gpu/door/door.cuh"
+#include "gpu/kivi.cuh"
 #include "gpu/kvarn.cuh"
 
 /* The tiles of one layer. Refuses what docs/policy/kvarn.md does not allow. */
@@ -32,8 +33,44 @@ static gpu_raw_rows fresh_rows(const float *rows, int64_t tile, int64_t hd)
     return r;
 }
 
+/* A block of keys and the rows of its values. */
+static kv_status quant_kivi(const kvdk_tile_args &a, door &d)
+{
+    kv_policy p = {};
+    kv_config cfg = {};
+    gpu_kivi_codes codes = {};
+    const float *k, *v;
+    std::vector<int32_t> bad = {0};
+    int32_t *reported;
+    KV_TRY(door_extents({a.tile, a.hd, a.kbits, a.group}));
+    if (kv_policy_parse("full+kivi", &p) != KV_OK) return KV_ERR_INTERNAL;
+    p.kivi.bits = (int32_t)a.kbits;
+    p.kivi.group = (int32_t)a.group;
+    p.kivi.residual = (int32_t)a.tile;
+    cfg.n_layers = cfg.n_heads = cfg.n_kv_heads = 1;
+    cfg.head_dim = (int32_t)a.hd;
+    if (a.vbits != a.kbits || kv_policy_check(&p) != KV_OK || kv_policy_fit(&p, &cfg) != KV_OK)
+        return door_refuse("kivi has no such tile");
+    codes.layout = kv_kivi_layout_of(&p.kivi, cfg.head_dim);
+    codes.bits = p.kivi.bits;
+    codes.kv_heads = codes.k_slots = 1;
+    codes.v_slots = p.kivi.residual;
+    KV_TRY(d.in(a.k, {a.tile, a.hd}, &k));
+    KV_TRY(d.in(a.v, {a.tile, a.hd}, &v));
+    KV_TRY(d.out(a.record, {codes.layout.k_bytes + a.tile * codes.layout.v_bytes}, &codes.k_blocks));
+    KV_TRY(d.up(bad, &reported));
+    codes.v_rows = codes.k_blocks + codes.layout.k_bytes;
+    const gpu_kivi_span all = {0, (int32_t)a.tile, 0};
+    KV_TRY(gpu_kivi_code_k(codes, fresh_rows(k, a.tile, a.hd), all, reported, d.stream));
+    KV_TRY(gpu_kivi_code_v(codes, fresh_rows(v, a.tile, a.hd), all, reported, d.stream));
+    KV_TRY(d.down(reported, 1, &bad));
+    return bad[0] ? kv_fail(KV_ERR_NONFINITE, "kivi: a tile is not finite") : KV_OK;
+}
+
 static kv_status quant_tile(const kvdk_tile_args &a, door &d)
 {
+    if (a.format == KVDK_KIVI) return quant_kivi(a, d);
+    if (a.format != KVDK_KVARN) return door_refuse("kvarn and kivi are its formats");
     gpu_kvarn_tiles tiles = {};
     const float *k, *v;
     std::vector<int32_t> bad = {0};

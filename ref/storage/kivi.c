@@ -6,6 +6,7 @@
  * In double, records are written with fp32 scales and minima, the layout that all sides share; the store keeps more. */
 #include "ref/storage.h"
 #include "ref/storage/code.h"
+#include "ref/storage/kivi.h"
 
 #include <string.h>
 
@@ -25,34 +26,28 @@ static int64_t coded_values(const ref_cache *c, int64_t n) { return ref_max(0, n
 
 /* ---- one group ------------------------------------------------------------------------------------------------ */
 
-/* Codes k .. k + n - 1 of a row of a record, with their scale and minimum. */
-typedef struct code_group {
-    uint8_t *codes;
-    int32_t k, n, bits;
-    uint8_t *scale, *min; /* fp32 each */
-} code_group;
-
 /* Group g of channel d of the block whose first token is in `slot`. */
-static code_group key_group(const ref_cache *c, const ref_layer *l, int64_t head, int64_t slot, int64_t d, int64_t g)
+static ref_kivi_group key_group(const ref_cache *c, const ref_layer *l, int64_t head, int64_t slot, int64_t d,
+                                int64_t g)
 {
     const kv_kivi_layout *b = &c->block;
     uint8_t *record = ref_coded_at(c, l, KEYS, head, slot);
     const int64_t at = 4 * (d * (b->R / b->G) + g);
-    return (code_group){record + d * b->k_row, (int32_t)g * b->G, b->G, c->policy.kivi.bits, record + b->k_scale + at,
-                        record + b->k_min + at};
+    return (ref_kivi_group){record + d * b->k_row, (int32_t)g * b->G, b->G, c->policy.kivi.bits,
+                            record + b->k_scale + at, record + b->k_min + at};
 }
 
 /* Group g of the value in `slot`. */
-static code_group value_group(const ref_cache *c, const ref_layer *l, int64_t head, int64_t slot, int64_t g)
+static ref_kivi_group value_group(const ref_cache *c, const ref_layer *l, int64_t head, int64_t slot, int64_t g)
 {
     const kv_kivi_layout *b = &c->block;
     uint8_t *record = ref_coded_at(c, l, VALUES, head, slot);
-    return (code_group){record, (int32_t)g * b->G, b->G, c->policy.kivi.bits, record + b->v_scale + 4 * g,
-                        record + b->v_min + 4 * g};
+    return (ref_kivi_group){record, (int32_t)g * b->G, b->G, c->policy.kivi.bits, record + b->v_scale + 4 * g,
+                            record + b->v_min + 4 * g};
 }
 
 /* What the codes stand for. */
-static void read_group(const code_group *j, real scale, real min, real *x)
+static void read_group(const ref_kivi_group *j, real scale, real min, real *x)
 {
     for (int32_t i = 0; i < j->n; i++) {
         const real product = (real)kv_code_get(j->codes, j->k + i, j->bits) * scale;
@@ -60,8 +55,7 @@ static void read_group(const code_group *j, real scale, real min, real *x)
     }
 }
 
-/* Codes the values x and puts in their place what the codes stand for. */
-static void code_values(const code_group *j, real *x)
+void REF(kivi_code_group)(const ref_kivi_group *j, real *x)
 {
     const real n = (real)((1 << j->bits) - 1);
     real lo, hi;
@@ -77,7 +71,7 @@ static void code_values(const code_group *j, real *x)
     read_group(j, scale, lo, x);
 }
 
-static void read_record_group(const code_group *j, real *x)
+static void read_record_group(const ref_kivi_group *j, real *x)
 {
     float s, m;
     memcpy(&s, j->scale, sizeof s);
@@ -87,7 +81,7 @@ static void read_record_group(const code_group *j, real *x)
 
 /* ---- one record: coded from the store's rows, or read back into them --------------------------------------------- */
 
-typedef void group_fn(const code_group *j, real *x);
+typedef void group_fn(const ref_kivi_group *j, real *x);
 
 static void over_block(const ref_cache *c, ref_layer *l, int64_t head, int64_t slot, group_fn *fn)
 {
@@ -95,7 +89,7 @@ static void over_block(const ref_cache *c, ref_layer *l, int64_t head, int64_t s
     real x[KV_MAX_HEAD_DIM];
     for (int64_t d = 0; d < c->head_dim; d++)
         for (int32_t g = 0; g < c->block.R / G; g++) {
-            const code_group j = key_group(c, l, head, slot, d, g);
+            const ref_kivi_group j = key_group(c, l, head, slot, d, g);
             for (int32_t i = 0; i < G; i++)
                 x[i] = ref_slot_k(c, l, head, slot + j.k + i)[d * REF_PANEL];
             fn(&j, x);
@@ -107,7 +101,7 @@ static void over_block(const ref_cache *c, ref_layer *l, int64_t head, int64_t s
 static void over_value(const ref_cache *c, ref_layer *l, int64_t head, int64_t slot, group_fn *fn)
 {
     for (int32_t g = 0; g < c->head_dim / c->block.G; g++) {
-        const code_group j = value_group(c, l, head, slot, g);
+        const ref_kivi_group j = value_group(c, l, head, slot, g);
         fn(&j, ref_slot_v(c, l, head, slot) + j.k);
     }
 }
@@ -150,13 +144,13 @@ static void code_task(void *arg, int64_t task, int worker)
     if (b < blocks) {
         const int64_t slot = slot_of(j, h, j->k0 + b * R);
         memset(ref_coded_at(c, j->l, KEYS, h, slot), 0, (size_t)c->block.k_bytes);
-        over_block(c, j->l, h, slot, code_values);
+        over_block(c, j->l, h, slot, REF(kivi_code_group));
         return;
     }
     for (int64_t i = j->v0; i < j->v1; i++) {
         const int64_t slot = slot_of(j, h, i);
         memset(ref_coded_at(c, j->l, VALUES, h, slot), 0, (size_t)c->block.v_bytes);
-        over_value(c, j->l, h, slot, code_values);
+        over_value(c, j->l, h, slot, REF(kivi_code_group));
     }
 }
 

@@ -17,7 +17,7 @@ bug_found() { # BUG OP WORDS CHECK...
     words=$3
     shift 3
     rm -f "$dir/r.db"
-    KVDIFF_TEST_BUG=$bug logged "$dir/log" "$KVDIFF" ops --kernel="$kernels/wrong.so" --op="$op" --level=0 --seed=7 --db="$dir/r.db"
+    KVDIFF_TEST_BUG=$bug logged "$dir/log" "$KVDIFF" ops --kernel="$kernels/wrong.so" --op="$op" ${only:-} --level=0 --seed=7 --db="$dir/r.db"
     got=$?
     [ "$got" -eq 1 ] || { echo "exit status $got, wanted 1"; return 1; }
     grep -qF -- "$words" "$dir/log" || { echo "'$words' is not said"; return 1; }
@@ -59,6 +59,17 @@ bug tile_neighbour kv_quant_tile "K S of channel" numeric
 bug tile_group kv_quant_tile "K code of token" numeric exact
 bug tile_truncate kv_quant_tile "K code of token" numeric
 bug tile_half_twice kv_quant_tile "K S of channel" numeric
+
+# The other format: a listed shape of kivi.
+only=--shape=8
+bug nibble_order kv_quant_tile "kivi tile=64 hd=64 K4 V4 group=32, normal: record, K code of token" numeric exact
+bug tile_sign kv_quant_tile "K Z of channel 0 group 0" numeric exact
+bug tile_neighbour kv_quant_tile "K S of channel 0 group 0" numeric
+bug tile_group kv_quant_tile "K code of token" numeric
+bug tile_truncate kv_quant_tile "K code of token" numeric
+bug tile_half_twice kv_quant_tile "K S of channel" numeric
+only=
+
 bug nibble_order attn_quant "head 0" numeric
 bug quant_token_scale attn_quant "head 0" numeric
 bug quant_tail attn_quant "tail=" numeric

@@ -351,8 +351,31 @@ int kvdk_cascade_move(const kvdk_move_args *a, kvdk_stream stream)
  * ----------------------------------------------------------------------------------------------------------------------
  */
 
+/* A block of keys, then the rows of its values. */
+static int quant_kivi(const kvdk_tile_args *a)
+{
+    const int64_t T = a->tile, D = a->hd, G = a->group, key_row = T * a->kbits / 8, value_row = D * a->vbits / 8;
+    uint8_t *p = a->record.data, *scale = p + D * key_row, *min = scale + 4 * D * (T / G),
+            *values = min + 4 * D * (T / G);
+    memset(p, 0, (size_t)(values - p + T * (value_row + 8 * (D / G))));
+    for (int64_t d = 0; d < D; d++) {
+        const int64_t at_row = 4 * d * (T / G);
+        const kivi_row row = {p + d * key_row, scale + at_row, min + at_row, G, T / G, a->kbits};
+        for (int64_t g = 0; g < T / G; g++)
+            code_kivi(at(&a->k, g * G, d, 0), a->k.stride[0], &row, g);
+    }
+    for (int64_t t = 0; t < T; t++) {
+        uint8_t *row_at = values + t * (value_row + 8 * (D / G)), *numbers = row_at + value_row;
+        const kivi_row row = {row_at, numbers, numbers + 4 * (D / G), G, D / G, a->vbits};
+        for (int64_t g = 0; g < D / G; g++)
+            code_kivi(at(&a->v, t, g * G, 0), 1, &row, g);
+    }
+    return 0;
+}
+
 int kvdk_kv_quant_tile(const kvdk_tile_args *a, kvdk_stream stream)
 {
+    if (a->format == KVDK_KIVI) return quant_kivi(a);
     const layout l = layout_of(a->tile, a->hd, a->kbits, a->vbits);
     uint8_t *p = a->record.data;
     matrix *m = calloc(1, sizeof *m);

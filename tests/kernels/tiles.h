@@ -238,4 +238,29 @@ static void code_matrix(const matrix *m, const target *to)
         put_half(to->col, i, m->best_col[i]);
 }
 
+/* Codes and numbers of a kivi row: `groups` of n codes each; scales and minima of a row lie side by side. */
+typedef struct kivi_row {
+    uint8_t *codes, *scale, *min;
+    int64_t n, groups, bits;
+} kivi_row;
+
+/* Group g of numbers x, `step` apart. docs/policy/kivi.md. */
+static void code_kivi(const float *x, int64_t step, const kivi_row *row, int64_t g)
+{
+    const int64_t first = BUG(tile_group) ? 1 : 0, own = BUG(tile_neighbour) && row->groups > 1 ? g ^ 1 : g;
+    const real n = (real)((1 << row->bits) - 1);
+    real lo = (real)x[first * step], hi = lo;
+    for (int64_t i = first; i < row->n; i++) {
+        if (below((real)x[i * step], lo)) lo = (real)x[i * step];
+        if (below(hi, (real)x[i * step])) hi = (real)x[i * step];
+    }
+    const real s = DIVIDE(hi - lo, n);
+    for (int64_t i = 0; i < row->n; i++)
+        put_code(row->codes, g * row->n + i, row->bits, s > 0 ? code_of(steps((real)x[i * step], lo, s), n) : 0);
+    const float scale = (float)(BUG(tile_half_twice) ? (real)half_value(to_half(s)) : s);
+    const float least = (float)(BUG(tile_sign) ? -lo : lo);
+    memcpy(row->scale + 4 * own, &scale, 4);
+    memcpy(row->min + 4 * g, &least, 4);
+}
+
 #endif

@@ -174,6 +174,8 @@ static void elements_have_names(void **state)
     named(KVDK_OP_cascade_plan, 3, DT_DIST_normal, 0, "dropped", 2, "list 0, when token 2 (original index 8) came");
     named(KVDK_OP_kv_quant_tile, 0, DT_DIST_normal, 0, "record", 17, "K codes of channel 1, byte 1 (17 of the record)");
     named(KVDK_OP_kv_quant_tile, 0, DT_DIST_normal, 0, "record", 1151, "V Z of token 31, byte 1 (1151 of the record)");
+    named(KVDK_OP_kv_quant_tile, 8, DT_DIST_normal, 0, "record", 2569, "K minima of channel 1, byte 1 (2569 of the record)");
+    named(KVDK_OP_kv_quant_tile, 8, DT_DIST_normal, 0, "record", 3315, "V row of token 5, byte 3 (3315 of the record)");
     named(KVDK_OP_attn_quant, 2, DT_DIST_normal, 0, "o", 65, "head 1 dim 1");
     named(KVDK_OP_logits_nll, 1, DT_DIST_normal, 0, "nll", 1, "token 1 (target 0)");
     named(KVDK_OP_topk, 2, DT_DIST_normal, 0, "index", 6, "row 1, place 1 of 5");
