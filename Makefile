@@ -50,7 +50,8 @@ endif
 COMMON_SRC   := $(wildcard common/*.c)
 CORPUS_SRC   := $(wildcard corpus/*.c)
 DIFFTEST_SRC := $(filter-out difftest/vec_metrics.c,$(wildcard difftest/*.c) $(wildcard difftest/ops/*.c))
-WORKER_SRC   := $(wildcard difftest/worker/*.c) difftest/ops/schema.c difftest/side_map.c
+WORKER_SRC   := $(wildcard difftest/worker/*.c) difftest/side_map.c \
+                $(patsubst %,difftest/ops/%.c,schema command expr descriptor descriptor_ops launch module)
 REF_SRC      := $(filter-out ref/kernels.c,$(wildcard ref/*.c) $(wildcard ref/policy/*.c) $(wildcard ref/storage/*.c) $(wildcard ref/train/*.c))
 BLAS_SRC     := $(wildcard gpu/blas/*.c)
 GPU_SRC      := $(wildcard gpu/*.cu) $(wildcard gpu/policy/*.cu) $(wildcard gpu/train/*.cu) $(wildcard gpu/door/*.cu)

@@ -32,7 +32,8 @@ typedef struct request {
 
 static const struct argp_option options[] = {
     {"kernel", OPT_KERNEL, "FILE", 0,
-     "a candidate: FILE.so, FILE.cu, FILE.py, a program, or emu, blas: our own; repeatable", 0},
+     "a candidate: FILE.so, FILE.cu, NAME.kernel.json (PTX and how it is launched), FILE.py, a program, or emu, blas: our "
+     "own; repeatable", 0},
     {"op", OPT_OP, "GLOB", 0, "only operations with such a name [all that the candidate has]", 0},
     {"all", OPT_ALL, NULL, 0, "our own kernels, every operation: the same as --kernel=emu", 0},
     {"dist", OPT_DIST, "NAME", 0, "only inputs of this distribution (--list shows them)", 0},

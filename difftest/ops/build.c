@@ -1,9 +1,10 @@
 #include "difftest/ops/build.h"
 
 #include "common/hash.h"
+#include "difftest/ops/assemble.h"
 #include "difftest/ops/command.h"
 #include "difftest/ops/cu_pass.h"
-#include "difftest/ops/process.h"
+#include "difftest/ops/descriptor.h"
 #include "difftest/ops/support.h"
 
 #include <errno.h>
@@ -79,24 +80,15 @@ static kv_status pass_source(compilation *c)
 /* ---- compilers
  * ---------------------------------------------------------------------------------------------------------- */
 
-/* A device that a worker can compute on, and a compiler for it. The worker is asked, so that no driver is loaded into
- * this process. */
+/* A device that a worker can compute on, and a compiler for it. */
 static kv_status find_gpu(compilation *c)
 {
-    char worker[4096];
     const char *env = getenv("NVCC");
     static const char *const places[] = {"nvcc", "/usr/local/cuda/bin/nvcc"};
     if (env && *env) snprintf(c->compiler, sizeof c->compiler, "%s", env);
     for (size_t i = 0; i < sizeof places / sizeof *places && !c->compiler[0]; i++)
         if (dt_command_exists(places[i])) snprintf(c->compiler, sizeof c->compiler, "%s", places[i]);
-    if (!c->compiler[0] || dt_process_beside("kvdiff-worker", worker, sizeof worker) != KV_OK) return KV_OK;
-    dt_command ask = {0};
-    dt_command_add(&ask, "%s", worker);
-    dt_command_add(&ask, "--cuda");
-    const kv_status st = dt_command_run(&ask, "", 0);
-    c->is_gpu = st == KV_OK && ask.code == 0;
-    dt_command_free(&ask);
-    return st;
+    return c->compiler[0] ? dt_support_gpu(&c->is_gpu) : KV_OK;
 }
 
 static kv_status find_host_compiler(compilation *c)
@@ -268,8 +260,16 @@ static kv_status build(compilation *c, char *built, size_t size)
 
 kv_status dt_candidate_build(const char *path, int verbose, char *built, size_t size)
 {
-    const size_t n = strlen(path);
-    if (n < 3 || strcmp(path + n - 3, ".cu") != 0) {
+    static const char *const bare[] = {".ptx", ".cubin", ".fatbin"};
+    for (size_t i = 0; i < sizeof bare / sizeof *bare; i++)
+        if (dt_ends_with(path, bare[i]))
+            return kv_fail(
+                KV_ERR_USAGE,
+                "a %s alone does not say how it is launched; write a NAME.kernel.json beside it and give that "
+                "(docs/candidates.md, \"Modules\")",
+                bare[i] + 1);
+    if (!dt_ends_with(path, ".cu")) {
+        if (dt_is_descriptor(path)) KV_TRY(dt_module_check(path, verbose));
         if ((size_t)snprintf(built, size, "%s", path) < size) return KV_OK;
         return kv_fail(KV_ERR_USAGE, "candidate '%.40s...': the path is too long", path);
     }

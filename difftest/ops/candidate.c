@@ -1,6 +1,7 @@
 #include "difftest/ops/candidate.h"
 
 #include "common/hash.h"
+#include "difftest/ops/descriptor.h"
 #include "difftest/ops/process.h"
 
 #include <errno.h>
@@ -79,21 +80,15 @@ static void take_reply(const json_t *answer, dt_reply *reply)
 
 /* ---- opening ---------------------------------------------------------------------------------------------------- */
 
-static int ends_with(const char *text, const char *end)
-{
-    const size_t n = strlen(text), m = strlen(end);
-    return n > m && strcmp(text + n - m, end) == 0;
-}
-
 static kv_status start(dt_candidate *c)
 {
-    if (ends_with(c->path, ".so")) {
+    if (dt_ends_with(c->path, ".so") || dt_is_descriptor(c->path)) {
         char worker[4096];
         KV_TRY(dt_process_beside("kvdiff-worker", worker, sizeof worker));
         char *argv[] = {worker, NULL};
         return dt_process_start(&c->process, argv, c->memory_fd, c->limits.address_bytes, BLOCK_BYTES);
     }
-    if (ends_with(c->path, ".py")) {
+    if (dt_ends_with(c->path, ".py")) {
         char python[] = "python3";
         char *argv[] = {python, c->path, NULL};
         return dt_process_start(&c->process, argv, c->memory_fd, 0, BLOCK_BYTES);
@@ -158,7 +153,7 @@ static kv_status introduce(dt_candidate *c)
     return st;
 }
 
-static kv_status hash_file(const char *path, uint8_t sha[32])
+static kv_status hash_file(const char *path, kv_sha256_ctx *sha)
 {
     struct stat st;
     const int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -170,9 +165,25 @@ static kv_status hash_file(const char *path, uint8_t sha[32])
     void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
     close(fd);
     if (p == MAP_FAILED) return kv_fail(KV_ERR_IO, "candidate '%s': %s", path, strerror(errno));
-    kv_sha256(p, (size_t)st.st_size, sha);
+    kv_sha256_add(sha, p, (size_t)st.st_size);
     munmap(p, (size_t)st.st_size);
     return KV_OK;
+}
+
+/* Of the file; of a descriptor and its module, one behind the other. */
+static kv_status hash_candidate(dt_candidate *c)
+{
+    kv_sha256_ctx sha;
+    dt_descriptor *d = NULL;
+    kv_sha256_begin(&sha);
+    kv_status st = hash_file(c->path, &sha);
+    if (st == KV_OK && dt_is_descriptor(c->path)) {
+        st = dt_descriptor_read(c->path, &d);
+        if (st == KV_OK) st = hash_file(d->module, &sha);
+        dt_descriptor_free(d);
+    }
+    kv_sha256_end(&sha, c->info.sha);
+    return st;
 }
 
 static kv_status share_memory(dt_candidate *c)
@@ -193,7 +204,7 @@ static kv_status fill(dt_candidate *c, const char *path, const dt_limits *limits
     /* A bare file name would be searched for in PATH. */
     snprintf(c->path, sizeof c->path, "%s%s", strchr(path, '/') ? "" : "./", path);
     c->limits = limits ? *limits : dt_default_limits;
-    KV_TRY(hash_file(c->path, c->info.sha));
+    KV_TRY(hash_candidate(c));
     KV_TRY(share_memory(c));
     KV_TRY(start(c));
     return introduce(c);

@@ -4,6 +4,7 @@
  * A candidate is named by its file:
  *   FILE.so       loaded by kvdiff-worker
  *   FILE.cu       compiled first (build.h), then as above
+ *   NAME.kernel.json  a module of device code and how it is launched (descriptor.h), by kvdiff-worker as well
  *   anything else a program, or FILE.py for python3, that speaks the protocol of docs/ops.md itself
  *
  * All calls are made by one thread. */
@@ -27,7 +28,7 @@ typedef struct dt_candidate_info {
     int32_t fast_math;
     int has_workspace;
     uint8_t has[KVDK_OP_COUNT];
-    uint8_t sha[32]; /* SHA-256 of the file */
+    uint8_t sha[32]; /* SHA-256 of the file; of a descriptor and its module, one behind the other */
 } dt_candidate_info;
 
 typedef enum dt_outcome {

@@ -1,5 +1,8 @@
 #include "difftest/ops/support.h"
 
+#include "difftest/ops/command.h"
+#include "difftest/ops/process.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,6 +57,20 @@ kv_status dt_support_find(dt_support *out)
     return kv_fail(KV_ERR_IO,
                    "the host SIMT layer for .cu files is not there; run `make`, or name share/kvdiff of an installed "
                    "kvdiff in KVDIFF_SUPPORT");
+}
+
+kv_status dt_support_gpu(int *is_here)
+{
+    char worker[4096];
+    dt_command ask = {0};
+    *is_here = 0;
+    if (dt_process_beside("kvdiff-worker", worker, sizeof worker) != KV_OK) return KV_OK;
+    dt_command_add(&ask, "%s", worker);
+    dt_command_add(&ask, "--cuda");
+    const kv_status st = dt_command_run(&ask, "", 0);
+    *is_here = st == KV_OK && ask.code == 0;
+    dt_command_free(&ask);
+    return st;
 }
 
 /* mkdir -p */

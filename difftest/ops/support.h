@@ -13,6 +13,10 @@ typedef struct dt_support {
  * source tree that the program's build folder lies in. ERR_IO when there is none. */
 kv_status dt_support_find(dt_support *out);
 
+/* Is there a CUDA device that kvdiff-worker could use? The worker is asked, so that no driver is loaded into this
+ * process. ERR_DEVICE: it cannot be asked. */
+kv_status dt_support_gpu(int *is_here);
+
 /* $XDG_CACHE_HOME/kvdiff, else $HOME/.cache/kvdiff; made when it is not there. ERR_IO. */
 kv_status dt_support_cache(char *dst, size_t size);
 

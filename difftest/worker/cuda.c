@@ -58,7 +58,12 @@ int worker_cuda_devices(void)
     return load() && cuda.init(0) == 0 && cuda.device_count(&n) == 0 ? n : 0;
 }
 
-static const char *name_of(CUresult error)
+void *worker_cuda_symbol(const char *name)
+{
+    return cuda.lib ? dlsym(cuda.lib, name) : NULL;
+}
+
+const char *worker_cuda_error(int error)
 {
     const char *name = NULL;
     return cuda.error_name(error, &name) == 0 && name ? name : "an unknown error";
@@ -83,7 +88,8 @@ kv_status worker_cuda_open(void)
         return kv_fail(KV_ERR_DEVICE, "it wants device memory, and there is no CUDA driver (libcuda.so.1) here");
     if ((e = cuda.init(0)) != 0 || (e = cuda.device_get(&device, 0)) != 0 || (e = cuda.retain(&context, device)) != 0 ||
         (e = cuda.make_current(context)) != 0 || (e = cuda.stream_create(&cuda.stream, CU_STREAM_NON_BLOCKING)) != 0)
-        return kv_fail(KV_ERR_DEVICE, "it wants device memory, and the CUDA device cannot be used: %s", name_of(e));
+        return kv_fail(KV_ERR_DEVICE, "it wants device memory, and the CUDA device cannot be used: %s",
+                       worker_cuda_error(e));
     return KV_OK;
 }
 
@@ -91,7 +97,7 @@ kv_status worker_cuda_open(void)
 static void demand(CUresult e, const char *what)
 {
     if (e == 0) return;
-    fprintf(stderr, "kvdiff-worker: CUDA, %s: %s\n", what, name_of(e));
+    fprintf(stderr, "kvdiff-worker: CUDA, %s: %s\n", what, worker_cuda_error(e));
     exit(1);
 }
 

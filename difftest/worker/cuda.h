@@ -17,6 +17,10 @@ int worker_cuda_devices(void);
  */
 kv_status worker_cuda_open(void);
 
+/* After worker_cuda_open: a function of the driver; NULL: it has none of that name. Name of an error. */
+void *worker_cuda_symbol(const char *name);
+const char *worker_cuda_error(int error);
+
 /* Calls fn with device pointers; *seconds is the time from the call to the end of its work. Its status. */
 int worker_cuda_call(worker_op_fn *fn, int op, const dt_args *args, const worker_memory *memory, double *seconds);
 

@@ -59,7 +59,7 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* *why: what the SIMT layer has found; NULL: nothing. */
+/* *why: what the SIMT layer has found, which is an error whatever the candidate returns; NULL: nothing. */
 static int call_on_host(const worker_plugin *p, int op, const dt_args *args, double *seconds, const char **why)
 {
     const kvdk_stream stream = p->simt_stream && p->uses_stream ? p->simt_stream() : NULL;
@@ -67,6 +67,13 @@ static int call_on_host(const worker_plugin *p, int op, const dt_args *args, dou
     const int rc = p->ops[op](args, stream);
     *why = p->simt_finish ? p->simt_finish() : NULL;
     *seconds = now() - t;
+    return *why && rc <= 0 ? 1 : rc;
+}
+
+static int call_on_device(const worker *w, int op, const dt_args *args, double *seconds, const char **why)
+{
+    const int rc = worker_cuda_call(w->plugin.ops[op], op, args, &w->memory, seconds);
+    *why = w->plugin.reason ? w->plugin.reason() : NULL;
     return rc;
 }
 
@@ -90,13 +97,11 @@ static void call_candidate(worker *w, const json_t *message, int workspace_only)
     }
     double seconds;
     const char *why = NULL;
-    const int rc = w->plugin.info.memory == KVDK_CUDA
-                       ? worker_cuda_call(w->plugin.ops[op], op, &args, &w->memory, &seconds)
-                       : call_on_host(&w->plugin, op, &args, &seconds, &why);
+    const int rc = w->plugin.info.memory == KVDK_CUDA ? call_on_device(w, op, &args, &seconds, &why)
+                                                      : call_on_host(&w->plugin, op, &args, &seconds, &why);
     const int fp = kv_fpenv_check("after the call") == KV_OK;
     if (why)
-        answer(w, json_pack("{s:i, s:f, s:b, s:s}", "status", rc > 0 ? rc : 1, "seconds", seconds, "fpenv", fp, "why",
-                            why));
+        answer(w, json_pack("{s:i, s:f, s:b, s:s}", "status", rc, "seconds", seconds, "fpenv", fp, "why", why));
     else
         answer(w, json_pack("{s:i, s:f, s:b}", "status", rc, "seconds", seconds, "fpenv", fp));
 }

@@ -1,5 +1,6 @@
 /* plugin.c - loads a candidate's shared object. */
 #include "difftest/worker/cuda.h"
+#include "difftest/worker/module.h"
 
 #include <dlfcn.h>
 #include <stdio.h>
@@ -59,6 +60,7 @@ kv_status worker_plugin_open(const char *path, worker_plugin *p)
 {
     int (*init)(const kvdk_host *);
     memset(p, 0, sizeof *p);
+    if (dt_is_descriptor(path)) return worker_module_open(path, p);
     p->handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!p->handle) return fail_load(path);
     *(void **)(void *)&p->simt_stream = find(p, "simt_stream");

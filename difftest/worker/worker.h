@@ -28,6 +28,7 @@ typedef struct worker_plugin {
     uint64_t (*workspace)(const kvdk_call *args); /* or NULL */
     kvdk_stream (*simt_stream)(void); /* of candidates in the host SIMT layer (gpu/simt/user_door.h), or NULL */
     const char *(*simt_finish)(void);
+    const char *(*reason)(void); /* of a module: why its last call was not done; NULL: it was. Or NULL */
 } worker_plugin;
 
 /* Loads a shared object and asks it who it is. The failures are the candidate's: ERR_IO no such file, ERR_MISMATCH no
