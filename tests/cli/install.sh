@@ -35,6 +35,14 @@ refused_line() {
     [ "$got" -eq 1 ] && grep -q 'numeric' "$dir/log"
 }
 
+module_line() {
+    in_empty ops --kernel="$dir/elsewhere/share/kvdiff/examples/ptx/attention.kernel.json" --level=0 --seed=7 --db="$dir/r.db" >"$dir/log"
+    got=$?
+    cat "$dir/log"
+    echo "exit status $got, wanted 4"
+    [ "$got" -eq 4 ] && grep -q 'there is no CUDA device here' "$dir/log"
+}
+
 check "make install-files" install_files
 check "nothing lands outside of the prefix" only_below_prefix
 check "the program runs from elsewhere" moved
@@ -42,5 +50,10 @@ check "it knows its sides" in_empty info
 check "an installed example is compiled and passes" in_empty ops --kernel="$dir/elsewhere/share/kvdiff/examples/cuda/attention.cu" \
     --op=attn_decode --dist=normal --level=0 --seed=7 --db="$dir/r.db"
 check "a wrong one fails" refused_line
+if "$dir/elsewhere/lib/kvdiff/kvdiff-worker" --cuda; then
+    skip "an installed module without a GPU" "this machine has one"
+else
+    check "an installed module finds its PTX, and says that it needs a GPU" module_line
+fi
 
 done_testing
