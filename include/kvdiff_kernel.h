@@ -7,8 +7,9 @@
  *     KVDK_CANDIDATE("my-attention", KVDK_BOUNDED)
  *     int kvdk_attn_decode(const kvdk_attn_args *a, kvdk_stream stream) { ... return 0; }
  *
- * built with `cc -shared -fPIC -Wl,-Bsymbolic`. C++ and CUDA sources include the same header. An operation that has no
- * function is UNSUPPORTED, which is never a pass.
+ * built with `cc -shared -fPIC -Wl,-Bsymbolic`. C++ and CUDA sources include the same header. PTX and cubins have no
+ * such functions: a NAME.kernel.json says how they are launched (docs/candidates.md), in the names of this header. An
+ * operation that has no function is UNSUPPORTED, which is never a pass.
  *
  * Every function returns 0 when it has done its work, a negative number when it does not support these arguments
  * (recorded as UNSUPPORTED), a positive one for an error. All memory is the tester's: inputs, outputs, workspace;
