@@ -120,6 +120,16 @@ cubin_parameters() {
         says "launches[4]: 'crash' has fewer parameters than the 10 that are given"
 }
 
+cubin_sizes() {
+    changed 's/attention.ptx/x.cubin/;s/{"f32": "scale"}/{"f64": "scale"}/' && with_driver ops 1 --kernel="$dir/c.kernel.json" &&
+        says "c.kernel.json: ops.attn_decode.launches[1]: parameters[16] of 'attend' has 4 bytes there, f64 has 8"
+}
+fatbin() { # may be compressed: the driver looks for the kernels
+    { printf '\120\355\125\272' && head -c 60 /dev/zero; } >"$dir/x.fatbin"
+    changed 's/attention.ptx/x.fatbin/;s/"attend_end"/"attend_fin"/' && with_driver ops 1 --kernel="$dir/c.kernel.json" &&
+        says "ops.attn_decode.launches[4]: $dir/x.fatbin: kernel 'attend_fin': CUDA_ERROR_NOT_FOUND"
+}
+
 # The example of the manual is well-formed: only its module is missing.
 documented() {
     sed -n '/^```json$/,/^```$/p' docs/candidates.md | sed '/^```/d' >"$dir/doc.kernel.json"
@@ -199,6 +209,8 @@ check "an error that sticks ends the process, and the run goes on" sticks
 check "the driver's assembler is quoted" jit_log
 check "machine code runs" cubin 0
 check "parameters of machine code are compared by the driver" cubin_parameters
+check "so are their sizes" cubin_sizes
+check "kernels of a fat binary are looked for by the driver" fatbin
 check "the example of docs/candidates.md is well-formed" documented
 check "a module without a descriptor is refused" bare
 check "an unknown key" bad_descriptor 's/"requires"/"require"/' "c.kernel.json: ops.attn_decode: unknown key 'require'; known are requires, scratch, launches"
