@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -38,13 +39,19 @@ def area_of(path):
 
 
 def _run(command, env, limit):
-    """[passed, words]"""
-    try:
-        done = subprocess.run(command, env=env, capture_output=True, text=True, errors="replace", timeout=limit)
-    except subprocess.TimeoutExpired:
-        return False, "no end"
-    bad = [line for line in done.stdout.splitlines() if line.startswith("not ok")]
-    return done.returncode == 0, (bad or [f"exit {done.returncode}"])[0].replace("\t", " ")[:90]
+    """[passed, words]. A script's children end with it."""
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+                          start_new_session=True) as p:
+        try:
+            out, ended = p.communicate(timeout=limit)[0], True
+        except subprocess.TimeoutExpired:
+            out, ended = "", False
+        try:
+            os.killpg(p.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    bad = [line for line in out.splitlines() if line.startswith("not ok")]
+    return ended and p.returncode == 0, (bad or [f"exit {p.returncode}"])[0].replace("\t", " ")[:90] if ended else "no end"
 
 
 def _environment(folder, tmp):
