@@ -147,7 +147,7 @@ def recipes(found):
 def link(recipe, changed, out, trace=False):
     """changed: {object of the build: the one in its place}. An object that an archive has comes first and so instead of that member."""
     linker, own, archives, words = recipe
-    objects_here = [changed.get(o, o) for o in own] + [new for old, new in changed.items() if old not in own and archives]
+    objects_here = [changed.get(o, o) for o in own] + [new for old, new in changed.items() if old not in own and _archive_of(old) in archives]
     return _shell([linker, "-o", out, *objects_here, "-Wl,--start-group", *archives, "-Wl,--end-group", *words,
                    *(["-Wl,-t", "-Wl,-t"] if trace else []), *SYSTEM])
 
@@ -158,10 +158,13 @@ def members(recipe):
     return set(recipe[1]) | set(re.findall(r"\(([^()]+\.a)\)([\w.-]+\.o)", done.stdout + done.stderr))
 
 
+def _archive_of(path):
+    return next((a for a, top in ((LIBS[3], f"{OBJ}/common/"), (LIBS[2], f"{OBJ}/ref")) if path.startswith(top)), None)
+
+
 def holds(inside, o):
     """inside: of members(). Two objects of an archive may have one name; both count then."""
-    archive = next((a for a, top in ((LIBS[3], f"{OBJ}/common/"), (LIBS[2], f"{OBJ}/ref")) if o.path.startswith(top)), None)
-    return o.path in inside or (archive, os.path.basename(o.path)) in inside
+    return o.path in inside or (_archive_of(o.path), os.path.basename(o.path)) in inside
 
 
 def all_members(table, jobs):
