@@ -1,5 +1,5 @@
-/* Rules between parameters: what is refused, with the nearest value that is not, what stands just inside the limits, and what follows
- * from a policy: positions, entries, presets. */
+/* Rules between parameters: what is refused, with the nearest value that is not, what stands just inside the limits,
+ * and what follows from a policy: positions, entries, presets. */
 #include "tests/unit/kvtest.h"
 
 #include "common/config.h"
@@ -29,10 +29,13 @@ static void mistakes_name_the_nearest_legal_value(void **state)
         {"h2o:cap=8,recent=9", "cap=8 is not heavy + recent"},
         {"snapkv:cap=8,prompt=64,window=8", "cap=8 includes window=8 and must be larger; the nearest legal value is 9"},
         {"snapkv:cap=9,prompt=7,window=8", "prompt=7 is shorter than window=8; the nearest legal value is 8"},
-        {"snapkv:cap=9,kernel=6,prompt=64,window=8", "kernel=6 is even and has no middle; the nearest legal value is 5"},
+        {"snapkv:cap=9,kernel=6,prompt=64,window=8",
+         "kernel=6 is even and has no middle; the nearest legal value is 5"},
         {"pyramid:cap=9,kernel=2,prompt=64,window=8", "nearest legal value is 1"},
-        {"xwindow:cache=8,stride=9,window=8", "stride=9 is more than window=8, so tokens would be left out; the nearest legal value is 8"},
-        {"xwindow:cache=7,stride=8,window=8", "cache=7 does not hold the rows of one stride=8; the nearest legal value is 8"},
+        {"xwindow:cache=8,stride=9,window=8",
+         "stride=9 is more than window=8, so tokens would be left out; the nearest legal value is 8"},
+        {"xwindow:cache=7,stride=8,window=8",
+         "cache=7 does not hold the rows of one stride=8; the nearest legal value is 8"},
         {"full+kvarn:kbits=7", "kbits=7: codes have 2, 3, 4, 5, 6 or 8 bits; the nearest legal value is 6"},
         {"full+kvarn:vbits=7", "vbits=7"},
         {"full+kvarn:tile=33", "nearest legal value is 32"},
@@ -44,10 +47,13 @@ static void mistakes_name_the_nearest_legal_value(void **state)
         {"full+kivi:group=32,residual=33", "residual=33 must be a multiple of group=32; the nearest legal value is 32"},
         {"full+kivi:group=32,residual=16", "nearest legal value is 32"},
         {"full+kivi:group=32,residual=95", "nearest legal value is 64"},
-        {"full+kivi:bits=3,group=2,residual=6", "residual=6 codes of 3 bits do not fill whole bytes; use a multiple of 8"},
-        {"sliding:cap=96,pos=absolute+kvarn:tile=64", "cap=96 must be a multiple of tile=64 and hold at least two; the nearest legal value is 128"},
+        {"full+kivi:bits=3,group=2,residual=6",
+         "residual=6 codes of 3 bits do not fill whole bytes; use a multiple of 8"},
+        {"sliding:cap=96,pos=absolute+kvarn:tile=64",
+         "cap=96 must be a multiple of tile=64 and hold at least two; the nearest legal value is 128"},
         {"sliding:cap=200,pos=absolute+kvarn:tile=64", "nearest legal value is 192"},
-        {"sliding:cap=32,pos=absolute+kivi:group=32,residual=32", "multiple of residual=32 and hold at least two; the nearest legal value is 64"},
+        {"sliding:cap=32,pos=absolute+kivi:group=32,residual=32",
+         "multiple of residual=32 and hold at least two; the nearest legal value is 64"},
         {"sliding:cap=64+kvarn:tile=32", "a tile cannot be re-positioned; use sliding with pos=absolute"},
         {"sink:cap=64+kivi", "it keeps keys un-rotated"},
         {"xwindow:cache=8,stride=8,window=8+kvarn", "it computes rows again"},
@@ -63,10 +69,22 @@ static void mistakes_name_the_nearest_legal_value(void **state)
 static void values_just_inside_the_limits_are_legal(void **state)
 {
     static const char *const good[] = {
-        "cascade:cap=4,n=4", "cascade:n=8,window=33554432", "cascade:cap=24,n=4,window=6", "cascade:beta=0.000001,cap=8", "h2o:cap=1,heavy=0",
-        "h2o:cap=8,recent=8", "h2o:cap=8,heavy=8", "snapkv:cap=9,prompt=8,window=8", "snapkv:cap=9,kernel=1,prompt=64,window=8",
-        "xwindow:cache=8,stride=8,window=8", "xwindow:cache=0,stride=8,window=8", "full+kvarn:kbits=8,vbits=2", "full+kivi:bits=8,group=2,residual=2",
-        "full+kivi:bits=3,group=8,residual=8", "sliding:cap=64,pos=absolute+kvarn:tile=32", "sliding:cap=64,pos=absolute+kivi:group=32,residual=32",
+        "cascade:cap=4,n=4",
+        "cascade:n=8,window=33554432",
+        "cascade:cap=24,n=4,window=6",
+        "cascade:beta=0.000001,cap=8",
+        "h2o:cap=1,heavy=0",
+        "h2o:cap=8,recent=8",
+        "h2o:cap=8,heavy=8",
+        "snapkv:cap=9,prompt=8,window=8",
+        "snapkv:cap=9,kernel=1,prompt=64,window=8",
+        "xwindow:cache=8,stride=8,window=8",
+        "xwindow:cache=0,stride=8,window=8",
+        "full+kvarn:kbits=8,vbits=2",
+        "full+kivi:bits=8,group=2,residual=2",
+        "full+kivi:bits=3,group=8,residual=8",
+        "sliding:cap=64,pos=absolute+kvarn:tile=32",
+        "sliding:cap=64,pos=absolute+kivi:group=32,residual=32",
     };
     (void)state;
     for (size_t i = 0; i < sizeof good / sizeof *good; i++)
@@ -88,7 +106,8 @@ static void models_fit_or_are_told_why_not(void **state)
         {"full+kivi:bits=3,group=2,residual=8", 8, 2, NULL},
         {"full+kivi:bits=3,group=2,residual=8", 10, 2, "10 codes of 3 bits do not fill whole bytes"},
         {"xwindow:cache=8,layers=2,stride=8,window=8", 16, 2, NULL},
-        {"xwindow:cache=8,layers=3,stride=8,window=8", 16, 2, "layers=3, but the model has 2; the nearest legal value is 2"},
+        {"xwindow:cache=8,layers=3,stride=8,window=8", 16, 2,
+         "layers=3, but the model has 2; the nearest legal value is 2"},
         {"full", 5, 1, NULL},
     };
     (void)state;
@@ -140,7 +159,8 @@ static void sizes_follow_from_the_policy(void **state)
 static void presets_are_defaults_that_words_override(void **state)
 {
     (void)state;
-    const kv_policy none = parsed("cascade:cap=24"), paper = parsed("cascade:cap=24,preset=paper"), code = parsed("cascade:cap=24,preset=code");
+    const kv_policy none = parsed("cascade:cap=24"), paper = parsed("cascade:cap=24,preset=paper"),
+                    code = parsed("cascade:cap=24,preset=code");
     assert_int_equal(none.cascade.sinks, 4);
     assert_int_equal(paper.cascade.sinks, 64);
     assert_int_equal(code.cascade.sinks, 64);

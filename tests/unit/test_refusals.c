@@ -1,6 +1,7 @@
-/* States that no cache can have: what one side refuses, every other has to refuse. Each policy exports a state at some lengths; one
- * number of it is changed, and the reference and the sides are asked to go on from there. Which states a policy can have is each
- * side's own decision, written twice from docs/policy/; this asks whether the two agree, number by number. */
+/* States that no cache can have: what one side refuses, every other has to refuse. Each policy exports a state at some
+ * lengths; one number of it is changed, and the reference and the sides are asked to go on from there. Which states a
+ * policy can have is each side's own decision, written twice from docs/policy/; this asks whether the two agree, number
+ * by number. */
 #include "tests/unit/refkit.h"
 
 #include "difftest/side.h"
@@ -110,8 +111,9 @@ static void ask(bench *b, const refkit_blob *x, const char *what, int64_t where)
         const int too = b->k[i].side->import_state(b->k[i].s, x->p, x->size) == KV_OK;
         if (fine == too) continue;
         if (b->differ++ < MOST_SHOWN)
-            print_message("# %s: %s %lld: ref %s it, %s %s: %s\n", b->policy, what, (long long)where, fine ? "takes" : "refuses",
-                          b->k[i].side->name, too ? "takes it" : "refuses it", b->k[fine ? i : 0].side->last_error(b->k[fine ? i : 0].s));
+            print_message("# %s: %s %lld: ref %s it, %s %s: %s\n", b->policy, what, (long long)where,
+                          fine ? "takes" : "refuses", b->k[i].side->name, too ? "takes it" : "refuses it",
+                          b->k[fine ? i : 0].side->last_error(b->k[fine ? i : 0].s));
     }
 }
 
@@ -204,7 +206,8 @@ static refkit_blob without_entry(const refkit_blob *x, int32_t which, int64_t *l
             if (i == gone) continue;
             to.og[j] = from.og[i], to.pos[j] = from.pos[i];
             if (to.score) to.score[j] = from.score[i];
-            memcpy(to.records + (size_t)j * (size_t)h.record_bytes, from.records + (size_t)i * (size_t)h.record_bytes, (size_t)h.record_bytes);
+            memcpy(to.records + (size_t)j * (size_t)h.record_bytes, from.records + (size_t)i * (size_t)h.record_bytes,
+                   (size_t)h.record_bytes);
             j++;
         }
         ++*left;
@@ -239,7 +242,8 @@ static void drop_entries(bench *b, const refkit_blob *x)
 static void feed_windows(const refkit *k, const int32_t *tokens, int32_t n)
 {
     for (int32_t at = 0; at + 24 <= n; at += 8) {
-        const kv_step s = {.tokens = tokens + at, .n = 24, .rows = KV_ROWS_NONE, .flags = KV_STEP_RECOMPUTE, .pos0 = at};
+        const kv_step s = {
+            .tokens = tokens + at, .n = 24, .rows = KV_ROWS_NONE, .flags = KV_STEP_RECOMPUTE, .pos0 = at};
         assert_side(k, k->side->step(k->s, &s));
     }
 }
@@ -253,7 +257,8 @@ static void every_side_refuses_the_same(void **state)
         bench b = bench_open(policies[p]);
         int32_t *tokens = refkit_tokens(160, model);
         for (size_t n = 0; n < sizeof lengths / sizeof *lengths; n++) {
-            const int prompted = strstr(policies[p], "prompt=") != NULL, windowed = strncmp(policies[p], "xwindow", 7) == 0;
+            const int prompted = strstr(policies[p], "prompt=") != NULL,
+                      windowed = strncmp(policies[p], "xwindow", 7) == 0;
             assert_side(&b.k[0], b.k[0].side->reset(b.k[0].s));
             const int32_t length = windowed ? 24 + 8 * (int32_t)n : prompted ? 40 + lengths[n] : lengths[n];
             if (windowed)
@@ -277,7 +282,8 @@ static void every_side_refuses_the_same(void **state)
     if (differ) fail_msg("of %lld states, %lld are refused by one side alone", (long long)asked, (long long)differ);
 }
 
-/* ---- lists of decisions ------------------------------------------------------------------------------------------------ */
+/* ---- lists of decisions
+ * ------------------------------------------------------------------------------------------------ */
 
 enum { BEFORE = 47, STEP = 9 };
 
@@ -295,7 +301,8 @@ static int takes(const refkit *k, const decided *d, const kv_events *list)
     return k->side->step(k->s, &s) == KV_OK;
 }
 
-static void must_refuse(const refkit *k, const decided *d, const kv_events *list, const char *policy, const char *what, size_t where)
+static void must_refuse(const refkit *k, const decided *d, const kv_events *list, const char *policy, const char *what,
+                        size_t where)
 {
     if (takes(k, d, list)) fail_msg("%s: %s: a list in which %s %zu is taken", k->side->name, policy, what, where);
 }
@@ -317,11 +324,11 @@ static void damage(const refkit *k, const decided *d, const char *policy)
         must_refuse(k, d, &list, policy, "there is twice event", i);
         memcpy(v, d->list.v, n * sizeof *v);
         list.n = n;
-#define WRONG(lvalue, value, what)                    \
-    do {                                              \
-        lvalue = value;                               \
-        must_refuse(k, d, &list, policy, what, i);    \
-        v[i] = d->list.v[i];                          \
+#define WRONG(lvalue, value, what)                 \
+    do {                                           \
+        lvalue = value;                            \
+        must_refuse(k, d, &list, policy, what, i); \
+        v[i] = d->list.v[i];                       \
     } while (0)
         WRONG(v[i].kind, v[i].kind + 1, "another kind has event");
         WRONG(v[i].kind, v[i].kind - 1, "another kind has event");
@@ -338,8 +345,9 @@ static void damage(const refkit *k, const decided *d, const char *policy)
 
 static void lists_that_do_not_fit_are_refused(void **state)
 {
-    static const char *const specs[] = {"sliding:cap=24", "sink:cap=20", "cascade:cap=24,n=3", "cascade:cap=24,homog=1", "h2o:cap=24",
-                                        "tova:cap=24", "dilated:every=4,window=16"};
+    static const char *const specs[] = {"sliding:cap=24",           "sink:cap=20", "cascade:cap=24,n=3",
+                                        "cascade:cap=24,homog=1",   "h2o:cap=24",  "tova:cap=24",
+                                        "dilated:every=4,window=16"};
     (void)state;
     for (size_t p = 0; p < sizeof specs / sizeof *specs; p++) {
         bench b = bench_open(specs[p]);
@@ -350,7 +358,8 @@ static void lists_that_do_not_fit_are_refused(void **state)
         refkit_feed(&b.k[0], tokens + BEFORE, STEP, STEP, NULL, &d.list);
         assert_true(d.list.n > 4);
         for (int i = 1; i < SIDES; i++) {
-            if (!takes(&b.k[i], &d, &d.list)) fail_msg("%s: %s: %s", specs[p], b.k[i].side->name, b.k[i].side->last_error(b.k[i].s));
+            if (!takes(&b.k[i], &d, &d.list))
+                fail_msg("%s: %s: %s", specs[p], b.k[i].side->name, b.k[i].side->last_error(b.k[i].s));
             damage(&b.k[i], &d, specs[p]);
         }
         free(d.list.v);
@@ -362,6 +371,7 @@ static void lists_that_do_not_fit_are_refused(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(every_side_refuses_the_same), cmocka_unit_test(lists_that_do_not_fit_are_refused)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(every_side_refuses_the_same),
+                                       cmocka_unit_test(lists_that_do_not_fit_are_refused)};
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
