@@ -263,6 +263,29 @@ void test_steps_do_not_know_of_announcements(void **)
         assert_bits(got.nll, wanted.nll, h.name, 3);
     }
 }
+
+/* Training may go on behind the end of its schedule: there the rates are whole again. */
+void test_the_schedule_ends(void **)
+{
+    const kv_trainer_api *const api = kv_trainer_entry(KV_TRAINER_ABI);
+    const kv_train_config config = small_config("iterations=3\nwarmdown=2\n");
+    const double wanted[] = {1, 1, 0.5, 1, 1};
+    const std::vector<uint16_t> w = windows_of(0);
+    kv_trainer_args a = {};
+    kv_trainer *t;
+    a.config = &config;
+    a.threads = 1;
+    assert_ok(api->open(&a, &t));
+    for (const double multiplier : wanted) {
+        kv_train_step s = {};
+        s.windows = w.data();
+        s.n = WINDOWS;
+        s.multiplier = -1;
+        assert_ok(api->step(t, &s));
+        assert_true(s.used == multiplier);
+    }
+    api->close(t);
+}
 } // namespace
 
 int main()
@@ -272,6 +295,7 @@ int main()
         cmocka_unit_test(test_what_waits_goes_on_waiting),
         cmocka_unit_test(test_a_wrong_announcement_is_no_batch),
         cmocka_unit_test(test_steps_do_not_know_of_announcements),
+        cmocka_unit_test(test_the_schedule_ends),
     };
     return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

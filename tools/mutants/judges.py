@@ -18,7 +18,7 @@ from mutants.build import BUILD
 
 SUITE_LIMIT = 120   # seconds; unchanged sides need 1 to 8
 PATIENCE, GRACE = 10, 30  # a test may take so many times its time, and so many seconds more
-LONG = 10           # seconds of a test program beyond which it is asked only about sources of its name
+LONG = 40           # seconds of a test program beyond which it is asked only about sources of its name
 CONTROL = f"{BUILD}/mutants/control.json"
 
 # area: scripts, the quick ones first. "ops LEVEL" is `kvdiff ops` of our own kernels; a unit test here loads the side as a file.
