@@ -36,6 +36,7 @@ static void start_table(dt_table *t)
     dt_table_column(t, "max ulp", DT_RIGHT);
     dt_table_column(t, "of bound", DT_RIGHT);
     dt_table_column(t, "ref of bound", DT_RIGHT);
+    dt_table_column(t, "refused", DT_RIGHT);
     dt_table_column(t, "seconds", DT_RIGHT);
 }
 
@@ -53,14 +54,15 @@ static void add_row(dt_table *t, const char *candidate, const dt_op_report *r)
     } else
         for (int i = 0; i < 3; i++)
             dt_table_text(t, NULL);
+    dt_table_int(t, r->n_refused);
     dt_table_number(t, "%.2f", r->wall);
 }
 
-/* Every check that is not passed, with the command that shows it again. */
+/* Every check that is not passed, with the command that shows it again; what a candidate that passes would not do. */
 static void say_failures(FILE *out, const char *candidate, const dt_op_report *r)
 {
     const char *const op = r->op < 0 ? "-" : dt_op_schemas[r->op].name;
-    if (r->status == DT_CASE_PASS) return;
+    if (r->status == DT_CASE_PASS && !r->n_refused) return;
     int failed = 0;
     for (int i = 0; i < DT_CHECK_COUNT; i++) {
         const dt_check_row *c = &r->checks[i];

@@ -23,6 +23,10 @@ for op in rmsnorm gemm rope attn_prefill attn_decode attn_colsum window_append c
     logits_nll topk; do
     check "emu: $op has the bits" passes emu "$op" 0
 done
+# Residuals, biases and heads of odd width are no part of its models.
+check "emu: no other call is refused" awk -F, 'NR > 1 && $8 != 0 && $2 !~ /rmsnorm|gemm|cascade_move/ { print; bad = 1 }
+    END { exit bad || NR != 14 }' "$dir/emu"
+check "... and a refusal is said" grep -q '^PASS  emu  gemm: [0-9]* calls refused, the first .* bias' "$dir/emu.err"
 check "emu: it has no other row" test "$(wc -l <"$dir/emu")" -eq 14
 
 check "blas: the run" run blas
