@@ -473,11 +473,22 @@ void test_no_device_buffer_is_lost(void **)
     }
     assert_int_equal(simt::device_buffers(), before);
 }
+
+/* Errors name the file without its folders, the line and the call, and have a status of their own. */
+void test_errors_of_the_runtime_are_told(void **)
+{
+    assert_ok(gpu_status(cudaSuccess, "call", "a/b.cu", 3));
+    assert_int_equal(gpu_status(cudaErrorMemoryAllocation, "call", "/far/away/b.cu", 3), KV_ERR_NOMEM);
+    assert_memory_equal(kv_message(), "b.cu:3: call: ", 14);
+    assert_int_equal(gpu_status(cudaErrorInvalidValue, "call", "b.cu", 4), KV_ERR_INTERNAL);
+    assert_memory_equal(kv_message(), "b.cu:4: call: ", 14);
+}
 } // namespace
 
 int main()
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_errors_of_the_runtime_are_told),
         cmocka_unit_test(test_indices_cover_grid_and_block),
         cmocka_unit_test(test_barriers_order_shared_memory),
         cmocka_unit_test(test_warp_operations_give_what_cuda_defines),

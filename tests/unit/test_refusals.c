@@ -30,6 +30,7 @@ static const char *const policies[] = {
     "h2o:cap=12,heavy=4,recent=8",
     "tova:cap=24",
     "snapkv:cap=24,prompt=40,window=8",
+    "snapkv:cap=48,prompt=40,window=8",
     "pyramid:beta=4,cap=24,prompt=40,window=8",
     "dilated:every=4,window=16",
     "xwindow:cache=24,stride=8,window=24",
