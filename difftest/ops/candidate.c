@@ -107,12 +107,15 @@ static kv_status failure_of(const json_t *answer, const char *path, const dt_rep
 static kv_status read_info(const json_t *answer, const char *path, dt_candidate_info *info)
 {
     const char *name = json_string_value(json_object_get(answer, "name"));
+    const json_t *schema = json_object_get(answer, "schema"); /* of kvdiff-worker; other programs have none */
     const json_t *ops = json_object_get(answer, "ops"), *precision = json_object_get(answer, "precision"), *op;
     size_t i;
     if (!name || !*name || strlen(name) >= sizeof info->name || strpbrk(name, "|\n\r\t"))
         return kv_fail(KV_ERR_MISMATCH, "candidate '%s': its name must be 1 to 63 characters without '|'", path);
     if (json_integer_value(json_object_get(answer, "abi")) != KVDK_ABI)
         return kv_fail(KV_ERR_MISMATCH, "candidate '%s' speaks another ABI than %u of kvdiff_kernel.h", path, KVDK_ABI);
+    if (schema && json_integer_value(schema) != dt_schema_print())
+        return kv_fail(KV_ERR_MISMATCH, "candidate '%s': kvdiff-worker and kvdiff are of different builds; build both anew (make all)", path);
     snprintf(info->name, sizeof info->name, "%s", name);
     info->contract = (int32_t)json_integer_value(json_object_get(answer, "contract"));
     info->determinism = (int32_t)json_integer_value(json_object_get(answer, "determinism"));

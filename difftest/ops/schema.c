@@ -197,6 +197,28 @@ KV_STATIC_ASSERT(sizeof attn_tensors / sizeof *attn_tensors <= DT_OP_TENSORS &&
                      sizeof colsum_tensors / sizeof *colsum_tensors <= DT_OP_TENSORS,
                  "raise DT_OP_TENSORS");
 
+/* FNV-1a; the sign is left out, as JSON has it signed. */
+static uint64_t mix(uint64_t h, const char *name, size_t number)
+{
+    for (; *name; name++)
+        h = (h ^ (uint8_t)*name) * 0x100000001b3u;
+    return (h ^ number) * 0x100000001b3u;
+}
+
+int64_t dt_schema_print(void)
+{
+    uint64_t h = 0xcbf29ce484222325u;
+    for (int i = 0; i < KVDK_OP_COUNT; i++) {
+        const dt_op_schema *s = &dt_op_schemas[i];
+        h = mix(h, s->name, s->size);
+        for (int k = 0; k < s->n_params; k++)
+            h = mix(h, s->params[k].name, s->params[k].offset);
+        for (int k = 0; k < s->n_tensors; k++)
+            h = mix(h, s->tensors[k].name, s->tensors[k].offset);
+    }
+    return (int64_t)(h >> 1);
+}
+
 int dt_op_find(const char *name)
 {
     for (int i = 0; i < KVDK_OP_COUNT; i++)

@@ -41,6 +41,9 @@ typedef union dt_args {
 
 extern const dt_op_schema dt_op_schemas[KVDK_OP_COUNT];
 
+/* A number that is another one where operations, their arguments or their places differ: worker and tester must be of one build. */
+int64_t dt_schema_print(void);
+
 /* Index of an operation by its name; -1: there is none. */
 int dt_op_find(const char *name);
 

@@ -45,8 +45,8 @@ static void open_candidate(worker *w, const json_t *message)
     const kvdk_info *info = &w->plugin.info;
     for (int i = 0; i < KVDK_OP_COUNT; i++)
         if (w->plugin.ops[i]) json_array_append_new(ops, json_string(dt_op_schemas[i].name));
-    answer(w, json_pack("{s:i, s:i, s:s, s:i, s:i, s:i, s:[i,i,i], s:i, s:b, s:o}", "status", 0, "abi", (int)KVDK_ABI,
-                        "name", info->name, "contract", info->contract, "determinism", info->determinism, "memory",
+    answer(w, json_pack("{s:i, s:i, s:I, s:s, s:i, s:i, s:i, s:[i,i,i], s:i, s:b, s:o}", "status", 0, "abi", (int)KVDK_ABI,
+                        "schema", (json_int_t)dt_schema_print(), "name", info->name, "contract", info->contract, "determinism", info->determinism, "memory",
                         info->memory, "precision", info->precision.scores, info->precision.probabilities,
                         info->precision.accumulators, "fast_math", info->fast_math, "has_workspace",
                         w->plugin.workspace != NULL, "ops", ops));

@@ -14,6 +14,8 @@ class Liar(kvdk.Candidate):
         answer = super()._answer(memory, message)
         if "seconds" in answer:
             answer["seconds"] = float(os.environ["KVDIFF_TEST_CLOCK"])
+        if "abi" in answer and "KVDIFF_TEST_SCHEMA" in os.environ:
+            answer["schema"] = int(os.environ["KVDIFF_TEST_SCHEMA"])  # as a worker of another build would
         return answer
 
 

@@ -76,6 +76,12 @@ check "no time at all is too good" clock 0 too_good
 check "so is less than none, and no clock says it" clock -1 timing,too_good
 check "more than the tester has seen pass is no time, either" clock 3600 timing
 
+of_another_build() {
+    KVDIFF_TEST_CLOCK=1 KVDIFF_TEST_SCHEMA=1 "$KVDIFF" ops --kernel=tests/cheats/clock.py --level=0 --seed=7 --db="$dir/s.db" >"$dir/log" 2>&1
+    [ $? -ne 0 ] && cat "$dir/log" && grep -q 'kvdiff-worker and kvdiff are of different builds' "$dir/log"
+}
+check "a worker of another build is told so" of_another_build
+
 shown_again() { # NAME
     rm -f "$dir/r.db"
     "$KVDIFF" ops --kernel="$dir/$1.so" --level=0 --seed=7 --db="$dir/r.db" >/dev/null
