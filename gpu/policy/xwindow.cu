@@ -157,7 +157,7 @@ kv_status xwindow::finish(int64_t ws, int32_t m, kv_events *events)
 bool xwindow::fits(int64_t seen, const std::vector<gpu_entry> &entries) const
 {
     const int64_t n = (int64_t)entries.size(), most = (int64_t)params_.cache + params_.window;
-    if (n > most || (fixed() && n > seen)) return false;
+    if (n > (fixed() ? std::min(most, seen) : params_.cache)) return false;
     for (int64_t i = 0; i < n; i++) {
         const gpu_entry &e = entries[(size_t)i];
         if (fixed() ? e.og != seen - n + i || e.pos != e.og : e.og < 0 || e.og >= seen || e.pos < 0 || e.pos >= most)

@@ -108,8 +108,8 @@ static ref_entry entry(const ref_cache *c, const ref_layer *l, int64_t head, int
 
 static kv_status check_row(const ref_cache *c, const ref_adopt *a, int64_t i)
 {
-    const int64_t want = a->seen - a->n + i;
-    const int good = published(&c->policy) ? a->og[i] >= 0 && a->og[i] < a->seen && a->pos[i] >= 0
+    const int64_t want = a->seen - a->n + i, view = (int64_t)c->policy.xwindow.cache + c->policy.xwindow.window;
+    const int good = published(&c->policy) ? a->og[i] >= 0 && a->og[i] < a->seen && a->pos[i] >= 0 && a->pos[i] < view
                                            : a->og[i] == want && a->pos[i] == want;
     return good ? KV_OK : kv_fail(KV_ERR_FORMAT, "cache state: row %lld is token %lld at position %d, which xwindow cannot "
                                                  "have recorded after %lld tokens", (long long)i, (long long)a->og[i],

@@ -239,6 +239,48 @@ static void drop_entries(bench *b, const refkit_blob *x)
     }
 }
 
+/* Runs that are longer by `more` entries: the last one again, or tokens that follow it. */
+static refkit_blob with_entries(const refkit_blob *x, int32_t more, int32_t step)
+{
+    kv_state_head h;
+    memcpy(&h, x->p, sizeof h);
+    const size_t runs = (size_t)(h.n_layers * h.n_kv_heads);
+    refkit_blob y = {calloc(1, x->size + runs * (size_t)more * (size_t)(h.record_bytes + 32)), sizeof h};
+    assert_non_null(y.p);
+    for (int32_t r = 0; r < (int32_t)runs; r++) {
+        const kv_state_view from = refkit_run(x, r);
+        const int32_t n = from.run->n;
+        kv_state_view to = kv_state_place(&h, y.p, &y.size, n ? n + more : 0, 0);
+        to.run->layer = from.run->layer, to.run->head = from.run->head;
+        for (int32_t i = 0; i < to.run->n; i++) {
+            const int32_t last = i < n ? i : n - 1, beyond = (i - last) * step;
+            to.og[i] = from.og[last] + beyond, to.pos[i] = from.pos[last] + beyond;
+            if (to.score) to.score[i] = from.score[last];
+            memcpy(to.records + (size_t)i * (size_t)h.record_bytes, from.records + (size_t)last * (size_t)h.record_bytes,
+                   (size_t)h.record_bytes);
+        }
+    }
+    memcpy(y.p + y.size, x->p + x->size - h.carry_bytes, h.carry_bytes);
+    h.total_bytes = y.size += h.carry_bytes;
+    memcpy(y.p, &h, sizeof h);
+    return y;
+}
+
+static void add_entries(bench *b, const refkit_blob *x)
+{
+    static const int32_t more[] = {1, 2, 8, 23, 24, 25, 48};
+    if (((const kv_state_head *)(const void *)x->p)->record_bytes == 0) return;
+    for (size_t i = 0; i < 2 * sizeof more / sizeof *more; i++) {
+        const int32_t n = more[i / 2];
+        refkit_blob y = with_entries(x, n, (int32_t)(i % 2));
+        kv_state_head *h = (kv_state_head *)(void *)y.p;
+        assert_ok(kv_state_check(y.p, y.size));
+        ask(b, &y, "with more entries, number", n);
+        CHANGE(b, &y, h->seen, h->seen + n, "with more entries, and tokens, number", n);
+        free(y.p);
+    }
+}
+
 /* Windows of 24 tokens, 8 apart. */
 static void feed_windows(const refkit *k, const int32_t *tokens, int32_t n)
 {
@@ -272,6 +314,7 @@ static void every_side_refuses_the_same(void **state)
             change_head(&b, &x);
             change_runs(&b, &x);
             drop_entries(&b, &x);
+            add_entries(&b, &x);
             b.refused = 0;
             free(x.p);
         }
