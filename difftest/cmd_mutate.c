@@ -27,6 +27,7 @@ enum {
     OPT_LIBS,
     OPT_JUDGES,
     OPT_LIBRARY,
+    OPT_ONCE,
     N_SIDES = 2
 };
 
@@ -39,6 +40,7 @@ static const struct argp_option options[] = {
     {"tokens", OPT_TOKENS, "N", 0, "tokens of --control, of each library [50000]", 0},
     {"library", OPT_LIBRARY, "FILE.so", 0, "put this library through the cases instead: found, survived or unreached",
      0},
+    {"once", OPT_ONCE, NULL, 0, "with --library: if no case raises an alarm, do not go on to look for any bit that differs", 0},
     {"judges", OPT_JUDGES, "same|all", 0,
      "ask other judges about the cases up to the alarm, or about every case of the suite [same]", 0},
     {"jobs", OPT_JOBS, "N", 0, "bugs at a time [all processors]", 0},
@@ -51,7 +53,7 @@ static const struct argp_option options[] = {
 typedef struct request {
     const char *only, *db, *libs, *library;
     int32_t tier;
-    int list, control, judge_all;
+    int list, control, judge_all, once;
     int64_t tokens, jobs, limit;
 } request;
 
@@ -88,6 +90,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return dt_parse_number("limit", arg, 1, 1000000, &r->limit);
     case OPT_LIBRARY:
         r->library = arg;
+        return 0;
+    case OPT_ONCE:
+        r->once = 1;
         return 0;
     case OPT_LIBS:
         r->libs = arg;
@@ -368,7 +373,7 @@ static kv_status judge_library(const request *r, int *code)
     dt_suite_end end = {0};
     if (access(r->library, R_OK) != 0) return kv_fail(KV_ERR_IO, "--library=%s: there is no such file", r->library);
     setenv("KVDIFF_IN_PROCESS", "1", 1);
-    for (int thorough = 0; thorough < 2; thorough++) {
+    for (int thorough = 0; thorough < (r->once ? 1 : 2); thorough++) {
         const dt_suite_job job = {
             .library = r->library, .side = side, .tier = r->tier, .thorough = thorough, .lenient = 1};
         const dt_suite_pool pool = {
@@ -381,7 +386,8 @@ static kv_status judge_library(const request *r, int *code)
         *code = thorough ? DT_EXIT_FAIL : DT_EXIT_PASS;
         return KV_OK;
     }
-    printf("unreached\t-\t%.2f\t-\tno case makes any bit differ\n", end.report.seconds);
+    printf("%s\t-\t%.2f\t-\t%s\n", r->once ? "alive" : "unreached", end.report.seconds,
+           r->once ? "no case raises an alarm" : "no case makes any bit differ");
     *code = DT_EXIT_FAIL;
     return KV_OK;
 }

@@ -57,6 +57,7 @@ check 'a bug that nobody finds makes the exit status 1' says 1 '^unreached  F17'
 check '... and the sum is right' grep -q 'found 0 of 1' "$dir/out"
 
 check 'such a library alone: nothing is found' says 1 '^unreached' "$KVDIFF" mutate --library="$dir/toothless/ref.so"
+check '... and once is enough' says 1 '^alive' "$KVDIFF" mutate --once --library="$dir/toothless/ref.so"
 refuse 'a library that is not there' 3 'no such file' "$KVDIFF" mutate --library="$dir/none.so"
 draw() { tools/mutate -n 9 --seed="$1" --list >"$dir/drawn.$2"; }
 same_sample() { draw 4 a && draw 4 b && cmp "$dir/drawn.a" "$dir/drawn.b" && draw 5 c && ! cmp -s "$dir/drawn.a" "$dir/drawn.c"; }
