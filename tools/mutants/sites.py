@@ -67,6 +67,7 @@ def sites_of(path, lines):
 
 
 def key_of(site):
-    """What stands in the list of equivalents: stable while the lines around it move."""
-    line = good_text(site.path).splitlines()[site.line - 1].strip()
-    return f"{site.path} | {site.before.strip()} becomes {site.after.strip()} | {line}"
+    """What stands in the list of equivalents: the line with its change, stable while the lines around it move."""
+    text = good_text(site.path)
+    begin, end = text.rfind("\n", 0, site.start) + 1, (text + "\n").find("\n", site.end)
+    return f"{site.path} | {text[begin:site.start].lstrip()}[[{site.before} => {site.after}]]{text[site.end:end].rstrip()}"
