@@ -22,7 +22,7 @@ DOORS = {
         {"ref/backend.h", "ref/train/door.h", "ref/ops.h", "ref/hooks.h"},
         {"ref_backend", "ref64_backend", "ref_trainer_door", "ref64_trainer_door", "ref_session_hook"}
         | {"ref_op_" + op for op in ("rmsnorm", "gemm", "gemm_epilogue", "rope", "attention", "colsum", "cascade_plan",
-                                     "kvarn_tile", "kvarn_attention", "nll")},
+                                     "kvarn_tile", "kivi_tile", "kvarn_attention", "nll")},
     ),
 }
 
