@@ -354,8 +354,9 @@ int kvdk_cascade_move(const kvdk_move_args *a, kvdk_stream stream)
 /* A block of keys, then the rows of its values. */
 static int quant_kivi(const kvdk_tile_args *a)
 {
-    const int64_t T = a->tile, D = a->hd, G = a->group, key_row = T * a->kbits / 8, value_row = D * a->vbits / 8;
-    uint8_t *p = a->record.data, *scale = p + D * key_row, *min = scale + 4 * D * (T / G),
+    const int64_t T = a->tile, D = a->hd, G = a->group, key_row = T * a->kbits / 8;
+    const int64_t key_codes = (D * key_row + 3) / 4 * 4, value_row = (D * a->vbits / 8 + 3) / 4 * 4;
+    uint8_t *p = a->record.data, *scale = p + key_codes, *min = scale + 4 * D * (T / G),
             *values = min + 4 * D * (T / G);
     memset(p, 0, (size_t)(values - p + T * (value_row + 8 * (D / G))));
     for (int64_t d = 0; d < D; d++) {
