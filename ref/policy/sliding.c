@@ -71,9 +71,9 @@ static kv_status adopt(ref_cache *c, ref_layer *l, int64_t head, const ref_adopt
     const int64_t n = a->n, seen = a->seen, *og = a->og;
     const int32_t *pos = a->pos;
     if (head > 0) return KV_OK;
-    if (n > c->policy.sliding.cap || n > seen)
-        return kv_fail(KV_ERR_FORMAT, "cache state: %lld entries do not fit in cap=%d", (long long)n,
-                       c->policy.sliding.cap);
+    if (n > c->policy.sliding.cap || n > seen || (n == 0 && seen > 0))
+        return kv_fail(KV_ERR_FORMAT, "cache state: %lld entries after %lld tokens; a window holds the newest, up to cap=%d",
+                       (long long)n, (long long)seen, c->policy.sliding.cap);
     l->n = n;
     l->seen = seen;
     l->head = 0;

@@ -20,21 +20,6 @@ static void arrays_are_zeroed_aligned_and_writable_to_the_last_byte(void **state
     kv_big_free(NULL, 123);
 }
 
-/* Where the next mapping lies depends on those that are there. */
-static void alignment_is_no_accident(void **state)
-{
-    (void)state;
-    enum { N = 12 };
-    uint8_t *p[N];
-    for (size_t i = 0; i < N; i++) {
-        p[i] = kv_big_alloc((2 << 20) + 4096 * i);
-        assert_non_null(p[i]);
-        assert_int_equal((uintptr_t)p[i] % (2 << 20), 0);
-    }
-    for (size_t i = 0; i < N; i++)
-        kv_big_free(p[i], (2 << 20) + 4096 * i);
-}
-
 static void impossible_sizes_give_null(void **state)
 {
     (void)state;
@@ -77,7 +62,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(arrays_are_zeroed_aligned_and_writable_to_the_last_byte),
-        cmocka_unit_test(alignment_is_no_accident),
         cmocka_unit_test(impossible_sizes_give_null),
         cmocka_unit_test(buffers_grow_and_never_shrink),
         cmocka_unit_test(a_buffer_that_cannot_grow_says_so_and_stays_usable),

@@ -190,95 +190,60 @@ static void change_runs(bench *b, refkit_blob *x)
     }
 }
 
-/* A run without its entry i, all runs alike: such a state fits together and is still none. */
-static refkit_blob without_entry(const refkit_blob *x, int32_t which, int64_t *left)
-{
-    kv_state_head h;
-    refkit_blob y = {calloc(1, x->size), sizeof h};
-    memcpy(&h, x->p, sizeof h);
-    assert_non_null(y.p);
-    for (int32_t r = 0; r < h.n_layers * h.n_kv_heads; r++) {
-        const kv_state_view from = refkit_run(x, r);
-        const int32_t n = from.run->n, gone = which < 0 ? n + which : which;
-        if (n < 2 || gone < 0 || gone >= n) continue;
-        kv_state_view to = kv_state_place(&h, y.p, &y.size, n - 1, 0);
-        to.run->layer = from.run->layer, to.run->head = from.run->head;
-        for (int32_t i = 0, j = 0; i < n; i++) {
-            if (i == gone) continue;
-            to.og[j] = from.og[i], to.pos[j] = from.pos[i];
-            if (to.score) to.score[j] = from.score[i];
-            memcpy(to.records + (size_t)j * (size_t)h.record_bytes, from.records + (size_t)i * (size_t)h.record_bytes,
-                   (size_t)h.record_bytes);
-            j++;
-        }
-        ++*left;
-    }
-    memcpy(y.p + y.size, x->p + x->size - h.carry_bytes, h.carry_bytes);
-    h.total_bytes = y.size += h.carry_bytes;
-    memcpy(y.p, &h, sizeof h);
-    return y;
-}
+/* What becomes of every run: without an entry (counted from the end if negative), or longer by the last one again (step = 0) or by
+ * tokens that follow it (step = 1). Such a state fits together and is still none. */
+typedef struct edit {
+    int32_t without, more, step;
+} edit;
 
-static void drop_entries(bench *b, const refkit_blob *x)
-{
-    static const int32_t which[] = {0, 1, 4, 5, 9, -1, -2, -9};
-    const kv_state_head *h = (const kv_state_head *)(const void *)x->p;
-    if (h->record_bytes == 0) return;
-    for (size_t i = 0; i < sizeof which / sizeof *which; i++) {
-        int64_t left = 0;
-        refkit_blob y = without_entry(x, which[i], &left);
-        if (left == h->n_layers * h->n_kv_heads) {
-            assert_ok(kv_state_check(y.p, y.size));
-            ask(b, &y, "without entry", which[i]);
-            for (int64_t d = -1; d <= 1; d += 2) {
-                kv_state_head *head = (kv_state_head *)(void *)y.p;
-                CHANGE(b, &y, head->seen, head->seen + d, "without an entry, and seen", which[i]);
-            }
-        }
-        free(y.p);
-    }
-}
+enum { NOBODY = INT32_MAX };
 
-/* Runs that are longer by `more` entries: the last one again, or tokens that follow it. */
-static refkit_blob with_entries(const refkit_blob *x, int32_t more, int32_t step)
+static refkit_blob edited(const refkit_blob *x, edit e)
 {
     kv_state_head h;
     memcpy(&h, x->p, sizeof h);
-    const size_t runs = (size_t)(h.n_layers * h.n_kv_heads);
-    refkit_blob y = {calloc(1, x->size + runs * (size_t)more * (size_t)(h.record_bytes + 32)), sizeof h};
+    const size_t runs = (size_t)(h.n_layers * h.n_kv_heads), record = (size_t)h.record_bytes;
+    refkit_blob y = {calloc(1, x->size + runs * (size_t)e.more * (record + 32)), sizeof h};
     assert_non_null(y.p);
     for (int32_t r = 0; r < (int32_t)runs; r++) {
         const kv_state_view from = refkit_run(x, r);
-        const int32_t n = from.run->n;
-        kv_state_view to = kv_state_place(&h, y.p, &y.size, n ? n + more : 0, 0);
+        const int32_t n = from.run->n, gone = e.without < 0 ? n + e.without : e.without;
+        kv_state_view to = kv_state_place(&h, y.p, &y.size, n ? n + e.more - (gone >= 0 && gone < n) : 0, 0);
         to.run->layer = from.run->layer, to.run->head = from.run->head;
         for (int32_t i = 0; i < to.run->n; i++) {
-            const int32_t last = i < n ? i : n - 1, beyond = (i - last) * step;
+            const int32_t wanted = i + (gone >= 0 && i >= gone), last = wanted < n ? wanted : n - 1, beyond = (wanted - last) * e.step;
             to.og[i] = from.og[last] + beyond, to.pos[i] = from.pos[last] + beyond;
             if (to.score) to.score[i] = from.score[last];
-            memcpy(to.records + (size_t)i * (size_t)h.record_bytes, from.records + (size_t)last * (size_t)h.record_bytes,
-                   (size_t)h.record_bytes);
+            memcpy(to.records + (size_t)i * record, from.records + (size_t)last * record, record);
         }
     }
     memcpy(y.p + y.size, x->p + x->size - h.carry_bytes, h.carry_bytes);
     h.total_bytes = y.size += h.carry_bytes;
     memcpy(y.p, &h, sizeof h);
+    assert_ok(kv_state_check(y.p, y.size));
     return y;
 }
 
-static void add_entries(bench *b, const refkit_blob *x)
+/* The edited state, and again with other numbers of tokens seen. */
+static void ask_edited(bench *b, const refkit_blob *x, edit e, const char *what, int64_t where)
 {
-    static const int32_t more[] = {1, 2, 8, 23, 24, 25, 48};
+    refkit_blob y = edited(x, e);
+    kv_state_head *h = (kv_state_head *)(void *)y.p;
+    ask(b, &y, what, where);
+    CHANGE(b, &y, h->seen, h->seen - 1, "and a token less", where);
+    CHANGE(b, &y, h->seen, h->seen + (e.more ? e.more : 1), "and more tokens", where);
+    free(y.p);
+}
+
+static void drop_and_add_entries(bench *b, const refkit_blob *x)
+{
+    static const int32_t without[] = {0, 1, 4, 5, 9, -1, -2, -9}, more[] = {1, 2, 8, 23, 24, 25, 48};
     if (((const kv_state_head *)(const void *)x->p)->record_bytes == 0) return;
-    for (size_t i = 0; i < 2 * sizeof more / sizeof *more; i++) {
-        const int32_t n = more[i / 2];
-        refkit_blob y = with_entries(x, n, (int32_t)(i % 2));
-        kv_state_head *h = (kv_state_head *)(void *)y.p;
-        assert_ok(kv_state_check(y.p, y.size));
-        ask(b, &y, "with more entries, number", n);
-        CHANGE(b, &y, h->seen, h->seen + n, "with more entries, and tokens, number", n);
-        free(y.p);
-    }
+    for (size_t i = 0; i < sizeof without / sizeof *without; i++)
+        ask_edited(b, x, (edit){.without = without[i]}, "without entry", without[i]);
+    for (int32_t step = 0; step < 2; step++)
+        for (size_t i = 0; i < sizeof more / sizeof *more; i++)
+            ask_edited(b, x, (edit){NOBODY, more[i], step}, "with more entries, number", more[i]);
 }
 
 /* Windows of 24 tokens, 8 apart. */
@@ -313,8 +278,7 @@ static void every_side_refuses_the_same(void **state)
             assert_int_equal(b.refused, 0);
             change_head(&b, &x);
             change_runs(&b, &x);
-            drop_entries(&b, &x);
-            add_entries(&b, &x);
+            drop_and_add_entries(&b, &x);
             b.refused = 0;
             free(x.p);
         }
