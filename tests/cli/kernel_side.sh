@@ -4,6 +4,8 @@
 set -u
 . tests/tap.sh
 
+[ -n "${CC:-}" ] || eval "$(make -s BUILD="$BUILD" print-flags)"
+
 dir=$(mktemp -d "${TMPDIR:-/tmp}/kernel.XXXXXX")
 trap 'rm -rf "$dir" "$tap_tmp" "$tap_tmp.out"' EXIT
 source=examples/c/naive_attention.c

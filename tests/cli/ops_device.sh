@@ -3,10 +3,7 @@
 # What a real driver does is not checked here.
 set -u
 . tests/tap.sh
-
-[ -n "${CC:-}" ] || eval "$(make -s BUILD="$BUILD" print-flags)"
-dir=$(mktemp -d "${TMPDIR:-/tmp}/device.XXXXXX")
-trap 'rm -rf "$dir" "$tap_tmp" "$tap_tmp.out"' EXIT
+. tests/opskit.sh
 
 compile() { # SOURCE NAME -D...
     source=$1
@@ -15,19 +12,8 @@ compile() { # SOURCE NAME -D...
     "$CC" -std=c11 -O1 -D_GNU_SOURCE -shared -fPIC -Iinclude -I. "$@" -o "$dir/$name" "tests/forms/$source.c" -lm -ldl
 }
 
-# The driver is found only where it is wanted.
-with_driver() { LD_LIBRARY_PATH=$dir/driver "$@"; }
-
 ops() { # STATUS NAME
-    rm -f "$dir/r.db"
-    logged "$dir/log" with_driver timeout 300 "$KVDIFF" ops --kernel="$dir/$2.so" --level=0 --seed=7 --dist=normal --db="$dir/r.db"
-    got=$?
-    echo "exit status $got, wanted $1"
-    [ "$got" -eq "$1" ]
-}
-
-verdict() { # CHECK
-    "$KVDIFF" query "SELECT status FROM op_verdict WHERE check_name = '$1'" --db="$dir/r.db" --format=csv | tail -n +2 | tr -d '"'
+    with_driver ops_exits "$1" --kernel="$dir/$2.so" --dist=normal
 }
 
 outside() { ops 1 outside && [ "$(verdict guard)" = FAIL ]; }

@@ -3,31 +3,13 @@
 # run is refused with its line. On a machine with a GPU the .cu files run there.
 set -u
 . tests/tap.sh
+. tests/opskit.sh
 
-[ -n "${CXX:-}" ] || eval "$(make -s BUILD="$BUILD" print-flags)"
-dir=$(mktemp -d "${TMPDIR:-/tmp}/forms.XXXXXX")
-trap 'rm -rf "$dir" "$tap_tmp" "$tap_tmp.out"' EXIT
 XDG_CACHE_HOME=$dir/cache
 export CXX XDG_CACHE_HOME
 
 ops() { # STATUS ARGUMENTS...
-    wanted=$1
-    shift
-    rm -f "$dir/r.db"
-    logged "$dir/log" timeout 300 "$KVDIFF" ops "$@" --op="${op:-attn_decode}" --level=0 --seed=7 --db="$dir/r.db"
-    got=$?
-    echo "exit status $got, wanted $wanted"
-    [ "$got" -eq "$wanted" ]
-}
-
-says() { # TEXT
-    grep -qF -- "$1" "$dir/log" "$dir/log.err" && return
-    echo "it does not say: $1"
-    return 1
-}
-
-verdict() { # CHECK
-    "$KVDIFF" query "SELECT status FROM op_verdict WHERE check_name = '$1'" --db="$dir/r.db" --format=csv | tail -n +2 | tr -d '"'
+    ops_exits "$@" --op="${op:-attn_decode}"
 }
 
 right_cu() { ops 0 --kernel=examples/cuda/attention.cu; }

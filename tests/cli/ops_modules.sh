@@ -4,41 +4,10 @@
 # does the same is not checked here.
 set -u
 . tests/tap.sh
+. tests/opskit.sh
 
-[ -n "${CC:-}" ] && [ -n "${CXX:-}" ] || eval "$(make -s BUILD="$BUILD" print-flags)"
-dir=$(mktemp -d "${TMPDIR:-/tmp}/modules.XXXXXX")
-trap 'rm -rf "$dir" "$tap_tmp" "$tap_tmp.out"' EXIT
 XDG_CACHE_HOME=$dir/cache
 export CXX XDG_CACHE_HOME
-
-ops() { # STATUS ARGUMENTS...
-    wanted=$1
-    shift
-    rm -f "$dir/r.db"
-    logged "$dir/log" timeout 300 "$KVDIFF" ops "$@" --level=0 --seed=7 --db="$dir/r.db"
-    got=$?
-    echo "exit status $got, wanted $wanted"
-    [ "$got" -eq "$wanted" ]
-}
-
-# The driver is found only where it is wanted.
-with_driver() { # COMMAND...
-    (
-        LD_LIBRARY_PATH=$dir/driver
-        export LD_LIBRARY_PATH
-        "$@"
-    )
-}
-
-says() { # TEXT
-    grep -qF -- "$1" "$dir/log" "$dir/log.err" && return
-    echo "it does not say: $1"
-    return 1
-}
-
-verdict() { # CHECK
-    "$KVDIFF" query "SELECT status FROM op_verdict WHERE check_name = '$1'" --db="$dir/r.db" --format=csv | tail -n +2 | tr -d '"'
-}
 
 compile_driver() {
     mkdir -p "$dir/driver"
@@ -52,17 +21,17 @@ changed() { # SED
     ! cmp -s "$dir/c.kernel.json" examples/ptx/attention.kernel.json
 }
 run_changed() { # STATUS SED
-    changed "$2" && with_driver ops "$1" --kernel="$dir/c.kernel.json" --op=attn_decode --dist=normal
+    changed "$2" && with_driver ops_exits "$1" --kernel="$dir/c.kernel.json" --op=attn_decode --dist=normal
 }
 
 # ---- with the driver of the tests ------------------------------------------------------------------------------------
 
-right() { with_driver ops 0 --kernel=examples/ptx/attention.kernel.json && says 'PASS 2'; }
+right() { with_driver ops_exits 0 --kernel=examples/ptx/attention.kernel.json && says 'PASS 2'; }
 wrong() {
-    with_driver ops 1 --kernel=examples/ptx/attention_wrong.kernel.json --op=attn_decode --dist=normal --dist=dye &&
+    with_driver ops_exits 1 --kernel=examples/ptx/attention_wrong.kernel.json --op=attn_decode --dist=normal --dist=dye &&
         says 'does not read entry 32 of the cache' && [ "$(verdict numeric)" = FAIL ]
 }
-two_pass() { with_driver ops 0 --kernel=tests/forms/rmsnorm.kernel.json --op=rmsnorm && [ "$(verdict rows)" = PASS ]; }
+two_pass() { with_driver ops_exits 0 --kernel=tests/forms/rmsnorm.kernel.json --op=rmsnorm && [ "$(verdict rows)" = PASS ]; }
 in_a_model() {
     with_driver timeout 300 "$KVDIFF" run --device="kernel:examples/ptx/$1.kernel.json" --tokens=64 --q=1 --policy=full \
         --rows=diff --db="$dir/m.db" >"$dir/log" 2>&1
@@ -72,7 +41,7 @@ in_a_model() {
     [ "$got" -eq "$2" ]
 }
 described() {
-    with_driver ops 0 --kernel=tests/forms/rmsnorm.kernel.json --dist=normal || return 1
+    with_driver ops_exits 0 --kernel=tests/forms/rmsnorm.kernel.json --dist=normal || return 1
     found=$("$KVDIFF" query "SELECT hex(so_sha) FROM kernel" --db="$dir/r.db" --format=csv 2>/dev/null | tail -n 1 | tr -d '"' | tr A-F a-f)
     wanted=$(cat tests/forms/rmsnorm.kernel.json tests/forms/rmsnorm.ptx | sha256sum | cut -d' ' -f1)
     echo "hash $found, wanted $wanted"
@@ -101,59 +70,59 @@ scratch_away() { run_changed 1 's/"row_sum": "4 \* T \* Hq"/"row_sum": "0 - T"/'
 sticks() {
     sed 's/T > 100000/T > 1/' tests/forms/rmsnorm.kernel.json >"$dir/s.kernel.json"
     cp tests/forms/rmsnorm.ptx "$dir"
-    with_driver ops 1 --kernel="$dir/s.kernel.json" --dist=normal && says 'CUDA_ERROR_ILLEGAL_ADDRESS'
+    with_driver ops_exits 1 --kernel="$dir/s.kernel.json" --dist=normal && says 'CUDA_ERROR_ILLEGAL_ADDRESS'
 }
 jit_log() {
     changed 's/attention.ptx/refused.ptx/' && { cat examples/ptx/attention.ptx && echo '// refused'; } >"$dir/refused.ptx" &&
-        with_driver ops 1 --kernel="$dir/c.kernel.json" &&
+        with_driver ops_exits 1 --kernel="$dir/c.kernel.json" &&
         says 'refused.ptx: the driver does not take it: CUDA_ERROR_INVALID_PTX: ptxas application ptx input, line 12; error   : Unknown instruction'
 }
 cubin() { # machine code: the driver alone knows its parameters
     printf '\177ELF\002\001\001\000\000\000\000\000\000\000\000\000\002\000\276\000' >"$dir/x.cubin"
     head -c 64 /dev/zero >>"$dir/x.cubin"
     printf '.text.attend_begin\000.text.attend\000.text.attend_end\000' >>"$dir/x.cubin"
-    changed 's/attention.ptx/x.cubin/' && with_driver ops "$1" --kernel="$dir/c.kernel.json" --op=attn_decode --dist=normal
+    changed 's/attention.ptx/x.cubin/' && with_driver ops_exits "$1" --kernel="$dir/c.kernel.json" --op=attn_decode --dist=normal
 }
 cubin_parameters() {
     printf '\000.text.crash\000' >>"$dir/x.cubin"
-    changed 's/attention.ptx/x.cubin/;s/"attend_end"/"crash"/' && with_driver ops 1 --kernel="$dir/c.kernel.json" &&
+    changed 's/attention.ptx/x.cubin/;s/"attend_end"/"crash"/' && with_driver ops_exits 1 --kernel="$dir/c.kernel.json" &&
         says "launches[4]: 'crash' has fewer parameters than the 10 that are given"
 }
 
 cubin_sizes() {
-    changed 's/attention.ptx/x.cubin/;s/{"f32": "scale"}/{"f64": "scale"}/' && with_driver ops 1 --kernel="$dir/c.kernel.json" &&
+    changed 's/attention.ptx/x.cubin/;s/{"f32": "scale"}/{"f64": "scale"}/' && with_driver ops_exits 1 --kernel="$dir/c.kernel.json" &&
         says "c.kernel.json: ops.attn_decode.launches[1]: parameters[16] of 'attend' has 4 bytes there, f64 has 8"
 }
 fatbin() { # may be compressed: the driver looks for the kernels
     { printf '\120\355\125\272' && head -c 60 /dev/zero; } >"$dir/x.fatbin"
-    changed 's/attention.ptx/x.fatbin/;s/"attend_end"/"attend_fin"/' && with_driver ops 1 --kernel="$dir/c.kernel.json" &&
+    changed 's/attention.ptx/x.fatbin/;s/"attend_end"/"attend_fin"/' && with_driver ops_exits 1 --kernel="$dir/c.kernel.json" &&
         says "ops.attn_decode.launches[4]: $dir/x.fatbin: kernel 'attend_fin': CUDA_ERROR_NOT_FOUND"
 }
 
 # The example of the manual is well-formed: only its module is missing.
 documented() {
     sed -n '/^```json$/,/^```$/p' docs/candidates.md | sed '/^```/d' >"$dir/doc.kernel.json"
-    ops 1 --kernel="$dir/doc.kernel.json" && says "doc.kernel.json  -: $dir/norm.ptx: cannot"
+    ops_exits 1 --kernel="$dir/doc.kernel.json" && says "doc.kernel.json  -: $dir/norm.ptx: cannot"
 }
 
 # ---- without a device ------------------------------------------------------------------------------------------------
 
 bad_descriptor() { # SED MESSAGE
-    changed "$1" && ops 1 --kernel="$dir/c.kernel.json" && says "ERROR  c.kernel.json  -: $2"
+    changed "$1" && ops_exits 1 --kernel="$dir/c.kernel.json" && says "ERROR  c.kernel.json  -: $2"
 }
-bare() { ops 1 --kernel=examples/ptx/attention.ptx && says 'a ptx alone does not say how it is launched; write a NAME.kernel.json beside it'; }
-assembled() { ops 4 --kernel=examples/ptx/attention.kernel.json && says 'UNSUPPORTED  attention.kernel.json  -: there is no CUDA device here' && says 'ptxas takes attention.ptx'; }
-old_target() { ops 4 --kernel=tests/forms/rmsnorm.kernel.json && says 'ptxas takes rmsnorm.ptx (.target sm_50)'; }
-beside_others() { ops 0 --kernel=examples/ptx/attention.kernel.json --kernel="$BUILD/tests/kernels/naive.so" --op=topk --dist=normal && says 'UNSUPPORTED 1'; }
+bare() { ops_exits 1 --kernel=examples/ptx/attention.ptx && says 'a ptx alone does not say how it is launched; write a NAME.kernel.json beside it'; }
+assembled() { ops_exits 4 --kernel=examples/ptx/attention.kernel.json && says 'UNSUPPORTED  attention.kernel.json  -: there is no CUDA device here' && says 'ptxas takes attention.ptx'; }
+old_target() { ops_exits 4 --kernel=tests/forms/rmsnorm.kernel.json && says 'ptxas takes rmsnorm.ptx (.target sm_50)'; }
+beside_others() { ops_exits 0 --kernel=examples/ptx/attention.kernel.json --kernel="$BUILD/tests/kernels/naive.so" --op=topk --dist=normal && says 'UNSUPPORTED 1'; }
 not_assembled() {
     changed 's/attention.ptx/broken.ptx/' && sed 's/mov.u32/mov.u33/' examples/ptx/attention.ptx >"$dir/broken.ptx" &&
-        ops 1 --kernel="$dir/c.kernel.json" && says 'ERROR  c.kernel.json  -: ptxas does not take broken.ptx: ptxas' && says "line"
+        ops_exits 1 --kernel="$dir/c.kernel.json" && says 'ERROR  c.kernel.json  -: ptxas does not take broken.ptx: ptxas' && says "line"
 }
 assembler() { # PTXAS STATUS TEXT
     (
         PTXAS=$1
         export PTXAS
-        ops "$2" --kernel=examples/ptx/attention.kernel.json && says "$3"
+        ops_exits "$2" --kernel=examples/ptx/attention.kernel.json && says "$3"
     )
 }
 no_assembler() { # PATH without one
@@ -161,10 +130,10 @@ no_assembler() { # PATH without one
         PTXAS=
         PATH=/usr/bin:/bin
         if command -v ptxas >/dev/null || [ -x /usr/local/cuda/bin/ptxas ]; then exit 77; fi
-        ops 4 --kernel=examples/ptx/attention.kernel.json && says 'was not assembled, as there is no ptxas here'
+        ops_exits 4 --kernel=examples/ptx/attention.kernel.json && says 'was not assembled, as there is no ptxas here'
     )
 }
-machine_code() { changed 's/attention.ptx/x.cubin/' && ops 4 --kernel="$dir/c.kernel.json" && says 'x.cubin is machine code, which nobody has looked at'; }
+machine_code() { changed 's/attention.ptx/x.cubin/' && ops_exits 4 --kernel="$dir/c.kernel.json" && says 'x.cubin is machine code, which nobody has looked at'; }
 model_without() {
     timeout 100 "$KVDIFF" run --device=kernel:examples/ptx/attention.kernel.json --tokens=16 --db="$dir/m.db" >"$dir/log" 2>&1
     got=$?
@@ -181,7 +150,7 @@ reproduced() { # NAME
 }
 source_runs() { # STATUS LINE
     { echo "$2" && cat examples/ptx/attention.cu tests/forms/ptx_host.cu; } >"$dir/source.cu"
-    ops "$1" --kernel="$dir/source.cu" --op=attn_decode --dist=normal
+    ops_exits "$1" --kernel="$dir/source.cu" --op=attn_decode --dist=normal
 }
 
 check "the driver compiles" compile_driver

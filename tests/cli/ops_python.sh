@@ -3,9 +3,8 @@
 # the reason of the row. They run with the first python3 that has what they need: that of PATH, Debian's, or $KVDIFF_PYTHON.
 set -u
 . tests/tap.sh
+. tests/opskit.sh
 
-dir=$(mktemp -d "${TMPDIR:-/tmp}/python.XXXXXX")
-trap 'rm -rf "$dir" "$tap_tmp" "$tap_tmp.out"' EXIT
 PYTHONDONTWRITEBYTECODE=1
 export PYTHONDONTWRITEBYTECODE
 unset TRITON_INTERPRET PYTHONPATH
@@ -19,28 +18,15 @@ python_is() { # FILE WORDS...
     chmod +x "$dir/bin/python3"
 }
 
+ops_seconds=600
 ops() { # STATUS EXAMPLE ARGUMENTS...
     wanted=$1
     example=$2
     shift 2
-    rm -f "$dir/r.db"
     (
         PATH=$dir/bin:$PATH
-        logged "$dir/log" timeout 600 "$KVDIFF" ops --kernel=examples/process/$example.py "$@" --level=0 --seed=7 --db="$dir/r.db"
+        ops_exits "$wanted" --kernel=examples/process/$example.py "$@"
     )
-    got=$?
-    echo "exit status $got, wanted $wanted"
-    [ "$got" -eq "$wanted" ]
-}
-
-says() { # TEXT
-    grep -qF -- "$1" "$dir/log" "$dir/log.err" && return
-    echo "it does not say: $1"
-    return 1
-}
-
-verdict() { # CHECK
-    "$KVDIFF" query "SELECT status FROM op_verdict WHERE check_name = '$1'" --db="$dir/r.db" --format=csv | tail -n +2 | tr -d '"'
 }
 
 # ---- what is missing has a name: no module is there, whatever this machine has -------------------------------------------
