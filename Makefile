@@ -213,8 +213,10 @@ $(BUILD)/sides/cuda.so: $(CUDA_OBJ) $(LIBCOMMON)
 	$(Q)$(NVCC) -ccbin $(CXX) -shared -cudart static $(NVCC_ARCH) -Xlinker -z,defs,--exclude-libs,ALL -o $@ \
 	    $(CUDA_OBJ) $(LIBCOMMON) $(SANFLAGS:%=-Xcompiler %) $(LIBS) -lpthread
 
-# The tests of single operations, on a GPU: the same text, compiled by nvcc.
-CUDA_BIN := $(patsubst %,$(BUILD)/tests/cuda/test_%,matmul pointwise rope attention)
+# The tests of kernels, storages and policies, on a GPU: the same text, compiled by nvcc. Not those about the SIMT layer itself, about
+# the options of emu and about its door, whose tensors lie in host memory.
+CUDA_TESTS := $(filter-out $(patsubst %,tests/emu/test_%.cpp,simt backend door train_prefetch),$(wildcard tests/emu/test_*.cpp))
+CUDA_BIN   := $(CUDA_TESTS:tests/emu/%.cpp=$(BUILD)/tests/cuda/%)
 $(O)/cuda/tests/%.o: tests/emu/%.cpp
 	@mkdir -p $(@D)
 	$(call say,NVCC,$<)
@@ -234,6 +236,9 @@ endif
 cuda-absent:
 	@echo "make: no nvcc in PATH or /usr/local/cuda: going on without cuda.so (NVCC=file names one elsewhere)"
 cuda-tests: $(CUDA_BIN)
+# What tools/gpu-evidence runs.
+.PHONY: gpu-evidence-build
+gpu-evidence-build: $(BUILD)/kvdiff $(BUILD)/kvdiff-worker $(BUILD)/sides/emu.so $(BUILD)/sides/cuda.so cuda-tests
 gpu-evidence: ## test the CUDA kernels on this machine's GPU and write down the result
 	$(Q)BUILD=$(BUILD) NVCC=$(NVCC) tools/gpu-evidence; st=$$?; [ $$st -eq 77 ] || exit $$st
 
@@ -339,6 +344,7 @@ $(BUILD)/tests/kernels/%.so: tests/kernels/%.c tests/kernels/naive.c tests/kerne
 	$(Q)$(CC) -std=c11 -O2 -Wall -Wextra -Werror -ffp-contract=off -fPIC -shared -Wl,-Bsymbolic \
 	  $(if $(GCC_ONLY),-fstack-reuse=none) -Iinclude -o $@ $< -lm
 test-build test-asan-build: $(TEST_SIDES) $(TEST_KERNELS) $(BUILD)/sides/blas.so
+gpu-evidence-build: $(TEST_KERNELS) $(LIBSIMT)
 
 # ---- tests --------------------------------------------------------------------------------------
 # Programs: tests/unit/test_*.c and tests/emu/test_*.cpp (other files there are linked into each), and

@@ -20,7 +20,7 @@ ops_exits() {
 
 with_driver() {
     (
-        LD_LIBRARY_PATH=$dir/driver
+        LD_LIBRARY_PATH=$dir/driver${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
         export LD_LIBRARY_PATH
         "$@"
     )

@@ -86,7 +86,12 @@ no_compiler() {
 
 if "$BUILD/kvdiff-worker" --cuda; then
     skip "the host SIMT layer" "this machine has a GPU, and .cu files run there"
-    check "a CUDA source passes" right_cu
+    check "a CUDA source passes on the GPU" right_cu
+    check "it is compiled once" cached
+    check "a wrong one fails, and the entry is named" wrong_cu
+    check "a source that does not compile is a row, and the next candidate runs" bad_source
+    check "its words of CUDA are known to nvcc" features "$CXX"
+    check "a compiler's message has the line of the source" lines_fit
 else
     check "a CUDA source passes" right_cu
     check "it is compiled once" cached

@@ -20,20 +20,25 @@ changed() { # SED
     sed "$1" examples/ptx/attention.kernel.json >"$dir/c.kernel.json"
     ! cmp -s "$dir/c.kernel.json" examples/ptx/attention.kernel.json
 }
+driver=with_driver
+on_gpu() (
+    driver=
+    "$@"
+)
 run_changed() { # STATUS SED
-    changed "$2" && with_driver ops_exits "$1" --kernel="$dir/c.kernel.json" --op=attn_decode --dist=normal
+    changed "$2" && $driver ops_exits "$1" --kernel="$dir/c.kernel.json" --op=attn_decode --dist=normal
 }
 
-# ---- with the driver of the tests ------------------------------------------------------------------------------------
+# ---- with the driver of the tests, or with the real one -------------------------------------------------------------
 
-right() { with_driver ops_exits 0 --kernel=examples/ptx/attention.kernel.json && says 'PASS 2'; }
+right() { $driver ops_exits 0 --kernel=examples/ptx/attention.kernel.json && says 'PASS 2'; }
 wrong() {
-    with_driver ops_exits 1 --kernel=examples/ptx/attention_wrong.kernel.json --op=attn_decode --dist=normal --dist=dye &&
+    $driver ops_exits 1 --kernel=examples/ptx/attention_wrong.kernel.json --op=attn_decode --dist=normal --dist=dye &&
         says 'does not read entry 32 of the cache' && [ "$(verdict numeric)" = FAIL ]
 }
-two_pass() { with_driver ops_exits 0 --kernel=tests/forms/rmsnorm.kernel.json --op=rmsnorm && [ "$(verdict rows)" = PASS ]; }
+two_pass() { $driver ops_exits 0 --kernel=tests/forms/rmsnorm.kernel.json --op=rmsnorm && [ "$(verdict rows)" = PASS ]; }
 in_a_model() {
-    with_driver timeout 300 "$KVDIFF" run --device="kernel:examples/ptx/$1.kernel.json" --tokens=64 --q=1 --policy=full \
+    $driver timeout 300 "$KVDIFF" run --device="kernel:examples/ptx/$1.kernel.json" --tokens=64 --q=1 --policy=full \
         --rows=diff --db="$dir/m.db" >"$dir/log" 2>&1
     got=$?
     cat "$dir/log"
@@ -41,7 +46,7 @@ in_a_model() {
     [ "$got" -eq "$2" ]
 }
 described() {
-    with_driver ops_exits 0 --kernel=tests/forms/rmsnorm.kernel.json --dist=normal || return 1
+    $driver ops_exits 0 --kernel=tests/forms/rmsnorm.kernel.json --dist=normal || return 1
     found=$("$KVDIFF" query "SELECT hex(so_sha) FROM kernel" --db="$dir/r.db" --format=csv 2>/dev/null | tail -n 1 | tr -d '"' | tr A-F a-f)
     wanted=$(cat tests/forms/rmsnorm.kernel.json tests/forms/rmsnorm.ptx | sha256sum | cut -d' ' -f1)
     echo "hash $found, wanted $wanted"
@@ -148,6 +153,11 @@ model_without() {
 reproduced() { # NAME
     "$nvcc" -ptx -arch=compute_75 -o "$dir/$1.ptx" "examples/ptx/$1.cu" && diff "$dir/$1.ptx" "examples/ptx/$1.ptx"
 }
+compiled() { # KIND NAME STATUS
+    "${NVCC:-nvcc}" "-$1" -arch=native -o "$dir/$2.$1" "examples/ptx/$2.cu" &&
+        sed "s/$2.ptx/$2.$1/" "examples/ptx/$2.kernel.json" >"$dir/c.kernel.json" &&
+        ops_exits "$3" --kernel="$dir/c.kernel.json" --dist=normal
+}
 source_runs() { # STATUS LINE
     { echo "$2" && cat examples/ptx/attention.cu tests/forms/ptx_host.cu; } >"$dir/source.cu"
     ops_exits "$1" --kernel="$dir/source.cu" --op=attn_decode --dist=normal
@@ -195,6 +205,18 @@ check "no JSON" bad_descriptor '1s/{//' "c.kernel.json: line 2, column"
 
 if "$BUILD/kvdiff-worker" --cuda; then
     skip "what is said without a device" "this machine has a GPU"
+    check "on the GPU: a right module passes" on_gpu right
+    check "on the GPU: a wrong one fails, and the entry is named" on_gpu wrong
+    check "on the GPU: two passes with scratch" on_gpu two_pass
+    check "on the GPU: a right one passes inside of a model" on_gpu in_a_model attention 0
+    check "on the GPU: a wrong one fails inside of a model" on_gpu in_a_model attention_wrong 1
+    check "on the GPU: a grid that is too small is found" on_gpu grid_short
+    check "on the GPU: strides in the wrong order" on_gpu swapped_strides
+    check "on the GPU: more shared memory than anybody asks for" on_gpu shared_large
+    for kind in cubin fatbin; do
+        check "on the GPU: a right one as a $kind" on_gpu compiled $kind attention 0
+        check "on the GPU: a wrong one as a $kind" on_gpu compiled $kind attention_wrong 1
+    done
 elif command -v ptxas >/dev/null || [ -x /usr/local/cuda/bin/ptxas ]; then
     check "without a device: UNSUPPORTED, after ptxas took it" assembled
     check "an architecture that ptxas has given up" old_target

@@ -95,6 +95,13 @@ if python_with numpy,torch,triton; then
     export TRITON_INTERPRET
     check "attention_triton.py passes, interpreted" passes attention_triton --dist=normal
     check "attention_triton_wrong.py fails, interpreted" fails attention_triton_wrong --dist=normal
+    unset TRITON_INTERPRET
+    if "$BUILD/kvdiff-worker" --cuda; then
+        check "attention_triton.py passes on the GPU" passes attention_triton --dist=normal
+        check "attention_triton_wrong.py fails on the GPU" fails attention_triton_wrong --dist=normal
+    else
+        skip "Triton's kernels on a GPU" "there is none here"
+    fi
 else
     skip "attention_triton.py" "no python3 here has torch and triton: NOTHING about candidates in Triton was checked"
 fi

@@ -1,5 +1,5 @@
-/* emutest.h - what the kernel tests share: cmocka, device arrays, test data, bitwise comparison. The tests of
- * single operations compile with nvcc as well (`make cuda-tests`) and then run on a GPU.
+/* emutest.h - what the kernel tests share: cmocka, device arrays, test data, bitwise comparison. Most
+ * tests compile with nvcc as well (`make cuda-tests`) and then run on a GPU.
  *
  * The expected values of a kernel test are scalar loops written from docs/numerics.md, in the test itself.
  * Every launch is repeated under several schedule seeds: results must not depend on the order of threads

@@ -133,7 +133,7 @@ void test_epsilon_of_the_norms(void **)
         side()->close(s.s);
         kv_policy p;
         assert_ok(kv_policy_parse("full", &p));
-        const kv_open_args args = {&f.model, &p, nullptr, 1, 64};
+        const kv_open_args args = {&f.model, &p, options_here(nullptr), 1, 64};
         assert_side(nullptr, side()->open(&args, &s.s));
         watched x0(s, GOLDEN_TOKENS, KV_TAP_EMBED);
         std::vector<kv_tap> taps;

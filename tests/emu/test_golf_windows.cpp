@@ -91,7 +91,7 @@ void test_the_published_base_follows_the_call(void **)
     changed.cfg.rope_train_len = 16;
     kv_policy p;
     assert_ok(kv_policy_parse("xwindow:window=32,stride=8,cache=48,ver=published", &p));
-    const kv_open_args args = {&changed, &p, nullptr, 1, 64};
+    const kv_open_args args = {&changed, &p, options_here(nullptr), 1, 64};
     assert_side(nullptr, side()->open(&args, &s.s));
     check_run(g, &s, "nc_published_C48_train16");
 }

@@ -495,7 +495,7 @@ void test_pairs_and_models_that_do_not_fit_are_refused(void **)
     assert_ok(kv_policy_parse("full+kvarn", &p));
     p.selection = KV_SEL_SINK;
     p.sink = {8, 2};
-    const kv_open_args args = {m, &p, nullptr, 1, 1};
+    const kv_open_args args = {m, &p, options_here(nullptr), 1, 1};
     kv_session *s = nullptr;
     assert_refusal(side()->open(&args, &s), KV_ERR_USAGE, nullptr, "does not go with storage kvarn");
     kv_model_close(m);
