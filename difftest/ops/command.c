@@ -108,6 +108,18 @@ static const char *find_error(const char *text)
     return text + strspn(text, " \n\r\t");
 }
 
+/* nvcc writes FILE(LINE): where everybody else has FILE:LINE: */
+static void plain_place(char *line)
+{
+    for (char *open = strchr(line, '('); open; open = strchr(open + 1, '(')) {
+        char *const close = open + 1 + strspn(open + 1, "0123456789");
+        if (close == open + 1 || strncmp(close, "): ", 3) != 0) continue;
+        *open = ':';
+        memmove(close, close + 1, strlen(close));
+        return;
+    }
+}
+
 void dt_command_first_error(const dt_command *c, char *dst, size_t size)
 {
     const char *text = c->text ? c->text : "", *at = find_error(text);
@@ -117,6 +129,7 @@ void dt_command_first_error(const dt_command *c, char *dst, size_t size)
     for (; at[n] && at[n] != '\n' && n + 1 < size; n++)
         dst[n] = (unsigned char)at[n] < 0x20 ? ' ' : at[n];
     dst[n] = '\0';
+    plain_place(dst);
 }
 
 void dt_command_free(dt_command *c)

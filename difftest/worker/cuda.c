@@ -16,18 +16,18 @@ typedef unsigned long long CUdeviceptr;
 enum { CU_STREAM_NON_BLOCKING = 1 };
 
 /* X(member, symbol, arguments) */
-#define CUDA_CALLS(X)                                                             \
-    X(init, "cuInit", (unsigned flags))                                           \
-    X(device_count, "cuDeviceGetCount", (int *n))                                 \
-    X(device_get, "cuDeviceGet", (CUdevice * device, int number))                 \
-    X(retain, "cuDevicePrimaryCtxRetain", (CUcontext * context, CUdevice device)) \
-    X(make_current, "cuCtxSetCurrent", (CUcontext context))                       \
-    X(alloc, "cuMemAlloc_v2", (CUdeviceptr * p, size_t bytes))                    \
-    X(release, "cuMemFree_v2", (CUdeviceptr p))                                   \
-    X(stream_create, "cuStreamCreate", (CUstream * stream, unsigned flags))       \
-    X(stream_finish, "cuStreamSynchronize", (CUstream stream))                    \
-    X(up, "cuMemcpyHtoD_v2", (CUdeviceptr dst, const void *src, size_t bytes))    \
-    X(down, "cuMemcpyDtoH_v2", (void *dst, CUdeviceptr src, size_t bytes))        \
+#define CUDA_CALLS(X)                                                                                \
+    X(init, "cuInit", (unsigned flags))                                                              \
+    X(device_count, "cuDeviceGetCount", (int *n))                                                    \
+    X(device_get, "cuDeviceGet", (CUdevice * device, int number))                                    \
+    X(retain, "cuDevicePrimaryCtxRetain", (CUcontext * context, CUdevice device))                    \
+    X(make_current, "cuCtxSetCurrent", (CUcontext context))                                          \
+    X(alloc, "cuMemAlloc_v2", (CUdeviceptr * p, size_t bytes))                                       \
+    X(release, "cuMemFree_v2", (CUdeviceptr p))                                                      \
+    X(stream_create, "cuStreamCreate", (CUstream * stream, unsigned flags))                          \
+    X(stream_finish, "cuStreamSynchronize", (CUstream stream))                                       \
+    X(up, "cuMemcpyHtoDAsync_v2", (CUdeviceptr dst, const void *src, size_t bytes, CUstream stream)) \
+    X(down, "cuMemcpyDtoH_v2", (void *dst, CUdeviceptr src, size_t bytes))                           \
     X(error_name, "cuGetErrorName", (CUresult error, const char **name))
 
 static struct {
@@ -150,6 +150,8 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* Inputs go up on the candidate's stream, and are there before the clock starts: a copy without a stream may return
+ * while its last bytes are on their way, and a stream that does not wait for the default one would overtake them. */
 int worker_cuda_call(worker_op_fn *fn, int op, const dt_args *args, const worker_memory *memory, double *seconds)
 {
     dt_args there = *args;
@@ -161,7 +163,8 @@ int worker_cuda_call(worker_op_fn *fn, int op, const dt_args *args, const worker
         t->data = device_pointer(memory, t->data);
     }
     there.call.workspace = device_pointer(memory, args->call.workspace);
-    demand(cuda.up(cuda.mirror + r.from, memory->p + r.from, r.end - r.from), "inputs to the device");
+    demand(cuda.up(cuda.mirror + r.from, memory->p + r.from, r.end - r.from, cuda.stream), "inputs to the device");
+    demand(cuda.stream_finish(cuda.stream), "inputs to the device");
     const double t = now();
     const int rc = fn(&there, cuda.stream);
     demand(cuda.stream_finish(cuda.stream), "the work of the call");

@@ -8,6 +8,41 @@
 
 static int broken; /* an error that sticks, as those of a device do */
 
+/* A copy up from memory that is not page-locked: the bytes are taken at once and arrive as late as CUDA promises. Without a
+ * stream: at the next call of the default stream, for which the worker's stream does not wait. */
+typedef struct copy {
+    void *dst, *bytes;
+    size_t n;
+    int on_stream;
+    struct copy *next;
+} copy;
+static copy *on_their_way;
+
+static void arrive(int on_stream)
+{
+    for (copy **at = &on_their_way, *c; (c = *at);) {
+        if (c->on_stream != on_stream) {
+            at = &c->next;
+            continue;
+        }
+        memcpy(c->dst, c->bytes, c->n);
+        *at = c->next;
+        free(c->bytes);
+        free(c);
+    }
+}
+
+static int send(unsigned long long dst, const void *src, size_t n, int on_stream)
+{
+    copy *c = malloc(sizeof *c), **last = &on_their_way;
+    *c = (copy){(void *)(size_t)dst, malloc(n + 1), n, on_stream, NULL};
+    memcpy(c->bytes, src, n);
+    while (*last)
+        last = &(*last)->next;
+    *last = c;
+    return broken;
+}
+
 #define CALL __attribute__((visibility("default"))) int
 
 CALL cuInit(unsigned flags);
@@ -20,6 +55,7 @@ CALL cuMemFree_v2(unsigned long long p);
 CALL cuStreamCreate(void **stream, unsigned flags);
 CALL cuStreamSynchronize(void *stream);
 CALL cuMemcpyHtoD_v2(unsigned long long dst, const void *src, size_t bytes);
+CALL cuMemcpyHtoDAsync_v2(unsigned long long dst, const void *src, size_t bytes, void *stream);
 CALL cuMemcpyDtoH_v2(void *dst, unsigned long long src, size_t bytes);
 CALL cuGetErrorName(int error, const char **name);
 CALL cuModuleLoadDataEx(void **module, const void *image, unsigned n, int *options, void **values);
@@ -37,7 +73,7 @@ int cuDeviceGet(int *device, int number) { return *device = number, 0; }
 int cuDevicePrimaryCtxRetain(void **context, int device) { return *context = &broken, device; }
 int cuCtxSetCurrent(void *context) { return context == &broken ? 0 : 201; }
 int cuStreamCreate(void **stream, unsigned flags) { return *stream = &broken, flags == 1 ? 0 : 1; }
-int cuStreamSynchronize(void *stream) { return stream == &broken ? broken : 400; }
+int cuStreamSynchronize(void *stream) { return arrive(1), stream == &broken ? broken : 400; }
 int fake_cuda_break(void) { return broken = 700; }
 
 int cuMemAlloc_v2(unsigned long long *p, size_t bytes)
@@ -48,18 +84,25 @@ int cuMemAlloc_v2(unsigned long long *p, size_t bytes)
 
 int cuMemFree_v2(unsigned long long p)
 {
+    arrive(0);
     free((void *)(size_t)p);
     return broken;
 }
 
 int cuMemcpyHtoD_v2(unsigned long long dst, const void *src, size_t bytes)
 {
-    memcpy((void *)(size_t)dst, src, bytes);
-    return broken;
+    arrive(0);
+    return send(dst, src, bytes, 0);
+}
+
+int cuMemcpyHtoDAsync_v2(unsigned long long dst, const void *src, size_t bytes, void *stream)
+{
+    return stream == &broken ? send(dst, src, bytes, 1) : 400;
 }
 
 int cuMemcpyDtoH_v2(void *dst, unsigned long long src, size_t bytes)
 {
+    arrive(0);
     memcpy(dst, (const void *)(size_t)src, bytes);
     return broken;
 }
@@ -144,6 +187,7 @@ int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsign
     const kernel *k = function;
     if (broken) return broken;
     if (extra || stream != &broken) return 400;
+    arrive(1);
     if (!gx || !gy || !gz || gy > 65535 || gz > 65535 || !bx || !by || bz - 1 > 63 || bx * by * bz > 1024) return 1;
     if (shared + (unsigned)k->fixed > 48 * 1024 && shared > (unsigned)k->most) return 1;
     broken = run_blocks(k, gx, gy, gz, bx * by * bz, shared, parameters);
