@@ -26,7 +26,8 @@ def attend(q, k, v, seen, o, row_max, row_sum, T, Hq, Hk, hd, n, scale, ENTRIES:
     row = (t * Hq + head) * hd + d
     x = tl.load(q + row, mask=d < hd, other=0.0)
     top, total, sums = float("-inf"), 0.0, tl.zeros([WIDTH], tl.float32)
-    for first in range(0, n, ENTRIES):
+    first = 0
+    while first < n:  # not range(): interpreted, it fails on Triton 3.6 beside NumPy 2.5
         i = first + tl.arange(0, ENTRIES)
         is_seen = tl.load(seen + t * n + i, mask=i < n, other=1) != 0
         at = (i[:, None] * Hk + head // (Hq // Hk)) * hd + d[None, :]
@@ -39,6 +40,7 @@ def attend(q, k, v, seen, o, row_max, row_sum, T, Hq, Hk, hd, n, scale, ENTRIES:
         total = total * old + tl.sum(p, axis=0)
         sums = sums * old + tl.sum(p[:, None] * tl.load(v + at, mask=inside, other=0.0), axis=0)
         top = highest
+        first += ENTRIES
     tl.store(o + row, sums / tl.where(total > 0, total, 1.0), mask=d < hd)
     tl.store(row_max + head * T + t, top)
     tl.store(row_sum + head * T + t, total)
