@@ -207,7 +207,6 @@ if "$BUILD/kvdiff-worker" --cuda; then
     skip "what is said without a device" "this machine has a GPU"
     check "on the GPU: a right module passes" on_gpu right
     check "on the GPU: a wrong one fails, and the entry is named" on_gpu wrong
-    check "on the GPU: two passes with scratch" on_gpu two_pass
     check "on the GPU: a right one passes inside of a model" on_gpu in_a_model attention 0
     check "on the GPU: a wrong one fails inside of a model" on_gpu in_a_model attention_wrong 1
     check "on the GPU: a grid that is too small is found" on_gpu grid_short
