@@ -133,6 +133,8 @@ static const group groups[] = {
       "cascade:cap=24,compat=strict", "cascade:cap=24,score=f16", "cascade:cap=24,select=newest",
       "cascade:cap=24,select=oldest", "cascade:n=2,preset=paper,window=10", "cascade:n=2,preset=code,window=10",
       "cascade:cap=24,n=1,sinks=0", "cascade:cap=24,homog=1,reduce=mean"}},
+    {DT_TIER_QUICK, "nano-u", "book", 330, 300, 0, DT_MODE_FREE, "", {"full", "xwindow:window=300,stride=20,cache=48,pred=carry"}},
+    {DT_TIER_QUICK, "nano", "book", 60, 1, 0, DT_MODE_FREE, "", {"cascade:cap=24,compat=shifted", "cascade:cap=24,compat=reversed"}},
     {DT_TIER_QUICK,
      "nano",
      "book",

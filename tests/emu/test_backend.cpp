@@ -262,6 +262,7 @@ void test_unusable_steps_are_refused_and_the_session_goes_on(void **)
     float x[128], nlls[2];
     kv_events none = {};
     const kv_tap narrow = {KV_TAP_Q, 0, 0, 7, x}, high = {KV_TAP_Q, 2, 0, 128, x}, late = {KV_TAP_EMBED, 0, 2, 64, x};
+    const kv_tap below = {-1, 0, 0, 64, x}, beyond = {KV_TAP_COUNT, 0, 0, 64, x};
     kv_step ok = {};
     ok.tokens = good;
     ok.n = 2;
@@ -270,7 +271,7 @@ void test_unusable_steps_are_refused_and_the_session_goes_on(void **)
         kv_step step;
         kv_status status;
         const char *words;
-    } cases[10];
+    } cases[13];
     for (auto &c : cases) c = {ok, KV_ERR_USAGE, ""};
     cases[0].step.n = 0, cases[0].words = "no tokens";
     cases[1].step.tokens = bad, cases[1].words = "token 1 is 64";
@@ -282,9 +283,20 @@ void test_unusable_steps_are_refused_and_the_session_goes_on(void **)
     cases[7].step.taps = &late, cases[7].step.n_taps = 1, cases[7].words = "row 2";
     cases[8].step.flags = KV_STEP_RECOMPUTE, cases[8].words = "xwindow", cases[8].status = KV_ERR_UNSUPPORTED;
     cases[9].step.follow = &none, cases[9].words = "cannot be obeyed";
+    cases[10].step.taps = &below, cases[10].step.n_taps = 1, cases[10].words = "point -1 with 64 floats; that point has 0";
+    cases[11].step.taps = &beyond, cases[11].step.n_taps = 1, cases[11].words = "that point has 0";
+    cases[12].step.nll = nlls, cases[12].step.rows = KV_ROWS_LAST, cases[12].step.targets = bad + 1, cases[12].words = "target 0 is 64";
     for (const auto &c : cases)
         assert_refusal(side()->step(s.s, &c.step), c.status, s.s, c.words);
     assert_same(feed(&s, 9, 4), feed(&untouched, 9, 4), "after refusals");
+}
+
+void test_positions_without_a_sine_are_refused_by_number(void **)
+{
+    session s("tiny", "full");
+    int64_t at = 0;
+    assert_ok(gpu_table_cover(s.s, (1 << 28) - 5, 5, s.s->rope_length, &at));
+    assert_text(gpu_table_cover(s.s, (1 << 28) - 4, 7, s.s->rope_length, &at), KV_ERR_UNSUPPORTED, kv_message(), "position 268435458:");
 }
 
 void test_models_beyond_both_families_are_refused_by_name(void **)
@@ -371,6 +383,7 @@ int main()
         cmocka_unit_test(test_bounded_policies_keep_their_memory),
         cmocka_unit_test(test_close_gives_all_device_memory_back),
         cmocka_unit_test(test_unusable_steps_are_refused_and_the_session_goes_on),
+        cmocka_unit_test(test_positions_without_a_sine_are_refused_by_number),
         cmocka_unit_test(test_models_beyond_both_families_are_refused_by_name),
         cmocka_unit_test(test_unknown_options_are_refused),
         cmocka_unit_test(test_states_of_other_sessions_are_refused),

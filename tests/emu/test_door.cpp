@@ -284,6 +284,11 @@ void test_views(void **)
     a.row_sum.data = nullptr;
     if (attn.call(a) != 0) fail_msg("sums are optional");
 
+    a = attn.good;
+    a.n_segments = 3;
+    a.segment[2] = a.segment[1], a.segment[1] = a.segment[0], a.segment[0].kind = KVDK_SINK;
+    if (attn.call(a) != 0) fail_msg("a view has up to three segments");
+
     auto sums = CALLER(attn_colsum, kvdk_colsum_args);
     view_of(&sums.good, false);
     for (int i = 0; i < HQ * T; i++)

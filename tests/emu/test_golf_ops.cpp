@@ -48,6 +48,13 @@ void test_bigram_rows_look_at_the_token_before(void **)
         std::vector<int32_t> wanted = first;
         wanted[0] = (36313 * 1 ^ 27191 * 260) % 2047;
         assert_true(hashes.get(on) == wanted);
+
+        std::vector<int32_t> many, of_many = {2047};
+        for (int32_t i = 0; i < 700; i++) many.push_back(i * 37 % 1024);
+        for (size_t i = 1; i < many.size(); i++) of_many.push_back((36313 * many[i] ^ 27191 * many[i - 1]) % 2047);
+        const ints dm(many, on), out(many.size());
+        assert_ok(gpu_bigram_hash(dm.p(), 700, b, none.rows, out.p(), on.s));
+        assert_true(out.get(on) == of_many);
     }
 }
 

@@ -198,6 +198,12 @@ void test_a_window_without_the_token_before_it_is_refused(void **)
     memcpy(&h, blob.data(), sizeof h);
     const size_t one = kv_carry_layout_of(&s.model->cfg).bytes;
     assert_int_equal(h.carry_bytes, 4 * one); /* windows at 4, 8, 12, and the newest token */
+    for (size_t i = 0; i + 1 < 4; i++) { /* a carry that counts as many tokens as the next one */
+        std::vector<uint64_t> wrong = blob;
+        char *const carry = reinterpret_cast<char *>(wrong.data()) + h.total_bytes - h.carry_bytes;
+        memcpy(carry + i * one, carry + (i + 1) * one, sizeof(int32_t));
+        assert_refusal(side()->import_state(s.s, wrong.data(), h.total_bytes), KV_ERR_FORMAT, s.s, "counts must ascend");
+    }
     blob.erase(blob.end() - (ptrdiff_t)(h.carry_bytes / 8), blob.end() - (ptrdiff_t)(one / 8));
     h.carry_bytes = one;
     h.total_bytes = blob.size() * 8;

@@ -254,6 +254,24 @@ void test_adopted_entries_go_on_like_the_original(void **)
     }
 }
 
+void assert_no_such_token(gpu_policy *p, int64_t seen, int32_t m, const char *words)
+{
+    gpu_view view;
+    assert_int_equal(p->begin(seen, m, &view, nullptr), KV_ERR_UNSUPPORTED);
+    if (!strstr(kv_message(), words)) fail_msg("%s: no '%s'", kv_message(), words);
+}
+
+void test_tokens_beyond_the_last_position_are_refused_by_number(void **)
+{
+    const emutest::stream on;
+    const gpu_site site = {2, 4, 2, on.s};
+    const int64_t last = INT32_MAX; /* exclusive */
+    assert_no_such_token(gpu_policy_full(2).get(), last - 2, 5, "full: token 2147483649 ");
+    assert_no_such_token(gpu_policy_full(2).get(), last, 1, "token 2147483647 ");
+    assert_no_such_token(gpu_policy_dilated({1, 3, 4}, 2).get(), last - 2, 5, "dilated: token 2147483649 ");
+    assert_no_such_token(gpu_policy_tova({8}, site).get(), last - 2, 5, "tova: token 2147483649 ");
+}
+
 void test_states_that_a_policy_cannot_have_are_refused(void **)
 {
     gpu_runs gap = {{{0, 0, 0}, {2, 1, 0}}}, far = {{{0, 5, 0}}};
@@ -281,6 +299,7 @@ int main()
         cmocka_unit_test(test_bounded_policies_use_a_bounded_number_of_rows),
         cmocka_unit_test(test_sink_insertions_do_not_depend_on_the_steps),
         cmocka_unit_test(test_adopted_entries_go_on_like_the_original),
+        cmocka_unit_test(test_tokens_beyond_the_last_position_are_refused_by_number),
         cmocka_unit_test(test_states_that_a_policy_cannot_have_are_refused),
     };
     return cmocka_run_group_tests(tests, nullptr, nullptr);

@@ -142,6 +142,12 @@ void test_one_ring_is_a_ring_of_the_newest(void **)
     }
 }
 
+void test_no_tokens_leave_no_events(void **)
+{
+    for (const char *policy : {"cascade:sinks=2,n=3,window=4", "sink:sinks=2,cap=12"})
+        assert_true(trace(policy, 0, {law, [](const kv_trace_state &) { fail_msg("a state of no token"); }}).empty());
+}
+
 /* A token without a number never wins and never loses its place. */
 void test_what_is_no_number_stays_where_it_is(void **)
 {
@@ -419,6 +425,7 @@ int main()
         cmocka_unit_test(test_scores_that_never_change),
         cmocka_unit_test(test_rings_that_are_not_filled_first),
         cmocka_unit_test(test_ties_are_won_by_the_token_that_comes),
+        cmocka_unit_test(test_no_tokens_leave_no_events),
         cmocka_unit_test(test_one_ring_is_a_ring_of_the_newest),
         cmocka_unit_test(test_what_is_no_number_stays_where_it_is),
         cmocka_unit_test(test_digests_of_long_runs),

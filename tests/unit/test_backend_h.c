@@ -78,6 +78,48 @@ static void tap_points_are_numbered_in_the_order_of_the_forward_pass(void **stat
     assert_int_equal(KV_TAP_FINAL_NORM, KV_TAP_COUNT - 1);
 }
 
+/* Targets are looked at where rows are asked for, and nowhere else. */
+static void targets_belong_to_rows(void **state)
+{
+    (void)state;
+    const kv_config cfg = {.vocab_size = 10, .n_layers = 2, .d_model = 8, .n_heads = 1, .n_kv_heads = 1, .head_dim = 8, .ffn_dim = 8};
+    const int32_t tokens[3] = {1, 2, 3}, good[3] = {9, 0, 4}, second[3] = {9, 10, 4}, first[3] = {-1, 0, 4};
+    float nll[3];
+    kv_step s = {.tokens = tokens, .n = 3, .nll = nll, .targets = good};
+    for (s.rows = KV_ROWS_NONE; s.rows <= KV_ROWS_ALL; s.rows++)
+        assert_int_equal(kv_step_check(&cfg, &s), KV_OK);
+    s.targets = second;
+    s.rows = KV_ROWS_ALL;
+    assert_refused(kv_step_check(&cfg, &s), KV_ERR_USAGE, "row 1 of the step");
+    s.rows = KV_ROWS_LAST;
+    assert_int_equal(kv_step_check(&cfg, &s), KV_OK);
+    s.targets = first;
+    assert_refused(kv_step_check(&cfg, &s), KV_ERR_USAGE, "row 0 of the step");
+    s.targets = NULL;
+    assert_refused(kv_step_check(&cfg, &s), KV_ERR_USAGE, "row 0 of the step");
+    s.rows = KV_ROWS_NONE;
+    assert_int_equal(kv_step_check(&cfg, &s), KV_OK);
+    s.rows = KV_ROWS_ALL;
+    s.nll = NULL;
+    assert_int_equal(kv_step_check(&cfg, &s), KV_OK);
+}
+
+static void steps_are_of_tokens_of_the_vocabulary(void **state)
+{
+    (void)state;
+    const kv_config cfg = {.vocab_size = 10};
+    const int32_t tokens[4] = {0, 9, 10, -1};
+    kv_step s = {.tokens = tokens, .n = 2};
+    assert_int_equal(kv_step_check(&cfg, &s), KV_OK);
+    s.n = 3;
+    assert_refused(kv_step_check(&cfg, &s), KV_ERR_USAGE, "token 2 of the step is 10");
+    s.tokens = tokens + 3;
+    s.n = 1;
+    assert_refused(kv_step_check(&cfg, &s), KV_ERR_USAGE, "token 0 of the step is -1");
+    s.n = 0;
+    assert_refused(kv_step_check(&cfg, &s), KV_ERR_USAGE, "a step of 0 tokens");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -85,6 +127,8 @@ int main(void)
         cmocka_unit_test(an_event_has_a_fixed_layout),
         cmocka_unit_test(the_table_of_abi_2_has_a_fixed_layout),
         cmocka_unit_test(tap_points_are_numbered_in_the_order_of_the_forward_pass),
+        cmocka_unit_test(targets_belong_to_rows),
+        cmocka_unit_test(steps_are_of_tokens_of_the_vocabulary),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

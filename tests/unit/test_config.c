@@ -62,6 +62,72 @@ static void every_integer_out_of_range_is_named(void **state)
     }
 }
 
+/* Refused because of this field. */
+static int blames(const kv_config *c, const char *field)
+{
+    char words[64];
+    snprintf(words, sizeof words, "model config: %s is", field);
+    return kv_config_check(c) != KV_OK && strstr(kv_message(), words) != NULL;
+}
+
+/* The ends of every range: the first and last value are legal, their neighbours outside are not. */
+static void ranges_end_where_they_should(void **state)
+{
+    (void)state;
+    kv_config wide = good(), golf = good();
+    wide.n_heads = 4096; /* most ranges do not depend on each other */
+    golf.vocab_size = 1000;
+    golf.rope_scaling = KV_ROPE_SCALING_NTK_BY_LENGTH;
+    golf.rope_train_len = 1024;
+    golf.bigram_rows = 2048;
+    golf.bigram_dim = 128;
+    golf.sidecar_layer_mask = 1;
+    golf.sidecar_hidden = 8;
+    golf.sidecar_taps = 3;
+    assert_ok(kv_config_check(&golf));
+    const struct {
+        const kv_config *base;
+        const char *name;
+        size_t offset;
+        int32_t lo, hi;
+    } range[] = {
+#define ENDS(base, field, lo, hi) {&base, #field, offsetof(kv_config, field), lo, hi}
+        ENDS(wide, vocab_size, 1, 1 << 22),
+        ENDS(wide, n_layers, 1, 1024),
+        ENDS(wide, d_model, 1, 1 << 17),
+        ENDS(wide, n_heads, 1, 4096),
+        ENDS(wide, n_kv_heads, 1, 4096),
+        ENDS(wide, head_dim, 2, 256),
+        ENDS(wide, ffn_dim, 1, 1 << 20),
+        ENDS(wide, ffn_kind, KV_FFN_SWIGLU, KV_FFN_GELU),
+        ENDS(wide, qk_norm, KV_QK_NORM_NONE, KV_QK_NORM_RMS_WEIGHT),
+        ENDS(wide, rope_dims, 2, 32),
+        ENDS(wide, rope_pairing, KV_ROPE_INTERLEAVED, KV_ROPE_HALF),
+        ENDS(wide, rope_scaling, KV_ROPE_SCALING_NONE, KV_ROPE_SCALING_YARN),
+        ENDS(wide, attn_window, 0, 1 << 30),
+        ENDS(wide, max_pos, 0, 1 << 30),
+        ENDS(golf, rope_dims, 4, 32),
+        ENDS(golf, rope_train_len, 1, 1 << 30),
+        ENDS(golf, rope_base_len, 0, 1 << 30),
+        ENDS(golf, bigram_rows, 2, 1 << 24),
+        ENDS(golf, bigram_dim, 1, 1 << 16),
+        ENDS(golf, bigram_mul_cur, 0, INT32_MAX / 1000),
+        ENDS(golf, bigram_mul_prev, 0, INT32_MAX / 1000),
+        ENDS(golf, sidecar_hidden, 1, 1 << 16),
+        ENDS(golf, sidecar_taps, 3, 3),
+#undef ENDS
+    };
+    for (size_t i = 0; i < sizeof range / sizeof *range; i++)
+        for (int32_t v = 0; v < 4; v++) {
+            const int32_t lo = range[i].lo, hi = range[i].hi, value = v == 0 ? lo - 1 : v == 1 ? lo : v == 2 ? hi : hi + 1;
+            kv_config c = *range[i].base;
+            memcpy((char *)&c + range[i].offset, &value, sizeof value);
+            if (value == 0 && strcmp(range[i].name, "bigram_rows") == 0) continue; /* no bigrams */
+            if (blames(&c, range[i].name) != (value < lo || value > hi))
+                fail_msg("%s = %d: %s", range[i].name, value, kv_config_check(&c) == KV_OK ? "accepted" : kv_message());
+        }
+}
+
 static void heads_must_divide(void **state)
 {
     (void)state;
@@ -129,6 +195,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_plain_llama_passes),
         cmocka_unit_test(every_integer_out_of_range_is_named),
+        cmocka_unit_test(ranges_end_where_they_should),
         cmocka_unit_test(heads_must_divide),
         cmocka_unit_test(reals_out_of_range_and_nan_are_named),
         cmocka_unit_test(every_feature_beyond_llama_is_named),

@@ -123,6 +123,35 @@ static void models_fit_or_are_told_why_not(void **state)
     }
 }
 
+/* The first and the last value of every number, as the pages and `kvdiff policy` have them. */
+static void ranges_are_those_of_the_pages(void **state)
+{
+    static const char wanted[] = "sliding cap 2 268435456\n"
+                                 "sink cap 1 268435456\nsink sinks 0 1048576\n"
+                                 "cascade cap 1 268435456\ncascade n 1 8\ncascade sinks 0 1048576\ncascade window 1 268435456\n"
+                                 "xwindow cache 0 268435456\nxwindow layers 0 65536\nxwindow stride 1 268435456\nxwindow window 1 268435456\n"
+                                 "h2o cap 1 268435456\nh2o heavy 0 268435456\nh2o recent 0 268435456\n"
+                                 "snapkv cap 2 268435456\nsnapkv kernel 1 255\nsnapkv prompt 1 268435456\nsnapkv window 1 268435456\n"
+                                 "tova cap 1 268435456\n"
+                                 "pyramid beta 1 1048576\npyramid cap 2 268435456\npyramid kernel 1 255\npyramid prompt 1 268435456\n"
+                                 "pyramid window 1 268435456\n"
+                                 "dilated every 1 268435456\ndilated sinks 0 1048576\ndilated window 1 268435456\n"
+                                 "kvarn iters 1 64\nkvarn kbits 2 8\nkvarn tile 32 128\nkvarn vbits 2 8\n"
+                                 "kivi bits 2 8\nkivi group 2 65536\nkivi residual 2 1048576\n";
+    char got[4096] = "";
+    (void)state;
+    for (int32_t x = 0; x < KV_SEL_COUNT + KV_STORE_COUNT; x++) {
+        const int32_t store = x - KV_SEL_COUNT;
+        const char *name = store < 0 ? kv_selection_name(x) : kv_storage_name(store);
+        size_t n;
+        const kv_policy_param *d = store < 0 ? kv_selection_params(x, &n) : kv_storage_params(store, &n);
+        for (size_t i = 0; i < n; i++)
+            if (!d[i].words && !d[i].decimal)
+                snprintf(got + strlen(got), sizeof got - strlen(got), "%s %s %d %d\n", name, d[i].name, d[i].min, d[i].max);
+    }
+    assert_string_equal(got, wanted);
+}
+
 static void sizes_follow_from_the_policy(void **state)
 {
     static const struct {
@@ -178,6 +207,7 @@ int main(void)
         cmocka_unit_test(mistakes_name_the_nearest_legal_value),
         cmocka_unit_test(values_just_inside_the_limits_are_legal),
         cmocka_unit_test(models_fit_or_are_told_why_not),
+        cmocka_unit_test(ranges_are_those_of_the_pages),
         cmocka_unit_test(sizes_follow_from_the_policy),
         cmocka_unit_test(presets_are_defaults_that_words_override),
     };
