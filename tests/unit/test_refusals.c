@@ -3,11 +3,9 @@
  * policy can have is each side's own decision, written twice from docs/policy/; this asks whether the two agree, number
  * by number. */
 #include "tests/unit/refkit.h"
-
-#include "difftest/side.h"
+#include "tests/unit/sidekit.h"
 
 #include <math.h>
-#include <unistd.h>
 
 static const char *const policies[] = {
     "full",
@@ -46,21 +44,9 @@ static kv_model *model;
 static int set_up(void **state)
 {
     static const char *const names[SIDES - 1] = {"emu"};
-    char path[1100] = "";
     (void)state;
-    const ssize_t n = readlink("/proc/self/exe", path, sizeof path - 16);
-    if (n < 0) return -1;
-    path[n] = '\0';
-    for (int i = 0; i < 3; i++) {
-        char *slash = strrchr(path, '/');
-        if (!slash) return -1;
-        *slash = '\0';
-    }
-    strcat(path, "/sides");
-    setenv("KVDIFF_SIDES", path, 1);
-    setenv("KVDIFF_IN_PROCESS", "1", 1);
     for (int i = 0; i < SIDES - 1; i++)
-        if (dt_side_open(names[i], &sides[i]) != KV_OK) return -1;
+        if (sidekit_open(names[i], &sides[i]) != 0) return -1;
     return kv_model_open("nano", NULL, &model, NULL) == KV_OK ? 0 : -1;
 }
 
