@@ -34,7 +34,8 @@ check "odd shapes, features off" same nano-u emu:seed=4 --set optimizer=adamw --
 check "and others off" same nano-b emu:seed=6 --set resid_mix=0 --set logit_softcap=0 --set bigram_rows=0 --set bigram_dim=0 \
     --set k_shift=0 --set v_shift=0 --set rope_base_len=0
 check "wide shapes: several blocks and rounds of lanes, large matrices orthogonal at first" same nano-a emu --seq=16 --batch-tokens=32 \
-    --set bigram_dim=64 --set d_model=264 --set ffn_dim=264 --set head_dim=72 --set rope_dims=40 --set n_layers=2 --set xsa_layers=1
+    --set bigram_dim=64 --set d_model=264 --set ffn_dim=264 --set head_dim=72 --set rope_dims=40 --set n_layers=2 --set xsa_layers=1 \
+    --set local_v=1
 
 differs() {
     compare nano-a ref64 >"$dir/differs" 2>&1
