@@ -1,5 +1,6 @@
 /* blaskit.c - the blas side on a stream, and the Llama block in double loops that it is compared with. */
 #include "tests/unit/blaskit.h"
+#include "tests/unit/sidekit.h"
 
 #include "common/rng.h"
 #include "difftest/side.h"
@@ -14,14 +15,7 @@ int bk_set_up(void **state)
 {
     (void)state;
     static dt_side side;
-    char sides[1024];
-    const ssize_t n = readlink("/proc/self/exe", sides, sizeof sides - 8);
-    if (n < 0) return -1;
-    sides[n] = '\0';
-    for (int i = 0; i < 3; i++)
-        *strrchr(sides, '/') = '\0';
-    strcat(sides, "/sides");
-    setenv("KVDIFF_SIDES", sides, 1);
+    if (sidekit_folder() != 0) return -1;
     assert_ok(dt_side_open("blas", &side));
     bk_blas = side.backend;
     assert_ok(kv_model_open("nano", NULL, &bk_nano, NULL));

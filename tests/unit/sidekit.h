@@ -8,20 +8,32 @@
 
 #include <unistd.h>
 
-/* 0, or -1 as cmocka's set-up functions say it. The test is BUILD/tests/unit/NAME. */
-KV_UNUSED_TEST_HELPER int sidekit_open(const char *name, dt_side *side)
+/* The build folder of the test, which is BUILD/tests/unit/NAME. 0, or -1 as cmocka's set-up functions say it. */
+KV_UNUSED_TEST_HELPER int sidekit_build(char *dst, size_t size)
 {
-    char path[1100] = "";
-    const ssize_t n = readlink("/proc/self/exe", path, sizeof path - 16);
+    const ssize_t n = readlink("/proc/self/exe", dst, size - 1);
     if (n < 0) return -1;
-    path[n] = '\0';
+    dst[n] = '\0';
     for (int i = 0; i < 3; i++) {
-        char *slash = strrchr(path, '/');
+        char *slash = strrchr(dst, '/');
         if (!slash) return -1;
         *slash = '\0';
     }
-    strcat(path, "/sides");
-    setenv("KVDIFF_SIDES", path, 1);
+    return 0;
+}
+
+/* Sides are looked for in BUILD/sides from now on. */
+KV_UNUSED_TEST_HELPER int sidekit_folder(void)
+{
+    char build[1024], sides[1100];
+    if (sidekit_build(build, sizeof build) != 0) return -1;
+    snprintf(sides, sizeof sides, "%s/sides", build);
+    return setenv("KVDIFF_SIDES", sides, 1);
+}
+
+KV_UNUSED_TEST_HELPER int sidekit_open(const char *name, dt_side *side)
+{
+    if (sidekit_folder() != 0) return -1;
     setenv("KVDIFF_IN_PROCESS", "1", 1);
     return dt_side_open(name, side) == KV_OK ? 0 : -1;
 }

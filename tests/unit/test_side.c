@@ -1,9 +1,8 @@
 /* Finding and loading sides. The bad ones are tests/sides/NAME.c, built as shared objects. */
-#include "tests/unit/kvtest.h"
+#include "tests/unit/sidekit.h"
 
 #include "common/fpenv.h"
 #include "common/hash.h"
-#include "difftest/side.h"
 
 #include <unistd.h>
 
@@ -13,17 +12,7 @@ static char build[1024];
 static int set_up(void **state)
 {
     (void)state;
-    const ssize_t n = readlink("/proc/self/exe", build, sizeof build - 1);
-    if (n < 0) return -1;
-    build[n] = '\0';
-    for (int i = 0; i < 3; i++) {
-        char *slash = strrchr(build, '/');
-        if (!slash) return -1;
-        *slash = '\0';
-    }
-    char sides[1100];
-    snprintf(sides, sizeof sides, "%s/sides", build);
-    return setenv("KVDIFF_SIDES", sides, 1);
+    return sidekit_build(build, sizeof build) == 0 ? sidekit_folder() : -1;
 }
 
 static const char *bad_side(const char *name)
