@@ -3,10 +3,8 @@
 #include "tests/unit/sidekit.h"
 
 #include "common/rng.h"
-#include "difftest/side.h"
 
 #include <math.h>
-#include <unistd.h>
 
 const kv_backend *bk_blas;
 kv_model *bk_nano;
