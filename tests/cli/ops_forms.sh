@@ -75,6 +75,21 @@ lines_fit() {
     return $got
 }
 
+# nvcc names a place as FILE(LINE).
+nvcc_place() {
+    cat >"$dir/nvcc" <<'END'
+#!/bin/sh
+[ "$1" = --version ] && exit 0
+echo 'x.cu(60): error: identifier "vid" is undefined in f(1)'
+exit 1
+END
+    chmod +x "$dir/nvcc"
+    (
+        CXX=$dir/nvcc
+        ops 1 --kernel=examples/cuda/attention.cu && says 'x.cu:60: error: identifier "vid" is undefined in f(1)'
+    )
+}
+
 no_compiler() {
     (
         CXX=$dir/none
@@ -111,6 +126,7 @@ else
         fi
     done
     check "a compiler's message has the line of the source" lines_fit
+    check "a place that nvcc names is written like others" nvcc_place
     check "a compiler that is not there is said in one line" no_compiler
 fi
 
