@@ -1,120 +1,192 @@
 #include "difftest/budget.h"
 
 #include "common/math.h"
+#include "common/rng.h"
+#include "difftest/ops/oracle.h"
 #include "ref/backend.h"
 
 #include <math.h>
-#include <stdio.h>
-#include <string.h>
+#include <stdlib.h>
 
-kv_status dt_budget_init(dt_budget *b, const kv_model *m, int n_docs, int n_devices, int32_t threads)
+/* ---- operations that use their whole bound ------------------------------------------------------------------ */
+
+static double sign_of(const dt_budget *b, double value, uint64_t i)
 {
-    *b = (dt_budget){.model = m, .threads = threads, .n_docs = n_docs, .n_devices = n_devices};
-    const size_t n = (size_t)n_docs * (size_t)n_devices;
-    b->devices = calloc((size_t)n_devices + 1, sizeof *b->devices);
-    b->ratio = calloc(n + 1, sizeof *b->ratio);
-    if (!b->devices || !b->ratio) return kv_fail(KV_ERR_NOMEM, "out of memory");
-    for (size_t i = 0; i < n; i++)
-        b->ratio[i] = (double)NAN;
-    return KV_OK;
+    if (b->sign == DT_SIGN_OUTWARD) return value < 0 ? -1 : 1;
+    return kv_splitmix64(b->calls << 32 ^ i) & 1 ? -1 : 1;
 }
 
-void dt_budget_done(dt_budget *b)
+static void move(const dt_budget *b, const dt_answer *right, int slot, kvdk_tensor *out)
 {
-    ref_backend()->close(b->ref);
-    ref64_backend()->close(b->ref64);
-    b->ref = b->ref64 = NULL;
-    for (int i = 0; b->devices && i < b->n_devices; i++) {
-        if (b->devices[i].session) b->devices[i].backend->close(b->devices[i].session);
-        b->devices[i].session = NULL;
+    const float *bits = right->bits[slot];
+    float *to = out->data;
+    const int64_t n = dt_tensor_count(out);
+    for (int64_t i = 0; i < n; i++) {
+        const double value = right->value[slot][i];
+        to[i] = kv_is_finite(bits[i]) ? (float)(value + sign_of(b, value, (uint64_t)i) * right->bound[slot][i]) : bits[i];
     }
-    kv_buffer_free(&b->truth);
-    kv_buffer_free(&b->mine);
+}
+
+static kv_status compute(void *ctx, dt_opcase *c)
+{
+    dt_budget *b = ctx;
+    const dt_op_schema *s = &dt_op_schemas[c->op];
+    const kvdk_precision fp32 = {0};
+    dt_answer right = {0};
+    b->calls++;
+    const kv_status st = dt_op_impl_of(c->op)->answer(c, &fp32, &right);
+    for (int i = 0; i < s->n_tensors && st == KV_OK; i++)
+        if (right.value[i]) move(b, &right, i, dt_opcase_find(c, s->tensors[i].name));
+    dt_answer_free(&right);
+    return st;
+}
+
+/* ---- measuring ----------------------------------------------------------------------------------------------- */
+
+static kv_status open_full(const dt_budget *b, const kv_backend *side, kv_storage storage, kv_session **s)
+{
+    const kv_policy full = {.selection = KV_SEL_FULL, .storage = storage};
+    const kv_open_args args = {.model = b->model, .policy = &full, .threads = b->threads, .max_step = DT_BUDGET_STEP};
+    return *s ? KV_OK : side->open(&args, s);
+}
+
+kv_status dt_budget_init(dt_budget *b, const kv_model *m, int32_t n_docs, int32_t threads)
+{
+    const size_t n = (size_t)n_docs * KV_STORE_COUNT;
+    *b = (dt_budget){.model = m, .n_docs = n_docs, .threads = threads, .legal = {.compute = compute, .ctx = b}};
+    for (int op = 0; op < KVDK_OP_COUNT; op++)
+        b->legal.uses[op] = (uint8_t)dt_model_has_op(op);
+    b->allowed = malloc(n * sizeof *b->allowed);
+    if (!b->allowed) return kv_fail(KV_ERR_NOMEM, "out of memory");
+    for (size_t i = 0; i < n; i++)
+        b->allowed[i] = (double)NAN;
+    return KV_OK;
 }
 
 void dt_budget_free(dt_budget *b)
 {
-    dt_budget_done(b);
-    free(b->devices);
-    free(b->ratio);
-    free(b->follow.v);
+    ref_backend()->close(b->plain);
+    ref64_backend()->close(b->truth);
+    for (int i = 0; i < KV_STORE_COUNT; i++)
+        ref_backend()->close(b->stored[i]);
+    dt_model_calls_free(&b->legal);
+    kv_buffer_free(&b->right);
+    kv_buffer_free(&b->other);
+    free(b->allowed);
     *b = (dt_budget){0};
 }
 
-static kv_status open_full(const dt_budget *b, const kv_backend *side, const char *options, kv_session **s)
+/* Logits of all rows, from an empty cache. */
+static kv_status run(const dt_budget *b, const kv_backend *side, kv_session *s, const int32_t *tokens, int64_t n, float *logits)
 {
-    const kv_policy full = {.selection = KV_SEL_FULL, .storage = KV_STORE_F32};
-    const kv_open_args args = {.model = b->model, .policy = &full, .options = options,
-                               .threads = b->threads, .max_step = DT_BUDGET_ROWS};
-    return *s ? side->reset(*s) : side->open(&args, s);
-}
-
-/* Logits of all rows of one step from an empty cache. */
-static kv_status measure(const dt_budget *b, const kv_backend *side, const char *options, kv_session **s,
-                         const int32_t *tokens, int32_t n, float *logits)
-{
-    const kv_step step = {.tokens = tokens, .n = n, .rows = KV_ROWS_ALL, .logits = logits,
-                          .follow = side->caps & KV_CAP_NEEDS_FOLLOW ? &b->follow : NULL};
-    kv_status st = open_full(b, side, options, s);
-    if (st == KV_OK) st = side->step(*s, &step);
-    return st == KV_OK ? KV_OK : kv_fail(st, "%s: %s", side->name, side->last_error(*s));
-}
-
-static double rms(const float *x, const float *truth, int64_t n)
-{
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++) {
-        const double d = (double)x[i] - (double)truth[i];
-        sum += d * d;
+    const int64_t vocab = b->model->cfg.vocab_size;
+    kv_status st = side->reset(s);
+    for (int64_t at = 0; at < n && st == KV_OK; at += DT_BUDGET_STEP) {
+        const kv_step step = {.tokens = tokens + at, .n = (int32_t)(n - at < DT_BUDGET_STEP ? n - at : DT_BUDGET_STEP),
+                              .rows = KV_ROWS_ALL, .logits = logits + at * vocab};
+        st = side->step(s, &step);
     }
-    return sqrt(sum / (double)n);
+    return st == KV_OK ? KV_OK : kv_fail(st, "%s: %s", side->name, side->last_error(s));
 }
 
-/* The decisions of policy full, which a follower needs: every token is admitted. */
-static kv_status full_events(dt_budget *b, int32_t n)
+/* Largest root mean square of a row's difference. */
+static double worst_row(const dt_budget *b, int64_t rows)
 {
-    b->follow.n = 0;
-    for (int32_t l = 0; l < b->model->cfg.n_layers; l++)
-        for (int32_t i = 0; i < n; i++)
-            KV_TRY(kv_events_push(&b->follow, (kv_event){.og = i, .token = i, .layer = l, .head = -1,
-                                                         .kind = KV_EVENT_ADMIT, .slot = i,
-                                                         .margin = kv_inf()}));
-    return KV_OK;
-}
-
-static void measure_device(dt_budget *b, int doc, int device, const int32_t *tokens, int32_t n, double e_ref)
-{
-    dt_budget_device *d = &b->devices[device];
-    if (!d->backend || d->failed != KV_OK) return;
-    memset(b->mine.p, 0xff, (size_t)n * (size_t)b->model->cfg.vocab_size * sizeof(float)); /* the reference's rows */
-    d->failed = measure(b, d->backend, d->options, &d->session, tokens, n, b->mine.p);
-    if (d->failed != KV_OK) {
-        snprintf(d->why, sizeof d->why, "%s", kv_message());
-        return;
+    const int64_t vocab = b->model->cfg.vocab_size;
+    const float *x = b->right.p, *y = b->other.p;
+    double worst = 0;
+    for (int64_t r = 0; r < rows; r++, x += vocab, y += vocab) {
+        double sum = 0;
+        for (int64_t i = 0; i < vocab; i++)
+            sum += ((double)x[i] - (double)y[i]) * ((double)x[i] - (double)y[i]);
+        worst = fmax(worst, sqrt(sum / (double)vocab));
     }
-    const double e = rms(b->mine.p, b->truth.p, (int64_t)n * b->model->cfg.vocab_size);
-    b->ratio[doc * b->n_devices + device] = e / (DT_BUDGET_FACTOR * e_ref);
+    return worst;
 }
 
-kv_status dt_budget_measure(dt_budget *b, int doc, const int32_t *tokens, int64_t n)
+/* What is right, into b->right; room in b->other. */
+static kv_status run_plain(dt_budget *b, const int32_t *tokens, int64_t rows)
 {
-    const int32_t rows = (int32_t)(n < DT_BUDGET_ROWS ? n : DT_BUDGET_ROWS);
     const size_t bytes = (size_t)rows * (size_t)b->model->cfg.vocab_size * sizeof(float);
-    KV_TRY(kv_buffer_reserve(&b->truth, bytes));
-    KV_TRY(kv_buffer_reserve(&b->mine, bytes));
-    KV_TRY(full_events(b, rows));
-    KV_TRY(measure(b, ref64_backend(), NULL, &b->ref64, tokens, rows, b->truth.p));
-    KV_TRY(measure(b, ref_backend(), NULL, &b->ref, tokens, rows, b->mine.p));
-    const double e_ref = rms(b->mine.p, b->truth.p, (int64_t)rows * b->model->cfg.vocab_size);
-    for (int i = 0; i < b->n_devices; i++)
-        measure_device(b, doc, i, tokens, rows, e_ref);
+    const ref_hooks none = {0};
+    KV_TRY(kv_buffer_reserve(&b->right, bytes));
+    KV_TRY(kv_buffer_reserve(&b->other, bytes));
+    KV_TRY(open_full(b, ref_backend(), KV_STORE_F32, &b->plain));
+    KV_TRY(ref_session_hook(b->plain, &none));
+    return run(b, ref_backend(), b->plain, tokens, rows, b->right.p);
+}
+
+static kv_status measure_operations(dt_budget *b, const int32_t *tokens, int64_t n, double *off)
+{
+    *off = 0;
+    KV_TRY(dt_model_calls_hook(&b->legal, b->plain));
+    for (int sign = 0; sign < DT_SIGN_COUNT; sign++) {
+        b->sign = (dt_budget_sign)sign;
+        b->calls = 0;
+        KV_TRY(run(b, ref_backend(), b->plain, tokens, n, b->other.p));
+        *off = fmax(*off, worst_row(b, n));
+    }
     return KV_OK;
 }
 
-double dt_budget_ratio(const dt_budget *b, int doc, int device, const char **why)
+static kv_status measure_storage(dt_budget *b, kv_storage storage, const int32_t *tokens, int64_t n, double *off)
 {
-    *why = b->devices[device].failed != KV_OK ? b->devices[device].why : "it was not measured";
-    return b->ratio[doc * b->n_devices + device];
+    KV_TRY(open_full(b, ref_backend(), storage, &b->stored[storage]));
+    KV_TRY(run(b, ref_backend(), b->stored[storage], tokens, n, b->other.p));
+    *off = worst_row(b, n);
+    return KV_OK;
+}
+
+static int64_t at_most(int64_t n, int64_t most)
+{
+    return n < most ? n : most;
+}
+
+static kv_status measure(dt_budget *b, kv_storage storage, const int32_t *tokens, int64_t n, double *allowed)
+{
+    const int halves = storage == KV_STORE_F16 || storage == KV_STORE_BF16;
+    const int64_t rows = at_most(n, halves ? DT_BUDGET_STORED : DT_BUDGET_TOKENS);
+    double rounding = 0;
+    KV_TRY(run_plain(b, tokens, rows));
+    KV_TRY(measure_operations(b, tokens, at_most(n, DT_BUDGET_TOKENS), allowed));
+    if (halves) KV_TRY(measure_storage(b, storage, tokens, rows, &rounding));
+    *allowed += 2 * rounding;
+    return KV_OK;
+}
+
+kv_status dt_budget_rows(dt_budget *b, int32_t doc, kv_storage storage, const int32_t *tokens, int64_t n, double *allowed)
+{
+    double *known = &b->allowed[doc * KV_STORE_COUNT + storage];
+    if (isnan(*known)) KV_TRY(measure(b, storage, tokens, n, known));
+    *allowed = *known;
+    return KV_OK;
+}
+
+kv_status dt_budget_factor(dt_budget *b, const int32_t *tokens, int64_t n, double allowed, double *factor)
+{
+    const int64_t rows = at_most(n, DT_BUDGET_TOKENS);
+    KV_TRY(run_plain(b, tokens, rows));
+    KV_TRY(open_full(b, ref64_backend(), KV_STORE_F32, &b->truth));
+    KV_TRY(run(b, ref64_backend(), b->truth, tokens, rows, b->other.p));
+    const double own = worst_row(b, rows);
+    *factor = own > 0 ? allowed / own : 1;
+    return KV_OK;
+}
+
+/* ---- rows on their way --------------------------------------------------------------------------------------- */
+
+dt_bound dt_bound_begin(double allowed)
+{
+    return (dt_bound){.allowed = allowed, .coded_from = INT64_MAX};
+}
+
+int dt_bound_holds(dt_bound *b, int64_t at, const kv_events *decisions, int tie, int locked)
+{
+    int seals = 0;
+    for (size_t i = 0; i < decisions->n && !seals; i++)
+        seals = decisions->v[i].kind == KV_EVENT_SEAL;
+    if (seals && !locked && at < b->coded_from) b->coded_from = at;
+    return !isnan(b->allowed) && !seals && !tie && at < b->coded_from;
 }
 
 dt_code_allowance dt_budget_codes(const kv_policy *p)

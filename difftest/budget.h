@@ -1,48 +1,59 @@
-/* budget.h - how far a device without the bitexact contract may be from the reference, until a derived
- * bound exists: its error against the double-precision reference must stay within DT_BUDGET_FACTOR times
- * the reference's own (docs/results.md, "provisional verdicts").
+/* budget.h - how far from the reference's logits a side may be that promises a bound and no bits (docs/results.md,
+ * "Verdicts"): as far as the reference itself gets when each of its operations uses the whole of its derived bound.
  *
- * Measured once per document and device, under policy full, on the rows of one step of at most
- * DT_BUDGET_ROWS tokens from an empty cache: e = root mean square of (logit - ref64's logit). */
+ * Measured for a document on its first DT_BUDGET_TOKENS tokens under policy full, where no score decides, in steps of
+ * DT_BUDGET_STEP so that the cache is read: once with all errors of random sign, once with all away from zero, which adds
+ * up. The largest root mean square of a row's difference is what every row of the document is granted. To storages of 16
+ * bits is granted, on top of that, twice what their rounding changes in any of the first DT_BUDGET_STORED rows: a value
+ * that two right programs round to different sides is off by a unit, and rounding is off by half a one. No tolerance in
+ * it is chosen: bounds are those of docs/ops.md. */
 #ifndef KV_DIFFTEST_BUDGET_H
 #define KV_DIFFTEST_BUDGET_H
 
 #include "common/backend.h"
 #include "common/mem.h"
+#include "difftest/model_calls.h"
 
-enum { DT_BUDGET_ROWS = 64, DT_BUDGET_FACTOR = 16 };
+enum { DT_BUDGET_TOKENS = 16, DT_BUDGET_STORED = 256, DT_BUDGET_STEP = 4 };
 
-typedef struct dt_budget_device {
-    const kv_backend *backend; /* NULL: needs no budget */
-    const char *options;
-    kv_session *session;
-    kv_status failed; /* why there are no figures */
-    char why[256];
-} dt_budget_device;
+typedef enum dt_budget_sign { DT_SIGN_RANDOM, DT_SIGN_OUTWARD, DT_SIGN_COUNT } dt_budget_sign;
 
 typedef struct dt_budget {
     const kv_model *model;
-    int32_t threads, n_docs, n_devices;
-    kv_session *ref, *ref64;
-    dt_budget_device *devices; /* [n_devices] */
-    double *ratio;             /* [n_docs][n_devices]; NaN = none */
-    kv_buffer truth, mine;     /* [rows][vocab] */
-    kv_events follow;          /* what policy full decides */
+    int32_t n_docs, threads;
+    double *allowed;              /* [n_docs][KV_STORE_COUNT]; NaN: not measured yet */
+    kv_session *plain;            /* of the reference, fp32; NULL: not open yet */
+    kv_session *stored[KV_STORE_COUNT]; /* the same with a storage of 16 bits */
+    kv_session *truth;                  /* ref64, fp32 storage */
+    dt_model_calls legal;
+    dt_budget_sign sign;
+    uint64_t calls;
+    kv_buffer right, other; /* [tokens][vocab] */
 } dt_budget;
 
-/* The caller sets backend and options of each device that needs a budget. */
-kv_status dt_budget_init(dt_budget *b, const kv_model *m, int n_docs, int n_devices, int32_t threads);
-void dt_budget_free(dt_budget *b);
+kv_status dt_budget_init(dt_budget *b, const kv_model *m, int32_t n_docs, int32_t threads);
+void dt_budget_free(dt_budget *b); /* accepts a zeroed one */
 
-/* Measures all devices on document `doc`, whose tokens begin with tokens[n]. Fails only when the
- * reference does. */
-kv_status dt_budget_measure(dt_budget *b, int doc, const int32_t *tokens, int64_t n);
+/* *allowed: root mean square over a row of logits of document doc, which begins with tokens[n], in that storage; coded
+ * ones as fp32. Measured once. Fails only when the reference does. */
+kv_status dt_budget_rows(dt_budget *b, int32_t doc, kv_storage storage, const int32_t *tokens, int64_t n, double *allowed);
 
-/* Closes all sessions: everything has been measured. */
-void dt_budget_done(dt_budget *b);
+/* How many times the reference's own error against ref64 that is: for values inside the model, whose allowance nobody
+ * measures. */
+kv_status dt_budget_factor(dt_budget *b, const int32_t *tokens, int64_t n, double allowed, double *factor);
 
-/* e_device / (DT_BUDGET_FACTOR * e_ref); NaN when it could not be measured, *why then says why. */
-double dt_budget_ratio(const dt_budget *b, int doc, int device, const char **why);
+/* The rows of one segment of a document on their way past a bound. */
+typedef struct dt_bound {
+    double allowed;     /* NaN: rows are held to bits, or to nothing */
+    int64_t coded_from; /* step (its first token) since which codes may have flipped */
+} dt_bound;
+
+/* At the beginning of every segment. */
+dt_bound dt_bound_begin(double allowed);
+
+/* Whether the rows of the step at token `at` are held to it. Codes that flip change a row by more than rounding does, and so
+ * does a legal tie. locked: the next step starts from the reference's codes. */
+int dt_bound_holds(dt_bound *b, int64_t at, const kv_events *decisions, int tie, int locked);
 
 /* Storages of few bits: a value that rounding takes across the edge between two codes changes by a whole step, and every
  * layer behind codes what it makes of that, so that tokens differ without anybody being wrong. Means tell: the largest mean

@@ -21,13 +21,7 @@ kv_status dt_engine_open(dt_engine *e)
     e->devices = calloc((size_t)p->n_sides + 1, sizeof *e->devices);
     if (!e->devices) return kv_fail(KV_ERR_NOMEM, "out of memory");
     KV_TRY(kv_pool_create(p->options->threads, &e->pool));
-    KV_TRY(dt_budget_init(&e->budget, p->model, p->n_docs, p->n_sides, p->options->threads));
-    for (int i = 0; i < p->n_sides; i++)
-        if (p->sides[i].backend->contract == KV_CONTRACT_BOUNDED && p->device_model == p->model && !p->sides[i].is_kernel) {
-            e->budget.devices[i].backend = p->sides[i].backend;
-            e->budget.devices[i].options = p->sides[i].options;
-        }
-    return KV_OK;
+    return dt_budget_init(&e->budget, p->model, p->n_docs, p->options->threads);
 }
 
 static void close_sessions(dt_engine *e)
@@ -54,13 +48,11 @@ void dt_engine_close(dt_engine *e)
         kv_buffer_free(buffers[i]);
 }
 
-kv_status dt_engine_measure(dt_engine *e, int doc)
+int dt_engine_bounds(const dt_engine *e, int i)
 {
-    const kv_tokens *t = &e->plan->docs[doc].stream.tokens;
-    int needed = 0;
-    for (int i = 0; i < e->plan->n_sides; i++)
-        needed |= e->budget.devices[i].backend != NULL;
-    return needed ? dt_budget_measure(&e->budget, doc, t->v, t->n) : KV_OK;
+    const dt_side *side = &e->plan->sides[i];
+    return side->backend->contract == KV_CONTRACT_BOUNDED && !side->is_kernel && !side->is_policy &&
+           e->plan->device_model == e->plan->model;
 }
 
 /* Both sides build their RoPE tables by themselves: a disagreement shows before the first token. */
@@ -221,6 +213,7 @@ static void take_question(const flow *f, dt_lane *l, const dt_seen *s, const flo
     if (l->bitexact && (l->last.flags & DT_ROW_DIFFERS))
         dt_lane_fail(l, DT_CASE_FAIL, f->end - 1, "logits of the question's last token differ by up to %lld ulp",
                      (long long)l->last.max_ulp);
+    if (got && l->holds) dt_lane_judge_bound(l, f->end - 1, &l->last);
 }
 
 /* The buffers hold what another side wrote: a row that is not written must not pass for that. */
@@ -330,6 +323,7 @@ static kv_status reset_all(flow *f)
     dt_coverage_reset(&f->e->coverage);
     for (int i = 0; i < f->n_lanes; i++) {
         dt_lane *l = &f->lanes[i];
+        l->bound = dt_bound_begin(l->bound.allowed);
         if (!l->alive || !l->side || l->side->backend->reset(l->session) == KV_OK) continue;
         dt_lane_fail(l, DT_CASE_ERROR, -1, "reset: %s", l->side->backend->last_error(l->session));
         l->alive = 0;
@@ -358,6 +352,18 @@ static kv_status run_segments(flow *f, const char *label)
     return dt_retrieval_run(f->e, f->doc, f->lanes, f->n_lanes);
 }
 
+/* What the rows of the document are granted, for the devices that need it. */
+static kv_status grant(flow *f)
+{
+    const kv_tokens *t = &f->e->plan->docs[f->doc].stream.tokens;
+    for (int i = 0; i < f->n_lanes; i++) {
+        dt_lane *l = &f->lanes[i];
+        if (l->alive && dt_lane_is_bounded(l))
+            KV_TRY(dt_budget_rows(&f->e->budget, f->doc, f->policy->storage, t->v, t->n, &l->bound.allowed));
+    }
+    return KV_OK;
+}
+
 kv_status dt_engine_run(dt_engine *e, int doc, int policy, const int *todo)
 {
     const dt_plan *p = e->plan;
@@ -370,8 +376,9 @@ kv_status dt_engine_run(dt_engine *e, int doc, int policy, const int *todo)
     for (int i = 0; i < p->n_sides; i++)
         if (todo[i]) dt_lane_begin(&f.lanes[f.n_lanes++], e, doc, policy, i);
     if (p->n_sides == 0) dt_lane_begin(&f.lanes[f.n_lanes++], e, doc, policy, -1);
+    kv_status st = grant(&f);
     const double t0 = kv_now(), ref0 = e->ref_seconds;
-    kv_status st = run_segments(&f, label);
+    if (st == KV_OK) st = run_segments(&f, label);
     const double wall = kv_now() - t0;
     e->wall_seconds += wall;
     for (int i = 0; i < f.n_lanes; i++) {

@@ -65,9 +65,8 @@ typedef struct dt_engine {
 kv_status dt_engine_open(dt_engine *e);
 void dt_engine_close(dt_engine *e);
 
-/* Measures the provisional budgets that document `doc` needs: call it for every document before the first
- * dt_engine_run, then dt_budget_done(&e->budget). */
-kv_status dt_engine_measure(dt_engine *e, int doc);
+/* Whether side i promises a bound for whole rows of logits: not of a single kernel, another model or another policy. */
+int dt_engine_bounds(const dt_engine *e, int i);
 
 /* Runs one document under one policy on the devices with todo[i] != 0 (n_sides = 0: the recording) and
  * hands their cases to the writer. Fast when the policy is that of the call before. A device's failure is

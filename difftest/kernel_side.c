@@ -1,27 +1,22 @@
 #include "difftest/kernel_side.h"
 
 #include "common/rng.h"
+#include "difftest/model_calls.h"
 #include "difftest/ops/build.h"
 #include "ref/backend.h"
-#include "ref/hooks.h"
 
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { DECODE_TOKENS = 4 };
-
 /* A candidate as one session uses it. */
 typedef struct kernel {
     dt_candidate *candidate;
     dt_exec exec;
-    uint8_t uses[KVDK_OP_COUNT];
-    float *ones; /* gains of a norm that has none */
-    int64_t n_ones;
+    dt_model_calls model;
     uint64_t calls;
     dt_kernel_judge judge;
-    int64_t first_token; /* of the piece */
 } kernel;
 
 /* The reference's session, and whose kernels it calls. The reference's calls are given the former. */
@@ -47,120 +42,22 @@ static kv_status make_call(void *ctx, const dt_opcase *c, dt_result *r)
     return KV_OK;
 }
 
-static kv_status call(kernel *k, dt_opcase *c, float *const out[], const char *const names[], int n_out)
+/* The candidate's outputs go where the forward pass wants them. */
+static kv_status compute(void *ctx, dt_opcase *c)
 {
+    kernel *k = ctx;
     const dt_op_schema *s = &dt_op_schemas[c->op];
     dt_result r;
+    k->judge.layer = k->model.layer;
+    k->judge.token = k->model.token;
     kv_status st = make_call(k, c, &r);
     if (st == KV_OK) st = dt_kernel_judge_call(&k->judge, c, &r, make_call, k);
-    for (int i = 0; i < n_out && st == KV_OK; i++)
-        for (int t = 0; t < s->n_tensors; t++)
-            if (strcmp(s->tensors[t].name, names[i]) == 0)
-                memcpy(out[i], r.out[t], (size_t)dt_tensor_count(dt_opcase_find(c, names[i])) * sizeof(float));
+    for (int t = 0; t < s->n_tensors && st == KV_OK; t++) {
+        kvdk_tensor *out = dt_opcase_find(c, s->tensors[t].name);
+        if (r.out[t]) memcpy(out->data, r.out[t], (size_t)dt_tensor_count(out) * dt_dtype_bytes(out->dtype));
+    }
     dt_result_free(&r);
     return st;
-}
-
-/* Where the forward pass is. */
-static void hook_at(void *ctx, int32_t layer, int64_t token)
-{
-    kernel *k = ctx;
-    k->judge.layer = layer;
-    k->first_token = k->judge.token = token;
-}
-
-/* The case borrows the caller's arrays. */
-static void lend(dt_opcase *c, const char *name, const float *p, int64_t d0, int64_t d1, int64_t d2)
-{
-    *dt_opcase_find(c, name) = (kvdk_tensor){
-        .data = (void *)(uintptr_t)p, .dtype = KVDK_F32, .dim = {d0, d1, d2, 1}, .stride = {d1 * d2, d2, 1, 1}};
-}
-
-static kv_status hook_rmsnorm(void *ctx, const float *x, const float *w, int64_t m, int64_t n, float eps, float *y)
-{
-    kernel *k = ctx;
-    dt_opcase c;
-    if (!w && k->n_ones < n) {
-        free(k->ones);
-        k->n_ones = n;
-        k->ones = malloc((size_t)n * sizeof *k->ones);
-        if (!k->ones) return kv_fail(KV_ERR_NOMEM, "out of memory");
-        for (int64_t i = 0; i < n; i++)
-            k->ones[i] = 1;
-    }
-    dt_opcase_begin(&c, KVDK_OP_rmsnorm, 0, DT_DIST_normal, 0);
-    c.args.rmsnorm.T = m;
-    c.args.rmsnorm.D = n;
-    c.args.rmsnorm.eps = (double)eps;
-    lend(&c, "x", x, m, n, 1);
-    lend(&c, "weight", w ? w : k->ones, n, 1, 1);
-    lend(&c, "y", y, m, n, 1);
-    return call(k, &c, &y, (const char *const[]){"y"}, 1);
-}
-
-static kv_status hook_gemm(void *ctx, const float *a, const float *w, int64_t m, int64_t n, int64_t k, float *out)
-{
-    dt_opcase c;
-    dt_opcase_begin(&c, KVDK_OP_gemm, 0, DT_DIST_normal, 0);
-    c.args.gemm.M = m;
-    c.args.gemm.N = n;
-    c.args.gemm.K = k;
-    c.args.gemm.epilogue = KVDK_STORE;
-    lend(&c, "a", a, m, k, 1);
-    lend(&c, "w", w, n, k, 1);
-    lend(&c, "c", out, m, n, 1);
-    return call(ctx, &c, &out, (const char *const[]){"c"}, 1);
-}
-
-/* Tokens from .. from+T-1: what came before them in the step is cache to them. Statistics are [Hq][a->T] outside,
- * [Hq][T] inside. */
-static kv_status attend(kernel *k, int op, const ref_op_attn *a, int64_t from, int64_t T)
-{
-    dt_opcase c;
-    const int64_t stored = a->stored + from, width = a->Hk * a->D, row = a->Hq * a->D;
-    float *stats = malloc((size_t)(2 * a->Hq * T) * sizeof *stats);
-    if (!stats) return kv_fail(KV_ERR_NOMEM, "out of memory");
-    dt_opcase_begin(&c, op, 0, DT_DIST_normal, 0);
-    kvdk_attn_args *args = &c.args.attn_prefill;
-    args->T = T;
-    args->Hq = a->Hq;
-    args->Hk = a->Hk;
-    args->hd = a->D;
-    args->scale = (double)a->scale;
-    args->n_segments = 2;
-    args->segment[0].kind = KVDK_CACHE;
-    args->segment[1].kind = KVDK_SELF;
-    lend(&c, "q", a->q + from * row, T, a->Hq, a->D);
-    lend(&c, "segment0.k", a->k, stored, a->Hk, a->D);
-    lend(&c, "segment0.v", a->v, stored, a->Hk, a->D);
-    lend(&c, "segment1.k", a->k + stored * width, T, a->Hk, a->D);
-    lend(&c, "segment1.v", a->v + stored * width, T, a->Hk, a->D);
-    lend(&c, "o", a->o + from * row, T, a->Hq, a->D);
-    lend(&c, "row_max", stats, a->Hq, T, 1);
-    lend(&c, "row_sum", stats, a->Hq, T, 1);
-    float *const out[] = {a->o + from * row, stats, stats + a->Hq * T};
-    k->judge.token = k->first_token + from;
-    const kv_status st = call(k, &c, out, (const char *const[]){"o", "row_max", "row_sum"}, 3);
-    for (int64_t h = 0; h < a->Hq; h++)
-        for (int64_t t = 0; t < T; t++) {
-            a->max[h * a->T + from + t] = stats[h * T + t];
-            a->sum[h * a->T + from + t] = stats[a->Hq * T + h * T + t];
-        }
-    free(stats);
-    k->judge.token = k->first_token;
-    return st;
-}
-
-static kv_status hook_attention(void *ctx, const ref_op_attn *a)
-{
-    kernel *k = ctx;
-    const int has_prefill = k->uses[KVDK_OP_attn_prefill], has_decode = k->uses[KVDK_OP_attn_decode];
-    if (has_prefill && (a->T > DECODE_TOKENS || !has_decode)) return attend(k, KVDK_OP_attn_prefill, a, 0, a->T);
-    for (int64_t from = 0; from < a->T; from += DECODE_TOKENS) {
-        const int64_t left = a->T - from;
-        KV_TRY(attend(k, KVDK_OP_attn_decode, a, from, left < DECODE_TOKENS ? left : DECODE_TOKENS));
-    }
-    return KV_OK;
 }
 
 /* ---- options
@@ -172,11 +69,6 @@ typedef struct choice {
     int all;
 } choice;
 
-static int is_taken(int op)
-{
-    return op == KVDK_OP_rmsnorm || op == KVDK_OP_gemm || op == KVDK_OP_attn_prefill || op == KVDK_OP_attn_decode;
-}
-
 static kv_status parse_ops(const char *list, choice *out)
 {
     char name[40];
@@ -184,7 +76,7 @@ static kv_status parse_ops(const char *list, choice *out)
         const size_t n = strcspn(list, "+");
         snprintf(name, sizeof name, "%.*s", (int)(n < sizeof name ? n : sizeof name - 1), list);
         const int op = dt_op_find(name);
-        if (op < 0 || !is_taken(op))
+        if (op < 0 || !dt_model_has_op(op))
             return kv_fail(KV_ERR_USAGE,
                            "ops=%s: a model takes rmsnorm, gemm, attn_prefill and attn_decode from a candidate", name);
         out->ops[op] = 1;
@@ -214,8 +106,8 @@ static kv_status open_kernel(const choice *o, kernel *k)
     KV_TRY(dt_candidate_open(built, NULL, &k->candidate));
     const dt_candidate_info *info = dt_candidate_describe(k->candidate);
     for (int op = 0; op < KVDK_OP_COUNT; op++) {
-        k->uses[op] = info->has[op] && is_taken(op) && (o->all || o->ops[op]);
-        n += k->uses[op];
+        k->model.uses[op] = info->has[op] && dt_model_has_op(op) && (o->all || o->ops[op]);
+        n += k->model.uses[op];
         if (o->ops[op] && !info->has[op])
             return kv_fail(KV_ERR_USAGE, "candidate '%s' has no %s", o->path, dt_op_schemas[op].name);
     }
@@ -231,7 +123,7 @@ static void close_kernel(kernel *k)
 {
     if (k->candidate) dt_exec_end(&k->exec);
     dt_candidate_close(k->candidate);
-    free(k->ones);
+    dt_model_calls_free(&k->model);
 }
 
 /* ---- the side
@@ -261,15 +153,10 @@ static kv_status fill_session(session *s, const kv_open_args *args)
     KV_TRY(parse(args->options, &o));
     KV_TRY(open_kernel(&o, &s->k));
     KV_TRY(ref_backend()->open(&a, &s->inner));
-    const uint8_t *uses = s->k.uses;
     s->k.judge = (dt_kernel_judge){.info = dt_candidate_describe(s->k.candidate), .first = {.token = -1}};
-    const ref_hooks hooks = {.ctx = &s->k,
-                             .at = hook_at,
-                             .rmsnorm = uses[KVDK_OP_rmsnorm] ? hook_rmsnorm : NULL,
-                             .gemm = uses[KVDK_OP_gemm] ? hook_gemm : NULL,
-                             .attention =
-                                 uses[KVDK_OP_attn_prefill] || uses[KVDK_OP_attn_decode] ? hook_attention : NULL};
-    return ref_session_hook(s->inner, &hooks);
+    s->k.model.compute = compute;
+    s->k.model.ctx = &s->k;
+    return dt_model_calls_hook(&s->k.model, s->inner);
 }
 
 static kv_status open_session(const kv_open_args *args, kv_session **out)

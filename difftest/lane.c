@@ -19,7 +19,7 @@ void dt_lane_begin(dt_lane *l, dt_engine *e, int doc, int policy, int index)
 {
     *l = (dt_lane){.engine = e, .doc = doc, .policy = policy, .index = index, .first_bad = -1,
                    .status = DT_CASE_PASS, .alive = 1, .bytes_ref = -1, .bytes_got = -1, .peak_ref = -1,
-                   .peak_got = -1};
+                   .peak_got = -1, .bound = dt_bound_begin((double)NAN)};
     dt_acc_init(&l->acc);
     if (index < 0) {
         l->status = DT_CASE_RECORDED;
@@ -36,6 +36,11 @@ void dt_lane_begin(dt_lane *l, dt_engine *e, int doc, int policy, int index)
     else if (l->side->backend->reset(d->session) != KV_OK)
         dt_lane_fail(l, DT_CASE_ERROR, -1, "reset: %s", l->side->backend->last_error(d->session));
     l->alive = l->status == DT_CASE_PASS;
+}
+
+int dt_lane_is_bounded(const dt_lane *l)
+{
+    return l->side && dt_engine_bounds(l->engine, l->index);
 }
 
 int dt_lane_follows(const dt_lane *l)
@@ -201,6 +206,15 @@ static kv_status keep_row(dt_lane *l, const dt_seen *s, int32_t r, const dt_row_
     return KV_OK;
 }
 
+void dt_lane_judge_bound(dt_lane *l, int64_t pos, const dt_row_metrics *m)
+{
+    const double off = sqrt(m->sum_sq / (double)l->engine->plan->model->cfg.vocab_size), allowed = l->bound.allowed;
+    if (off > l->worst * allowed) l->worst = off / allowed;
+    if (off > allowed)
+        dt_lane_fail(l, DT_CASE_FAIL, pos, "logits of token %lld are off by %.3g (root mean square); operations that use all of "
+                                           "their bounds are by up to %.3g", (long long)pos, off, allowed);
+}
+
 static void judge_row(dt_lane *l, int64_t pos, const dt_row_metrics *m)
 {
     if (m->flags & DT_ROW_NONFINITE)
@@ -208,6 +222,7 @@ static void judge_row(dt_lane *l, int64_t pos, const dt_row_metrics *m)
     if (l->bitexact && (m->flags & DT_ROW_DIFFERS))
         dt_lane_fail(l, DT_CASE_FAIL, pos, "logits of token %lld differ by up to %lld ulp; the contract is 0",
                      (long long)pos, (long long)m->max_ulp);
+    if (l->holds) dt_lane_judge_bound(l, pos, m);
 }
 
 kv_status dt_lane_compare(dt_lane *l, const dt_seen *s, const float *got, const float *got_nll)
@@ -216,6 +231,8 @@ kv_status dt_lane_compare(dt_lane *l, const dt_seen *s, const float *got, const 
     const int64_t V = e->plan->model->cfg.vocab_size;
     uint32_t decisions = 0;
     if (l->side && !l->side->is_policy) KV_TRY(compare_events(l, s, &decisions));
+    l->holds = dt_bound_holds(&l->bound, s->pos0, s->events, (decisions & DT_TOK_TIE) != 0,
+                              e->plan->options->mode == DT_MODE_LOCKED);
     const int32_t n = s->to - s->from;
     if (n <= 0) return KV_OK;
     KV_TRY(kv_buffer_reserve(&e->metrics, (size_t)n * sizeof(dt_row_metrics)));

@@ -2,12 +2,12 @@
 
 #include "common/hash.h"
 #include "common/state.h"
-#include "difftest/budget.h"
 #include "difftest/decisions.h"
 #include "difftest/digest.h"
 #include "difftest/options.h"
 #include "ref/backend.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,6 +47,20 @@ static kv_status reserve(dt_flow *f)
     return kv_buffer_reserve(&f->targets, (size_t)rows * sizeof(int32_t));
 }
 
+/* What a device that does not promise bits is granted. */
+static kv_status grant(dt_flow *f)
+{
+    const dt_subject *s = f->s;
+    dt_budget b;
+    double allowed = (double)NAN;
+    kv_status st = dt_budget_init(&b, s->model, 1, s->threads);
+    if (st == KV_OK) st = dt_budget_rows(&b, 0, s->policy->storage, s->tokens, s->n, &allowed);
+    if (st == KV_OK) st = dt_budget_factor(&b, s->tokens, s->n, allowed, &f->factor);
+    dt_budget_free(&b);
+    f->bound = dt_bound_begin(allowed);
+    return st;
+}
+
 kv_status dt_flow_open(dt_flow *f, const dt_subject *s, kv_status *device)
 {
     *f = (dt_flow){.s = s, .side = {ref_backend(), s->device, ref64_backend()}};
@@ -54,6 +68,8 @@ kv_status dt_flow_open(dt_flow *f, const dt_subject *s, kv_status *device)
     f->follows =
         (s->device->caps & KV_CAP_NEEDS_FOLLOW) || (s->mode == DT_MODE_FOLLOW && (s->device->caps & KV_CAP_FOLLOW));
     KV_TRY(open_side(f, DT_REF));
+    f->bound = dt_bound_begin((double)NAN);
+    if (!f->exact) KV_TRY(grant(f));
     if (!f->exact) KV_TRY(open_side(f, DT_TRUTH));
     *device = open_side(f, DT_GOT);
     if (*device != KV_OK) {
@@ -189,51 +205,73 @@ static int64_t first_other_bits(const float *a, const float *b, int64_t n)
     return -1;
 }
 
-int64_t dt_row_wrong(const float *ref, const float *got, const float *truth, int64_t n, double *bound)
+/* Root mean square of x - y; *at: the worst element, the first NaN if there is one. */
+static double row_off(const float *x, const float *y, int64_t n, int64_t *at)
+{
+    double sum = 0, worst = -1;
+    for (int64_t i = 0; i < n; i++) {
+        const double e = (double)x[i] - (double)y[i];
+        sum += e * e;
+        if (fabs(e) > worst || (isnan(e) && !isnan(worst))) {
+            worst = fabs(e);
+            *at = i;
+        }
+    }
+    return sqrt(sum / (double)n);
+}
+
+int64_t dt_row_beyond(const float *ref, const float *got, int64_t n, double allowed)
+{
+    int64_t at = 0;
+    return row_off(got, ref, n, &at) <= allowed ? -1 : at;
+}
+
+int64_t dt_row_wrong(const float *ref, const float *got, const float *truth, int64_t n, double factor, double *bound)
 {
     *bound = 0;
     if (!truth) return first_other_bits(ref, got, n);
-    double own = 0, theirs = 0, size = 0, worst = -1;
-    int64_t at = 0;
-    for (int64_t i = 0; i < n; i++) {
-        const double e = (double)got[i] - (double)truth[i], r = (double)ref[i] - (double)truth[i];
-        own += r * r;
-        theirs += e * e;
+    int64_t at = 0, unused;
+    double size = 0;
+    for (int64_t i = 0; i < n; i++)
         size += (double)truth[i] * (double)truth[i];
-        if (fabs(e) > worst || (isnan(e) && !isnan(worst))) { /* the first NaN stays */
-            worst = fabs(e);
-            at = i;
-        }
-    }
     /* where the reference is right by luck one unit in the last place of the row's size is granted */
-    const double granted = fmax(sqrt(own / (double)n), 0x1p-24 * sqrt(size / (double)n));
-    *bound = DT_BUDGET_FACTOR * granted;
-    return sqrt(theirs / (double)n) <= *bound ? -1 : at;
+    *bound = factor * fmax(row_off(ref, truth, n, &unused), 0x1p-24 * sqrt(size / (double)n));
+    return row_off(got, truth, n, &at) <= *bound ? -1 : at;
 }
 
 /* ---- how a step went -------------------------------------------------------------------------------------- */
 
-static void look_at_rows(const dt_flow *f, dt_look *look)
+static int wrong_logits(const dt_flow *f, const float *ref, const float *got, int holds)
 {
     const int64_t V = f->s->model->cfg.vocab_size;
-    const float *ref = f->logits[DT_REF].p, *got = f->logits[DT_GOT].p, *truth = f->logits[DT_TRUTH].p;
+    if (f->exact) return first_other_bits(ref, got, V) >= 0;
+    return dt_row_beyond(ref, got, V, holds ? f->bound.allowed : DBL_MAX) >= 0;
+}
+
+/* tie: a decision of the step was a legal tie. */
+static void look_at_rows(dt_flow *f, int tie, dt_look *look)
+{
+    const int64_t V = f->s->model->cfg.vocab_size;
+    const float *ref = f->logits[DT_REF].p, *got = f->logits[DT_GOT].p;
     const float *ref_nll = f->nll[DT_REF].p, *got_nll = f->nll[DT_GOT].p;
+    const int holds = dt_bound_holds(&f->bound, f->turn.at, &f->events[DT_REF], tie, f->s->mode == DT_MODE_LOCKED);
     for (int64_t r = 0; r < f->turn.n && look->row < 0; r++) {
-        double bound;
-        look->logits = dt_row_wrong(ref + r * V, got + r * V, truth ? truth + r * V : NULL, V, &bound) >= 0;
+        look->logits = wrong_logits(f, ref + r * V, got + r * V, holds);
         look->nll = f->exact && first_other_bits(ref_nll + r, got_nll + r, 1) >= 0;
         if (look->logits || look->nll) look->row = r;
     }
 }
 
-static kv_status look_at_events(dt_flow *f, dt_look *look)
+static kv_status look_at_events(dt_flow *f, dt_look *look, int *tie)
 {
     const kv_events *ref = &f->events[DT_REF], *got = &f->events[DT_GOT];
     const int exact = f->exact || f->follows;
+    *tie = 0;
     if (dt_decisions_same(ref, got, exact)) return KV_OK;
     if (!exact) KV_TRY(dt_flow_export(f, DT_REF));
     const dt_decisions d = dt_decisions_judge(f->s->policy, ref, got, exact ? NULL : f->state[DT_REF].p);
     look->events = d.broken;
+    *tie = d.ties > 0;
     if (!d.broken) /* a legal tie: the device goes on from the reference's cache */
         return judge(f, DT_GOT,
                      f->side[DT_GOT]->import_state(f->session[DT_GOT], f->state[DT_REF].p, f->state_bytes[DT_REF]),
@@ -267,8 +305,9 @@ static kv_status look_at_state(dt_flow *f, dt_look *look)
 kv_status dt_flow_look(dt_flow *f, dt_look *look)
 {
     *look = (dt_look){.row = -1};
-    look_at_rows(f, look);
-    KV_TRY(look_at_events(f, look));
+    int tie;
+    KV_TRY(look_at_events(f, look, &tie));
+    look_at_rows(f, tie, look);
     return f->device_failed ? KV_OK : look_at_state(f, look);
 }
 
@@ -342,6 +381,7 @@ kv_status dt_flow_search(dt_flow *f, int *bad, dt_look *look)
         f->begin = at;
         f->end = at + segment_of(f->s);
         KV_TRY(reset_all(f));
+        f->bound = dt_bound_begin(f->bound.allowed);
         if (f->device_failed)
             *bad = 1;
         else
@@ -364,7 +404,7 @@ kv_status dt_flow_go_on(dt_flow *f, int32_t steps, int32_t *fed, int *wrong)
         f->turn = t;
         KV_TRY(both_step(f));
         if (f->device_failed) return KV_OK;
-        look_at_rows(f, &look);
+        look_at_rows(f, 0, &look);
         *wrong = look.row >= 0 || !dt_decisions_same(&f->events[DT_REF], &f->events[DT_GOT], 1);
         ++*fed;
     }

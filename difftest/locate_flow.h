@@ -3,6 +3,7 @@
 #ifndef KV_DIFFTEST_LOCATE_FLOW_H
 #define KV_DIFFTEST_LOCATE_FLOW_H
 
+#include "difftest/budget.h"
 #include "difftest/locate.h"
 #include "difftest/schedule.h"
 
@@ -30,6 +31,8 @@ typedef struct dt_flow {
     const kv_backend *side[DT_SIDES];
     kv_session *session[DT_SIDES]; /* DT_TRUTH: NULL for devices that promise bits */
     int exact, follows;
+    dt_bound bound; /* of devices that do not promise bits */
+    double factor;  /* times the reference's own error that a value inside may be off by */
     int64_t begin, end;    /* current segment */
     dt_turn turn;          /* current step */
     dt_checkpoint back[2]; /* the newest first */
@@ -76,9 +79,12 @@ kv_status dt_flow_round_trip(dt_flow *f, int *lost);
 /* Export of all layers into state[side], checked. */
 kv_status dt_flow_export(dt_flow *f, int side);
 
-/* First element in which got is wrong; -1 = none. Exact: other bits. Bounded: the worst one of a row whose error
- * against the truth is more than DT_BUDGET_FACTOR times the reference's own; *bound receives what was allowed. */
-int64_t dt_row_wrong(const float *ref, const float *got, const float *truth, int64_t n, double *bound);
+/* First element in which got is wrong; -1 = none. Exact (truth NULL): other bits. Bounded: the worst one of a row whose
+ * error against the truth is more than `factor` times the reference's own; *bound receives what was allowed. */
+int64_t dt_row_wrong(const float *ref, const float *got, const float *truth, int64_t n, double factor, double *bound);
+
+/* The worst element of a row of logits whose root mean square difference is more than allowed; -1: it is not. */
+int64_t dt_row_beyond(const float *ref, const float *got, int64_t n, double allowed);
 
 /* The document position of a session's token. */
 static inline int64_t dt_flow_pos(const dt_flow *f, int64_t og)

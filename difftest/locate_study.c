@@ -75,7 +75,7 @@ static void find_wrong(dt_study *s)
             const dt_plane *p = &s->planes[i];
             const int64_t at = p->at + r * p->width;
             double bound;
-            const int64_t elem = dt_row_wrong(ref + at, got + at, truth ? truth + at : NULL, p->width, &bound);
+            const int64_t elem = dt_row_wrong(ref + at, got + at, truth ? truth + at : NULL, p->width, s->flow->factor, &bound);
             if (elem < 0) continue;
             s->row = r;
             s->point = p->point;

@@ -127,7 +127,6 @@ kv_status dt_verdict_logits(dt_study *s, const dt_look *look)
     dt_finding *o = s->out;
     const int64_t V = f->s->model->cfg.vocab_size, r = look->row;
     const float *ref = (float *)f->logits[DT_REF].p + r * V, *got = (float *)f->logits[DT_GOT].p + r * V;
-    const float *truth = f->session[DT_TRUTH] ? (float *)f->logits[DT_TRUTH].p + r * V : NULL;
     o->pos = f->turn.at + r;
     if (!look->logits) {
         const float *a = (float *)f->nll[DT_REF].p + r, *b = (float *)f->nll[DT_GOT].p + r;
@@ -137,7 +136,8 @@ kv_status dt_verdict_logits(dt_study *s, const dt_look *look)
         snprintf(o->hypothesis, sizeof o->hypothesis, "the logits are right, their NLL is not");
         return KV_OK;
     }
-    o->elem = dt_row_wrong(ref, got, truth, V, &o->bound);
+    o->elem = f->exact ? dt_row_wrong(ref, got, NULL, V, 1, &o->bound) : dt_row_beyond(ref, got, V, f->bound.allowed);
+    if (!f->exact) o->bound = f->bound.allowed;
     dt_finding_values(o, "logits", ref[o->elem], got[o->elem]);
     const kv_model *m = f->s->model;
     const float *in = dt_study_row(s, DT_REF, KV_TAP_FINAL_NORM, -1, r);

@@ -106,13 +106,8 @@ static void verdict_cell(dt_table *t, sqlite3_stmt *s)
 {
     char cell[80];
     const int64_t ties = sqlite3_column_int64(s, TIES);
-    const int provisional = strcmp(text(s, STATUS), "PASS") == 0 && strcmp(text(s, REASON), "provisional") == 0;
-    int n = snprintf(cell, sizeof cell, "%s", text(s, STATUS));
-    if (provisional || ties) n += snprintf(cell + n, sizeof cell - (size_t)n, " (%s", provisional ? "provisional" : "");
-    if (ties)
-        n += snprintf(cell + n, sizeof cell - (size_t)n, "%s%lld legal tie%s", provisional ? ", " : "", (long long)ties,
-                      ties == 1 ? "" : "s");
-    if (provisional || ties) snprintf(cell + n, sizeof cell - (size_t)n, ")");
+    const int n = snprintf(cell, sizeof cell, "%s", text(s, STATUS));
+    if (ties) snprintf(cell + n, sizeof cell - (size_t)n, " (%lld legal tie%s)", (long long)ties, ties == 1 ? "" : "s");
     dt_table_text(t, cell);
 }
 

@@ -10,20 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A device that promises bits has been judged row by row; the others are measured against a budget. */
-static double judge_bounded(dt_lane *l)
-{
-    const char *why;
-    const double ratio = dt_budget_ratio(&l->engine->budget, l->doc, l->index, &why);
-    if (isnan(ratio))
-        dt_lane_fail(l, DT_CASE_UNTRUSTED, -1, "no error budget: %s", why);
-    else if (ratio > 1)
-        dt_lane_fail(l, DT_CASE_UNTRUSTED, -1, "error under policy full is %.3g times the reference's own against "
-                                               "ref64; up to %d is provisionally accepted",
-                     ratio * DT_BUDGET_FACTOR, DT_BUDGET_FACTOR);
-    return ratio;
-}
-
 /* Where codes may flip, the case as a whole decides; a locked one starts every step from the reference's codes and needs no
  * such allowance. Returns the used part of the allowance, NaN: there is none. */
 static double judge_codes(dt_lane *l)
@@ -50,7 +36,7 @@ static double judge_kernel(dt_lane *l)
 
 static double judge(dt_lane *l)
 {
-    if (!l->side || l->status != DT_CASE_PASS) return (double)NAN;
+    if (!l->side || l->status != DT_CASE_PASS) return l->worst > 0 ? l->worst : (double)NAN;
     if (l->acc.n_tok == 0) {
         dt_lane_fail(l, DT_CASE_INCONCLUSIVE, -1, "nothing was scored: the document has fewer than two tokens");
         return (double)NAN;
@@ -69,12 +55,8 @@ static double judge(dt_lane *l)
     switch (l->side->backend->contract) {
     case KV_CONTRACT_BITEXACT:
         return (double)NAN;
-    case KV_CONTRACT_BOUNDED: {
-        double ratio = judge_bounded(l);
-        if (l->status == DT_CASE_PASS) ratio = fmax(ratio, judge_codes(l)); /* a NaN loses */
-        if (l->status == DT_CASE_PASS) snprintf(l->reason, sizeof l->reason, "provisional");
-        return ratio;
-    }
+    case KV_CONTRACT_BOUNDED:
+        return fmax(l->worst, judge_codes(l)); /* rows have been judged as they came; a NaN loses */
     default:
         dt_lane_fail(l, DT_CASE_INCONCLUSIVE, -1, "a statistical contract needs a baseline to be compared with");
         return (double)NAN;

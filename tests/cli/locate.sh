@@ -66,6 +66,9 @@ check '  that the device refuses' exits 4 'refuses the case: as told' by lie=uns
 check '  that fails on the way' exits 1 'class unknown: step: as told' by lie=step,at=40
 check '  of a device that promises a bound' exits 0 'both sides agree' \
     "$KVDIFF" locate --model=nano --tokens=64 -q 16 --policy=sink:cap=28 --device=blas
+bounded=$BUILD/tests/sides/liar_bounded.so
+check '  of one that breaks it' exits 1 'first wrong token 53,' "$KVDIFF" locate --model=nano --tokens=96 -q 16 --policy=sink:cap=28 \
+    --device="$bounded:noise=1e-2,at=53" --no-shrink --threads=1
 refuse 'a case and options' 2 'leave out CASE' "$KVDIFF" locate 1 --model=nano --db="$db"
 refuse 'two cases' 2 'one case too many' locate 1 2
 refuse 'no device' 2 'nothing to compare the reference with' "$KVDIFF" locate --model=nano --device=none

@@ -3,7 +3,7 @@
  *
  *     lie=WORD   see LIAR_LIES
  *     at=N       token, counted from the last reset, at which it is told [0]
- *     noise=F    every finite logit is multiplied by 1 + F or 1 - F in turn: honest rounding, made coarse
+ *     noise=F    from token `at` on every finite logit is multiplied by 1 + F or 1 - F in turn: honest rounding, made coarse
  *     codes=F    the same, but only where the storage has codes
  *     margin=F   what the side says of the eviction that `victim` changes [as the honest side]
  *
@@ -204,7 +204,8 @@ static void liar_bend_rows(const kv_session *s, const kv_step *step)
 {
     const int64_t row = liar_row(s, step), V = s->vocab;
     const int64_t rows = step->rows == KV_ROWS_ALL ? step->n : step->rows == KV_ROWS_LAST;
-    for (int64_t i = 0; step->logits && s->noise != 0 && i < rows * V; i++)
+    const int64_t quiet = step->rows == KV_ROWS_ALL && s->at > s->seen ? s->at - s->seen : 0;
+    for (int64_t i = quiet * V; step->logits && s->noise != 0 && i < rows * V; i++)
         step->logits[i] *= (float)(i % 2 ? 1 + s->noise : 1 - s->noise);
     if (s->lie == LIAR_answer && step->logits && step->rows == KV_ROWS_LAST && s->seen >= s->at)
         step->logits[4 + '7'] = 1e4f;

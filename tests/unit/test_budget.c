@@ -1,26 +1,21 @@
-/* The provisional error budget: 16 times the reference's own error against ref64, by document and device. */
+/* What the rows of a side with a bound are granted: the reference moved by the whole bound of each operation. */
 #include "tests/unit/kvtest.h"
 
-#include "common/policy.h"
+#include "common/math.h"
 #include "difftest/budget.h"
 #include "ref/backend.h"
-#include "tests/sides/liar.h"
 
 #include <math.h>
 
-static const kv_backend *liar_honest(void) { return ref_backend(); }
-
-enum { N = 100 };
+enum { N = 300 };
 static kv_model *model;
 static int32_t tokens[N];
-static kv_backend bounded;
 
 static int set_up(void **state)
 {
     (void)state;
     for (int i = 0; i < N; i++)
         tokens[i] = 4 + 32 + i * 37 % 90;
-    liar_fill(&bounded, KV_CONTRACT_BOUNDED);
     return kv_model_open("nano", NULL, &model, NULL) == KV_OK ? 0 : -1;
 }
 
@@ -31,174 +26,182 @@ static int tear_down(void **state)
     return 0;
 }
 
-/* Logits of the first n tokens in one step; the caller frees them. */
-static float *logits_of(const kv_backend *side, int32_t n)
+static double rows(dt_budget *b, int doc, kv_storage storage, int64_t n)
 {
-    const kv_policy full = {.selection = KV_SEL_FULL, .storage = KV_STORE_F32};
-    const kv_open_args args = {.model = model, .policy = &full, .threads = 1, .max_step = n};
+    double allowed = (double)NAN;
+    assert_ok(dt_budget_rows(b, doc, storage, tokens, n, &allowed));
+    return allowed;
+}
+
+static double alone(kv_storage storage, int64_t n)
+{
+    dt_budget b;
+    assert_ok(dt_budget_init(&b, model, 1, 1));
+    const double allowed = rows(&b, 0, storage, n);
+    dt_budget_free(&b);
+    return allowed;
+}
+
+/* Logits of a side under policy full in steps of four tokens; the caller frees them. */
+static float *logits_of(const kv_backend *side, kv_storage storage, int32_t n)
+{
+    const kv_policy full = {.selection = KV_SEL_FULL, .storage = storage};
+    const kv_open_args args = {.model = model, .policy = &full, .threads = 1, .max_step = 4};
+    const int64_t V = model->cfg.vocab_size;
     kv_session *s = NULL;
-    float *x = malloc((size_t)n * (size_t)model->cfg.vocab_size * sizeof *x);
+    float *x = malloc((size_t)(n * V) * sizeof *x);
     assert_non_null(x);
-    const kv_step step = {.tokens = tokens, .n = n, .rows = KV_ROWS_ALL, .logits = x};
     assert_ok(side->open(&args, &s));
-    assert_ok(side->step(s, &step));
+    for (int32_t at = 0; at < n; at += 4) {
+        const kv_step step = {.tokens = tokens + at, .n = n - at < 4 ? n - at : 4, .rows = KV_ROWS_ALL, .logits = x + at * V};
+        assert_ok(side->step(s, &step));
+    }
     side->close(s);
     return x;
 }
 
-static double ratio(dt_budget *b, int doc, int device)
+/* Largest root mean square of a row's difference between two sides. */
+static double apart(const kv_backend *a, kv_storage sa, const kv_backend *b, kv_storage sb, int32_t n)
 {
-    const char *why;
-    return dt_budget_ratio(b, doc, device, &why);
-}
-
-/* A device whose logits are the reference's times 1 + noise and 1 - noise: its error from the definition. */
-static double by_hand(int32_t n, double noise)
-{
-    float *ref = logits_of(ref_backend(), n), *truth = logits_of(ref64_backend(), n);
-    double mine = 0, own = 0;
-    for (int64_t i = 0; i < (int64_t)n * model->cfg.vocab_size; i++) {
-        const float x = noise != 0 ? ref[i] * (float)(i % 2 ? 1 + noise : 1 - noise) : ref[i];
-        mine += pow((double)x - (double)truth[i], 2);
-        own += pow((double)ref[i] - (double)truth[i], 2);
+    float *x = logits_of(a, sa, n), *y = logits_of(b, sb, n);
+    const int64_t V = model->cfg.vocab_size;
+    double worst = 0;
+    for (int32_t r = 0; r < n; r++) {
+        double sum = 0;
+        for (int64_t i = r * V; i < (r + 1) * V; i++)
+            sum += pow((double)x[i] - (double)y[i], 2);
+        worst = fmax(worst, sqrt(sum / (double)V));
     }
-    free(ref);
-    free(truth);
-    assert_true(own > 0);
-    return sqrt(mine / own) / 16;
+    free(x);
+    free(y);
+    assert_true(worst > 0);
+    return worst;
 }
 
-static void the_ratio_is_that_of_the_definition(void **state)
+static void the_whole_bound_is_more_than_rounding_and_less_than_a_bug(void **state)
+{
+    (void)state;
+    const double allowed = alone(KV_STORE_F32, N);
+    const double rounding = apart(ref_backend(), KV_STORE_F32, ref64_backend(), KV_STORE_F32, 16);
+    assert_true(allowed > 10 * rounding);
+    assert_true(allowed < 1000 * rounding);
+}
+
+static void a_document_is_measured_once_and_by_its_own_tokens(void **state)
 {
     (void)state;
     dt_budget b;
-    assert_ok(dt_budget_init(&b, model, 1, 3, 1));
-    static const char *const options[] = {"", "noise=1e-6", "noise=1e-3"};
-    static const double noise[] = {0, 1e-6, 1e-3};
-    for (int i = 0; i < 3; i++) {
-        b.devices[i].backend = &bounded;
-        b.devices[i].options = options[i];
-    }
-    assert_ok(dt_budget_measure(&b, 0, tokens, 40));
-    for (int i = 0; i < 3; i++) {
-        const double wanted = by_hand(40, noise[i]);
-        assert_true(fabs(ratio(&b, 0, i) - wanted) < 1e-9 * wanted);
-    }
-    assert_true(ratio(&b, 0, 0) == 1.0 / 16);
-    assert_true(ratio(&b, 0, 1) < 1 && ratio(&b, 0, 2) > 1);
+    assert_ok(dt_budget_init(&b, model, 3, 1));
+    const double first = rows(&b, 0, KV_STORE_F32, N);
+    assert_true(rows(&b, 1, KV_STORE_F32, 16) == first); /* the same 16 rows */
+    assert_true(rows(&b, 2, KV_STORE_F32, 1) != first);
+    const uint64_t calls = b.calls;
+    for (int i = 0; i < N; i++)
+        tokens[i]++;
+    assert_true(rows(&b, 0, KV_STORE_F32, N) == first); /* nobody looked */
+    assert_int_equal(b.calls, calls);
     dt_budget_free(&b);
+    assert_true(alone(KV_STORE_F32, N) != first);
+    for (int i = 0; i < N; i++)
+        tokens[i]--;
+    assert_true(alone(KV_STORE_F32, N) == first); /* and the same bits again */
 }
 
-static void at_most_64_tokens_are_measured_from_an_empty_cache(void **state)
+static void a_storage_of_16_bits_is_granted_its_own_rounding_twice(void **state)
 {
     (void)state;
-    dt_budget b;
-    assert_ok(dt_budget_init(&b, model, 3, 1, 1));
-    b.devices[0] = (dt_budget_device){.backend = &bounded, .options = "noise=1e-6"};
-    assert_ok(dt_budget_measure(&b, 0, tokens, N));
-    assert_ok(dt_budget_measure(&b, 1, tokens, 64)); /* the same rows, though sessions have been used */
-    assert_ok(dt_budget_measure(&b, 2, tokens, 1));
-    assert_true(ratio(&b, 0, 0) == ratio(&b, 1, 0));
-    assert_true(fabs(ratio(&b, 0, 0) - by_hand(64, 1e-6)) < 1e-9);
-    assert_true(fabs(ratio(&b, 2, 0) - by_hand(1, 1e-6)) < 1e-9);
-    dt_budget_free(&b);
-}
-
-static void a_device_that_cannot_be_measured_has_a_reason_and_no_figure(void **state)
-{
-    (void)state;
-    dt_budget b;
-    const char *why;
-    assert_ok(dt_budget_init(&b, model, 2, 4, 1));
-    b.devices[0] = (dt_budget_device){.backend = &bounded, .options = "lie=unsupported"};
-    b.devices[1] = (dt_budget_device){.backend = &bounded, .options = "lie=step,at=10"};
-    b.devices[2] = (dt_budget_device){.backend = &bounded, .options = "lie=none"};
-    assert_ok(dt_budget_measure(&b, 0, tokens, 20));
+    const double plain = alone(KV_STORE_F32, N);
+    static const kv_storage halves[] = {KV_STORE_F16, KV_STORE_BF16};
     for (int i = 0; i < 2; i++) {
-        assert_true(isnan(dt_budget_ratio(&b, 0, i, &why)));
-        assert_string_equal(why, "liar: as told");
-        assert_true(isnan(dt_budget_ratio(&b, 1, i, &why)));
+        const double rounding = apart(ref_backend(), KV_STORE_F32, ref_backend(), halves[i], 256);
+        const double wanted = plain + 2 * rounding;
+        assert_true(fabs(alone(halves[i], N) - wanted) < 1e-12 * wanted);
     }
-    assert_true(ratio(&b, 0, 2) == 1.0 / 16);
-    assert_true(isnan(dt_budget_ratio(&b, 1, 2, &why))); /* another document */
-    assert_string_equal(why, "it was not measured");
-    assert_true(isnan(dt_budget_ratio(&b, 0, 3, &why))); /* needs no budget */
-    dt_budget_free(&b);
+    assert_true(alone(KV_STORE_KIVI, N) == plain);
+    assert_true(alone(KV_STORE_KVARN, N) == plain);
 }
 
-/* The device's logits go where the reference's were: silence must not inherit them. */
-static void a_device_that_writes_nothing_has_no_figure(void **state)
+/* The measured session takes turns: with everything moved, and as it is. */
+static void storages_of_one_document_do_not_disturb_each_other(void **state)
 {
     (void)state;
     dt_budget b;
-    assert_ok(dt_budget_init(&b, model, 1, 2, 1));
-    b.devices[0] = (dt_budget_device){.backend = &bounded, .options = "lie=mute"};
-    b.devices[1] = (dt_budget_device){.backend = &bounded, .options = "lie=nan,at=3"};
-    assert_ok(dt_budget_measure(&b, 0, tokens, 20));
-    assert_true(isnan(ratio(&b, 0, 0)));
-    assert_true(isnan(ratio(&b, 0, 1)));
+    assert_ok(dt_budget_init(&b, model, 1, 1));
+    const double bf16 = rows(&b, 0, KV_STORE_BF16, 40), f32 = rows(&b, 0, KV_STORE_F32, 40);
     dt_budget_free(&b);
+    assert_true(bf16 == alone(KV_STORE_BF16, 40));
+    assert_true(f32 == alone(KV_STORE_F32, 40));
 }
 
-/* What a follower is told: the decisions that policy full takes by itself. */
-static const kv_events *given;
-
-static kv_status compare_follow(kv_session *s, const kv_step *step)
-{
-    kv_events own = {0};
-    kv_step plain = *step;
-    plain.follow = NULL;
-    plain.events = &own;
-    given = step->follow;
-    const kv_status st = liar_step(s, &plain);
-    assert_non_null(step->follow);
-    assert_int_equal(own.n, step->follow->n);
-    assert_memory_equal(own.v, step->follow->v, own.n * sizeof *own.v);
-    free(own.v);
-    return st;
-}
-
-static void a_follower_is_told_what_full_decides(void **state)
-{
-    (void)state;
-    kv_backend follower = bounded;
-    follower.caps |= KV_CAP_FOLLOW | KV_CAP_NEEDS_FOLLOW;
-    follower.step = compare_follow;
-    dt_budget b;
-    assert_ok(dt_budget_init(&b, model, 2, 1, 1));
-    b.devices[0].backend = &follower;
-    for (int doc = 0; doc < 2; doc++) {
-        given = NULL;
-        assert_ok(dt_budget_measure(&b, doc, tokens, 30 - 20 * doc));
-        assert_non_null(given);
-        assert_true(ratio(&b, doc, 0) == 1.0 / 16);
-    }
-    dt_budget_free(&b);
-}
-
-static void done_twice_is_fine_and_keeps_the_figures(void **state)
+static void the_factor_is_the_allowance_in_errors_of_the_reference(void **state)
 {
     (void)state;
     dt_budget b;
-    assert_ok(dt_budget_init(&b, model, 1, 1, 1));
-    b.devices[0].backend = &bounded;
-    assert_ok(dt_budget_measure(&b, 0, tokens, 20));
-    dt_budget_done(&b);
-    dt_budget_done(&b);
-    assert_true(ratio(&b, 0, 0) == 1.0 / 16);
+    double factor;
+    const double own = apart(ref_backend(), KV_STORE_F32, ref64_backend(), KV_STORE_F32, 16);
+    assert_ok(dt_budget_init(&b, model, 1, 1));
+    assert_ok(dt_budget_factor(&b, tokens, N, 5 * own, &factor));
     dt_budget_free(&b);
-    dt_budget_free(&b);
+    assert_true(fabs(factor - 5) < 1e-9);
+}
+
+static void nothing_is_granted_without_tokens(void **state)
+{
+    (void)state;
+    assert_true(alone(KV_STORE_F32, 0) == 0);
+}
+
+/* ---- steps ------------------------------------------------------------------------------------------------ */
+
+static const kv_event admit = {.kind = KV_EVENT_ADMIT}, seal = {.kind = KV_EVENT_SEAL};
+
+static int holds(dt_bound *b, int64_t at, const kv_event *last, int tie, int locked)
+{
+    kv_event list[2] = {admit, *last};
+    const kv_events e = {.v = list, .n = 2};
+    return dt_bound_holds(b, at, &e, tie, locked);
+}
+
+static void rows_are_held_until_the_first_code(void **state)
+{
+    (void)state;
+    dt_bound b = dt_bound_begin(1);
+    assert_true(holds(&b, 0, &admit, 0, 0));
+    assert_false(holds(&b, 16, &admit, 1, 0)); /* a legal tie, here only */
+    assert_true(holds(&b, 32, &admit, 0, 0));
+    assert_false(holds(&b, 48, &seal, 0, 0));
+    assert_false(holds(&b, 64, &admit, 0, 0));
+    assert_true(holds(&b, 32, &admit, 0, 0)); /* who goes back sees what was */
+    assert_false(holds(&b, 48, &admit, 0, 0));
+}
+
+static void locked_steps_that_make_no_code_are_held(void **state)
+{
+    (void)state;
+    dt_bound b = dt_bound_begin(1);
+    assert_false(holds(&b, 48, &seal, 0, 1));
+    assert_true(holds(&b, 64, &admit, 0, 1));
+}
+
+static void nobody_is_held_to_nothing(void **state)
+{
+    (void)state;
+    dt_bound b = dt_bound_begin((double)NAN);
+    assert_false(holds(&b, 0, &admit, 0, 0));
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_ratio_is_that_of_the_definition),
-        cmocka_unit_test(at_most_64_tokens_are_measured_from_an_empty_cache),
-        cmocka_unit_test(a_device_that_cannot_be_measured_has_a_reason_and_no_figure),
-        cmocka_unit_test(a_device_that_writes_nothing_has_no_figure),
-        cmocka_unit_test(a_follower_is_told_what_full_decides),
-        cmocka_unit_test(done_twice_is_fine_and_keeps_the_figures),
+        cmocka_unit_test(the_whole_bound_is_more_than_rounding_and_less_than_a_bug),
+        cmocka_unit_test(a_document_is_measured_once_and_by_its_own_tokens),
+        cmocka_unit_test(a_storage_of_16_bits_is_granted_its_own_rounding_twice),
+        cmocka_unit_test(storages_of_one_document_do_not_disturb_each_other),
+        cmocka_unit_test(the_factor_is_the_allowance_in_errors_of_the_reference),
+        cmocka_unit_test(nothing_is_granted_without_tokens),
+        cmocka_unit_test(rows_are_held_until_the_first_code),
+        cmocka_unit_test(locked_steps_that_make_no_code_are_held),
+        cmocka_unit_test(nobody_is_held_to_nothing),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -194,7 +194,7 @@ static void a_legal_tie_is_counted_and_the_device_goes_on_from_the_references_ca
         lab l;
         tie(&l, contract, close_margin, "lie=victim,at=50");
         lab_verdict(&l, 0, contract == KV_CONTRACT_BOUNDED ? "PASS" : "INCONCLUSIVE", "-",
-                    contract == KV_CONTRACT_BOUNDED ? "provisional" : "baseline");
+                    contract == KV_CONTRACT_BOUNDED ? "" : "baseline");
         lab_tells(&l, "SELECT n_ties FROM kase", "1");
         lab_tells(&l, "SELECT group_concat(pos || ':' || flags) FROM tok WHERE flags", "50:96");
         assert_int_equal(puppet.imports, 1);
@@ -237,10 +237,10 @@ static void rounding_of_a_margin_is_no_difference_where_bits_are_not_promised(vo
     (void)state;
     lab l;
     tie(&l, KV_CONTRACT_BOUNDED, 0.5f, "lie=victim,at=1000"); /* never told */
-    lab_verdict(&l, 0, "PASS", "-", "provisional");
+    lab_verdict(&l, 0, "PASS", "-", "");
     lab_end(&l);
     tie(&l, KV_CONTRACT_BOUNDED, 0.125f, "lie=margin,at=49"); /* the reference's is 0.25, the device says 0.5 */
-    lab_verdict(&l, 0, "PASS", "-", "provisional");
+    lab_verdict(&l, 0, "PASS", "-", "");
     lab_tells(&l, "SELECT count(*) FROM tok WHERE flags", "0");
     lab_end(&l);
     tie(&l, KV_CONTRACT_BITEXACT, 0.125f, "lie=margin,at=49");
@@ -253,7 +253,7 @@ static void a_tie_needs_an_import_that_works(void **state)
     (void)state;
     lab l;
     tie(&l, KV_CONTRACT_BOUNDED, 0, "lie=victim,at=50");
-    lab_verdict(&l, 0, "PASS", "-", "provisional");
+    lab_verdict(&l, 0, "PASS", "-", "");
     lab_end(&l);
     puppet_instead("sliding:cap=40,pos=absolute");
     begin(&l, "book", "tova:cap=40");
@@ -305,12 +305,12 @@ static void a_device_that_settles_ties_otherwise_is_no_liar(void **state)
     for (int i = 0; i < 3; i++) {
         lab l;
         defective(&l, "sharp", KV_CONTRACT_BOUNDED, KV_COMPAT_STRICT, policies[i]);
-        lab_verdict(&l, 0, "PASS", "-", "provisional");
+        lab_verdict(&l, 0, "PASS", "-", "");
         lab_tells(&l, "SELECT n_ties > 4 AND (SELECT count(*) FROM tok WHERE flags & 64) > 2 AND (SELECT count(*) FROM tok"
                       " WHERE (flags & 64 <> 0) <> (flags & 32 <> 0)) = 0 FROM kase", "1");
         lab_end(&l);
         defective(&l, "nano", KV_CONTRACT_BOUNDED, KV_COMPAT_STRICT, policies[i]);
-        lab_verdict(&l, 0, "PASS", "-", "provisional");
+        lab_verdict(&l, 0, "PASS", "-", "");
         lab_tells(&l, "SELECT n_ties FROM kase", "0");
         lab_end(&l);
     }
@@ -345,7 +345,7 @@ static void margins_of_h2o_are_measured_by_its_scores(void **state)
         l.o.q = 1;
         lab_device(&l, KV_CONTRACT_BOUNDED, "lie=victim,at=17");
         lab_run(&l);
-        lab_verdict(&l, 0, ties ? "PASS" : "FAIL", ties ? "-" : "17", ties ? "provisional" : "decision at token 17, layer 1, KV "
+        lab_verdict(&l, 0, ties ? "PASS" : "FAIL", ties ? "-" : "17", ties ? "" : "decision at token 17, layer 1, KV "
                                                                                          "head 0: reference evicts");
         lab_tells(&l, "SELECT n_ties FROM kase", ties ? "1" : "0");
         lab_end(&l);
@@ -421,42 +421,65 @@ static void a_digest_of_the_devices_own_is_checked_against_its_export(void **sta
 
 static void coded(lab *l, const char *policy, int32_t mode, const char *options)
 {
-    puppet_instead("full");
+    lab_reference = NULL;
     begin(l, "book", policy);
+    l->o.tokens = 160;
     l->o.mode = mode;
     lab_device(l, KV_CONTRACT_BOUNDED, options);
     lab_run(l);
 }
 
-/* Noise of 0.02 moves the mean NLL by 0.010, of 0.04 by 0.023, of 0.1 by 0.085 nats; KL stays below that. */
+/* From token 80 on, where both storages have codes: noise that a row is not granted moves the means. */
 static void flipped_codes_are_judged_by_their_means(void **state)
 {
     (void)state;
     static const struct {
         const char *policy, *options, *status;
-    } tries[] = {{"full+kivi:bits=4,group=16,residual=32", "lie=none,codes=1e-3", "PASS"},
-                 {"full+kivi:bits=4,group=16,residual=32", "lie=none,codes=0.02", "UNTRUSTED"},
-                 {"full+kvarn:tile=32", "lie=none,codes=0.04", "PASS"},
-                 {"full+kvarn:tile=32,tie=rel", "lie=none,codes=0.04", "UNTRUSTED"},
-                 {"full+kvarn:tile=32", "lie=none,codes=0.1", "UNTRUSTED"},
-                 {"full", "lie=none,codes=1.2", "PASS"}};
+    } tries[] = {{"full+kivi:bits=4,group=16,residual=32", "lie=none,codes=1e-2,at=80", "PASS"},
+                 {"full+kivi:bits=4,group=16,residual=32", "lie=none,codes=0.06,at=80", "UNTRUSTED"},
+                 {"full+kvarn:tile=32", "lie=none,codes=0.06,at=80", "PASS"},
+                 {"full+kvarn:tile=32,tie=rel", "lie=none,codes=0.06,at=80", "UNTRUSTED"},
+                 {"full+kvarn:tile=32", "lie=none,codes=0.2,at=80", "UNTRUSTED"},
+                 {"full", "lie=none,codes=1.2,at=80", "PASS"}};
     for (size_t i = 0; i < sizeof tries / sizeof *tries; i++) {
         lab l;
         const int passes = strcmp(tries[i].status, "PASS") == 0;
         coded(&l, tries[i].policy, DT_MODE_FREE, tries[i].options);
-        lab_verdict(&l, 0, tries[i].status, "-", passes ? "provisional" : "flipped codes explain up to");
+        lab_verdict(&l, 0, tries[i].status, "-", passes ? "" : "flipped codes explain up to");
         lab_tells(&l, "SELECT max_ratio > 1 FROM kase", passes ? "0" : "1");
         lab_end(&l);
     }
 }
 
-static void from_the_references_codes_there_is_no_such_judgement(void **state)
+/* The first group is coded by the step that brings token 31. */
+static void before_the_first_code_rows_are_held_to_the_bound(void **state)
 {
     (void)state;
-    lab l;
-    coded(&l, "full+kivi:bits=4,group=16,residual=32", DT_MODE_LOCKED, "lie=none,codes=0.1");
-    lab_verdict(&l, 0, "PASS", "-", "provisional");
-    lab_end(&l);
+    static const char *const policies[] = {"full+kivi:bits=4,group=32,residual=32", "full+kvarn:tile=32"};
+    for (int i = 0; i < 2; i++) {
+        lab l;
+        coded(&l, policies[i], DT_MODE_FREE, "lie=none,codes=1e-2,at=10");
+        lab_verdict(&l, 0, "FAIL", "10", "logits of token 10 are off by");
+        lab_end(&l);
+        coded(&l, policies[i], DT_MODE_FREE, "lie=none,codes=1e-2,at=16");
+        lab_verdict(&l, 0, "PASS", "-", "");
+        lab_end(&l);
+    }
+}
+
+/* Locked: every step starts from the reference's codes, so that only those which a step makes itself can flip: here the
+ * steps from 48 and 112 on. */
+static void from_the_references_codes_rows_are_held_to_the_bound(void **state)
+{
+    (void)state;
+    static const char *const tries[] = {"lie=none,codes=1e-2,at=80", "lie=none,codes=1e-2,at=50", "lie=none,codes=1e-6,at=0"};
+    static const char *const rows[] = {"80", "64", "-"};
+    for (int i = 0; i < 3; i++) {
+        lab l;
+        coded(&l, "full+kvarn:tile=64", DT_MODE_LOCKED, tries[i]);
+        lab_verdict(&l, 0, i < 2 ? "FAIL" : "PASS", rows[i], i < 2 ? "are off by" : "");
+        lab_end(&l);
+    }
 }
 
 int main(void)
@@ -481,7 +504,8 @@ int main(void)
         cmocka_unit_test(the_peak_is_kept_when_the_cache_shrinks),
         cmocka_unit_test(a_digest_of_the_devices_own_is_checked_against_its_export),
         cmocka_unit_test(flipped_codes_are_judged_by_their_means),
-        cmocka_unit_test(from_the_references_codes_there_is_no_such_judgement),
+        cmocka_unit_test(before_the_first_code_rows_are_held_to_the_bound),
+        cmocka_unit_test(from_the_references_codes_rows_are_held_to_the_bound),
     };
     return cmocka_run_group_tests(tests, folderkit_make, folderkit_remove);
 }

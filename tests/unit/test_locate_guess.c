@@ -9,6 +9,7 @@
 #include "difftest/locate_shrink.h"
 #include "difftest/locate_state.h"
 
+#include <float.h>
 #include <math.h>
 
 enum { N = 40, STORED = 30, GONE = 2, ALL = N + GONE, D = 16, H = 2, PAIRS = D / 2, POSITIONS = 128 };
@@ -419,26 +420,39 @@ static void ulps_are_counted_across_zero(void **state)
     assert_int_equal(dt_ulps(1e-45f, -1e-45f), 2);
 }
 
-static void rows_are_wrong_by_bits_or_by_the_budget(void **state)
+static void rows_are_wrong_by_bits_or_by_the_references_error(void **state)
 {
     (void)state;
     float ref[4] = {1, 2, 3, 4}, truth[4] = {1, 2, 3, 4}, got[4] = {1, 2, 3, 4};
     double bound;
-    assert_int_equal(dt_row_wrong(ref, got, NULL, 4, &bound), -1);
+    assert_int_equal(dt_row_wrong(ref, got, NULL, 4, 16, &bound), -1);
     got[3] = nextafterf(4, 5);
-    assert_int_equal(dt_row_wrong(ref, got, NULL, 4, &bound), 3);
-    assert_int_equal(dt_row_wrong(ref, got, truth, 4, &bound), -1);
+    assert_int_equal(dt_row_wrong(ref, got, NULL, 4, 16, &bound), 3);
+    assert_int_equal(dt_row_wrong(ref, got, truth, 4, 16, &bound), -1);
     ref[0] = 1.001f; /* the reference's own error: sixteen times that is granted */
     got[1] = 2.01f;
-    assert_int_equal(dt_row_wrong(ref, got, truth, 4, &bound), -1);
+    assert_int_equal(dt_row_wrong(ref, got, truth, 4, 16, &bound), -1);
+    assert_int_equal(dt_row_wrong(ref, got, truth, 4, 8, &bound), 1);
     got[1] = 2.02f;
-    assert_int_equal(dt_row_wrong(ref, got, truth, 4, &bound), 1);
+    assert_int_equal(dt_row_wrong(ref, got, truth, 4, 16, &bound), 1);
     assert_true(fabs(bound - 0.008) < 1e-4);
     got[1] = (float)NAN;
-    assert_int_equal(dt_row_wrong(ref, got, truth, 4, &bound), 1);
+    assert_int_equal(dt_row_wrong(ref, got, truth, 4, 16, &bound), 1);
     got[1] = ref[1];
     got[3] = ref[3] = (float)NAN; /* on both sides */
-    assert_int_equal(dt_row_wrong(ref, got, NULL, 4, &bound), 0);
+    assert_int_equal(dt_row_wrong(ref, got, NULL, 4, 16, &bound), 0);
+}
+
+static void rows_of_logits_are_wrong_beyond_what_is_allowed(void **state)
+{
+    (void)state;
+    float ref[4] = {1, 2, 3, 4}, got[4] = {1, 2.02f, 2.99f, 4}; /* off by 0.0112 */
+    assert_int_equal(dt_row_beyond(ref, got, 4, 0.0113), -1);
+    assert_int_equal(dt_row_beyond(ref, got, 4, 0.0111), 1);
+    got[0] = (float)NAN;
+    assert_int_equal(dt_row_beyond(ref, got, 4, DBL_MAX), 0);
+    got[0] = (float)INFINITY;
+    assert_int_equal(dt_row_beyond(ref, got, 4, DBL_MAX), 0);
 }
 
 static void turns_keep_the_length_of_pairs(void **state)
@@ -490,7 +504,8 @@ int main(void)
         cmocka_unit_test(margins_tell_scores_from_choices),
         cmocka_unit_test(classes_follow_the_size_of_the_error),
         cmocka_unit_test(ulps_are_counted_across_zero),
-        cmocka_unit_test(rows_are_wrong_by_bits_or_by_the_budget),
+        cmocka_unit_test(rows_are_wrong_by_bits_or_by_the_references_error),
+        cmocka_unit_test(rows_of_logits_are_wrong_beyond_what_is_allowed),
         cmocka_unit_test(turns_keep_the_length_of_pairs),
         cmocka_unit_test(capacities_that_are_not_legal_are_not_tried),
         cmocka_unit_test(names_of_operations_have_no_twins),

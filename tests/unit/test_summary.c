@@ -122,7 +122,7 @@ static void the_table_shows_what_was_stored(void **state)
     dt_db *db = dbkit_open(kit, DT_DB_WRITE);
     const int64_t run_id = dbkit_run(db, "run", 1, NULL), device = dbkit_device(db, "emu");
     keep(db, run_id, device, "good", DT_CASE_PASS, NULL);
-    keep(db, run_id, device, "near", DT_CASE_PASS, "provisional");
+    keep(db, run_id, device, "near", DT_CASE_PASS, NULL);
     keep(db, run_id, device, "bad", DT_CASE_FAIL, "logits of token 5 differ");
     keep(db, run_id, device, "odd", DT_CASE_UNTRUSTED, "no error budget");
     dt_outcome o;
@@ -144,7 +144,7 @@ static void the_table_shows_what_was_stored(void **state)
     assert_says(row, "0.7500"); /* top-1 */
     assert_true(strcmp(row + strlen(row) - 5, " PASS") == 0);
     assert_says(row, "  3.000  ");
-    assert_says(line_with(text, "\nnear "), "PASS (provisional, 1 legal tie)");
+    assert_says(line_with(text, "\nnear "), "PASS (1 legal tie)");
     assert_says(line_with(text, "\nodd "), "UNTRUSTED (1 legal tie)");
     assert_says(line_with(text, "\nbad "), "FAIL");
     assert_says(line_with(text, "\nbad "), "  3.000/1.500  ");
