@@ -101,7 +101,8 @@ static kv_status failure_of(const json_t *answer, const char *path, const dt_rep
 {
     const char *name = json_string_value(json_object_get(answer, "failure"));
     const int is_mismatch = name && strcmp(name, kv_status_name(KV_ERR_MISMATCH)) == 0;
-    return kv_fail(is_mismatch ? KV_ERR_MISMATCH : KV_ERR_DEVICE, "candidate '%s': %s", path, reply->why);
+    const kv_status refused = reply->outcome == DT_REFUSED ? KV_ERR_UNSUPPORTED : KV_ERR_DEVICE;
+    return kv_fail(is_mismatch ? KV_ERR_MISMATCH : refused, "candidate '%s': %s", path, reply->why);
 }
 
 static kv_status read_info(const json_t *answer, const char *path, dt_candidate_info *info)

@@ -67,6 +67,19 @@ no_gpu() {
 }
 check "Triton without a GPU" no_gpu
 
+# A program that says no when it is asked who it is, by a negative status; by a positive one it has failed.
+opens() { # STATUS-OF-OPEN EXIT-STATUS WORDS
+    cat >"$dir/opens.py" <<EOF
+import json, socket
+link = socket.socket(fileno=3)
+for line in link.makefile("r"):
+    link.sendall((json.dumps({"id": json.loads(line)["id"], "status": $1, "why": "no card here"}) + "\\n").encode())
+EOF
+    ops_exits "$2" --kernel="$dir/opens.py" && says "$3" && says 'no card here'
+}
+check "a program that refuses to begin" opens -1 4 'UNSUPPORTED 1'
+check "a program that cannot begin" opens 1 1 'ERROR 1'
+
 # ---- what they compute ---------------------------------------------------------------------------------------------------
 python_with() { # MODULES
     for python in "$python3" /usr/bin/python3 ${KVDIFF_PYTHON:-}; do
