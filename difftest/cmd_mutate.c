@@ -28,6 +28,7 @@ enum {
     OPT_JUDGES,
     OPT_LIBRARY,
     OPT_ONCE,
+    OPT_CONTRACT,
     N_SIDES = 2
 };
 
@@ -43,6 +44,7 @@ static const struct argp_option options[] = {
     {"once", OPT_ONCE, NULL, 0, "with --library: if no case raises an alarm, do not go on to look for any bit that differs", 0},
     {"judges", OPT_JUDGES, "same|all", 0,
      "ask other judges about the cases up to the alarm, or about every case of the suite [same]", 0},
+    {"contract", OPT_CONTRACT, "bitexact|bounded", 0, "judge the libraries as sides that promise bits, or only a bound [bitexact]", 0},
     {"jobs", OPT_JOBS, "N", 0, "bugs at a time [all processors]", 0},
     {"limit", OPT_LIMIT, "SECONDS", 0, "a bug that takes longer has hung [60]", 0},
     {"libs", OPT_LIBS, "DIR", 0, "where emu.so and ref.so with the bugs are [mutants/ beside the program]", 0},
@@ -53,7 +55,7 @@ static const struct argp_option options[] = {
 typedef struct request {
     const char *only, *db, *libs, *library;
     int32_t tier;
-    int list, control, judge_all, once;
+    int list, control, judge_all, once, bounded;
     int64_t tokens, jobs, limit;
 } request;
 
@@ -84,6 +86,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_JUDGES:
         r->judge_all = strcmp(arg, "all") == 0;
         return r->judge_all || strcmp(arg, "same") == 0 ? 0 : dt_usage("--judges=%s: use same or all", arg);
+    case OPT_CONTRACT:
+        r->bounded = strcmp(arg, "bounded") == 0;
+        return r->bounded || strcmp(arg, "bitexact") == 0 ? 0 : dt_usage("--contract=%s: use bitexact or bounded", arg);
     case OPT_JOBS:
         return dt_parse_number("jobs", arg, 1, 64, &r->jobs);
     case OPT_LIMIT:
@@ -232,6 +237,7 @@ static void add_job(bench *b, int side, int bug)
                                           .thorough = bug < 0 || b->second,
                                           .judges = r->judge_all && bug >= 0 && !b->second,
                                           .locate = bug >= 0 && !b->second,
+                                          .bounded = r->bounded && !b->second,
                                           .tokens = r->control ? r->tokens : 0};
 }
 
@@ -299,8 +305,8 @@ static kv_status begin(bench *b, int argc, char **argv)
 {
     char *line = dt_command_line(argc, argv), json[256];
     kv_sha256_ctx h;
-    snprintf(json, sizeof json, "{\"tier\":\"%s\",\"judge_all\":%d,\"cases\":%d}", dt_tier_name(b->r->tier),
-             b->r->judge_all, dt_suite_size(b->r->tier));
+    snprintf(json, sizeof json, "{\"tier\":\"%s\",\"judge_all\":%d,\"cases\":%d,\"bounded\":%d}", dt_tier_name(b->r->tier),
+             b->r->judge_all, dt_suite_size(b->r->tier), b->r->bounded);
     dt_run_start start = {.kind = "mutate", .argv = line, .seed = -1, .options_json = json};
     kv_sha256_begin(&h);
     kv_sha256_add(&h, json, strlen(json));
@@ -375,7 +381,8 @@ static kv_status judge_library(const request *r, int *code)
     setenv("KVDIFF_IN_PROCESS", "1", 1);
     for (int thorough = 0; thorough < (r->once ? 1 : 2); thorough++) {
         const dt_suite_job job = {
-            .library = r->library, .side = side, .tier = r->tier, .thorough = thorough, .lenient = 1};
+            .library = r->library, .side = side, .tier = r->tier, .thorough = thorough, .lenient = 1,
+            .bounded = r->bounded && !thorough};
         const dt_suite_pool pool = {
             .jobs = 1, .limit = (double)r->limit, .stop = &stop, .done = take_library, .arg = &end};
         KV_TRY(dt_suite_pool_run(&pool, &job, 1));

@@ -225,6 +225,7 @@ typedef struct course {
     dt_judges judges;
     int alarm; /* a case was not passed */
     dt_plan plan;
+    kv_backend as_bounded; /* the library's table with another promise */
     dt_engine engine;
     kv_progress progress;
 } course;
@@ -362,6 +363,11 @@ static kv_status run_group(course *c, const group *g)
     kv_status st = fill_options(c, g, &o);
     kv_progress_begin(&c->progress, "tok", 0, 0);
     if (st == KV_OK) st = dt_plan_make(&o, &c->plan);
+    if (st == KV_OK && c->job->bounded) {
+        c->as_bounded = *c->plan.sides[0].backend;
+        c->as_bounded.contract = KV_CONTRACT_BOUNDED;
+        c->plan.sides[0].backend = &c->as_bounded;
+    }
     if (st == KV_OK) st = run_cases(c, g->mode == DT_MODE_FOLLOW);
     dt_plan_free(&c->plan);
     dt_options_free(&o);

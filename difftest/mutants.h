@@ -53,6 +53,7 @@ typedef struct dt_suite_job {
     int32_t judges;           /* go on behind the first alarm, for the sake of the other judges */
     int32_t lenient;          /* a library that cannot be opened is the bug's doing, too */
     int32_t locate;           /* ask what is to blame for the alarm */
+    int32_t bounded;          /* judge the library as one that promises a bound instead of bits */
     int64_t tokens;           /* 0, or: instead of the suite long texts of so many tokens in all */
 } dt_suite_job;
 

@@ -20,6 +20,7 @@ check 'a family of the list' says 0 '^R02 .*before their places' mutate --list -
 refuse 'no bug has such a name' 2 'no bug matches --only=Z99' mutate --only=Z99
 refuse 'an unknown tier' 2 'use quick, stream or nightly' mutate --tier=slow
 refuse 'an unknown set of judges' 2 'use same or all' mutate --judges=some
+refuse 'an unknown contract' 2 'use bitexact or bounded' mutate --contract=loose
 refuse 'a word' 2 'name bugs with --only' mutate M01
 refuse 'the option of a bug that does not exist' 2 "no planted bug has the name 'Z99'" \
     "$KVDIFF" run --model=nano --tokens=8 --db="$dir/no.db" --device="$BUILD/mutants/emu.so:mutant=Z99"
@@ -45,6 +46,8 @@ stored() {
 check 'results are in the database: alarm, place, other judges' stored
 check 'the named query knows them' says 0 'softmax' "$KVDIFF" query --db="$dir/r.db" mutants run=1
 check 'the control alone' says 0 'no alarm' mutate --control --tokens=900
+
+check 'a bug breaks a bound as well, the unmutated library keeps it' says 0 'found 1 of 1' mutate --only=M04 --contract=bounded
 
 # The reference without a hook behind the door of the one that has them: whatever is asked for is not there.
 toothless() {

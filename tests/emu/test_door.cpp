@@ -6,6 +6,7 @@
 #include "include/kvdiff_kernel.h"
 
 #include <cstddef>
+#include <vector>
 
 namespace
 {
@@ -193,6 +194,13 @@ void test_logits(void **)
     nll.needs({&kvdk_nll_args::h, &kvdk_nll_args::w, &kvdk_nll_args::target, &kvdk_nll_args::nll,
                &kvdk_nll_args::row_max, &kvdk_nll_args::row_sum});
     nll.fits({&kvdk_nll_args::T, &kvdk_nll_args::D, &kvdk_nll_args::V});
+    const int64_t most = 1 << 22;
+    nll.good.T = nll.good.D = 1, nll.good.V = most + 1;
+    std::vector<float> wide((size_t)most + 1);
+    nll.good.h = f32({1, 1}), nll.good.w = f32({1, 1}), nll.good.target = tensor(KVDK_I32, {1});
+    nll.good.nll = nll.good.row_max = nll.good.row_sum = f32({1});
+    nll.good.w.data = wide.data(), nll.good.w.dim[0] = most + 1;
+    if (nll.call(nll.good) >= 0) fail_msg("%s", "logits_nll: a vocabulary beyond 2^22 is not refused");
 
     auto top = CALLER(topk, kvdk_topk_args);
     top.good.R = T, top.good.V = V, top.good.k = V;

@@ -120,6 +120,39 @@ static void steps_are_of_tokens_of_the_vocabulary(void **state)
     assert_refused(kv_step_check(&cfg, &s), KV_ERR_USAGE, "a step of 0 tokens");
 }
 
+static void taps_are_of_the_model_and_of_the_step(void **state)
+{
+    (void)state;
+    const kv_config cfg = {.vocab_size = 10, .n_layers = 2, .d_model = 8, .n_heads = 1, .n_kv_heads = 1, .head_dim = 8, .ffn_dim = 8};
+    const int32_t tokens[3] = {1, 2, 3};
+    float to[8];
+    kv_tap tap = {.point = KV_TAP_RESID, .layer = 1, .row = 2, .width = 8, .dst = to};
+    const kv_step s = {.tokens = tokens, .n = 3, .taps = &tap, .n_taps = 1};
+    assert_int_equal(kv_step_check(&cfg, &s), KV_OK);
+    const kv_tap good = tap;
+    tap.layer = 2;
+    assert_refused(kv_step_check(&cfg, &s), KV_ERR_USAGE, "layer 2");
+    tap.layer = -1;
+    assert_refused(kv_step_check(&cfg, &s), KV_ERR_USAGE, "layer -1");
+    tap = good;
+    tap.row = 3;
+    assert_refused(kv_step_check(&cfg, &s), KV_ERR_USAGE, "row 3");
+    tap.row = -1;
+    assert_refused(kv_step_check(&cfg, &s), KV_ERR_USAGE, "row -1");
+    tap = good;
+    tap.width = 9;
+    assert_refused(kv_step_check(&cfg, &s), KV_ERR_USAGE, "width 9");
+    tap = good;
+    tap.dst = NULL;
+    assert_refused(kv_step_check(&cfg, &s), KV_ERR_USAGE, "tap 0");
+    tap = good;
+    tap.point = KV_TAP_COUNT;
+    assert_refused(kv_step_check(&cfg, &s), KV_ERR_USAGE, "tap 0");
+    tap = good;
+    tap.layer = tap.row = 0;
+    assert_int_equal(kv_step_check(&cfg, &s), KV_OK);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -129,6 +162,7 @@ int main(void)
         cmocka_unit_test(tap_points_are_numbered_in_the_order_of_the_forward_pass),
         cmocka_unit_test(targets_belong_to_rows),
         cmocka_unit_test(steps_are_of_tokens_of_the_vocabulary),
+        cmocka_unit_test(taps_are_of_the_model_and_of_the_step),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
