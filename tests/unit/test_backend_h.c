@@ -120,6 +120,20 @@ static void steps_are_of_tokens_of_the_vocabulary(void **state)
     assert_refused(kv_step_check(&cfg, &s), KV_ERR_USAGE, "a step of 0 tokens");
 }
 
+static void widths_of_taps_follow_from_the_model(void **state)
+{
+    (void)state;
+    const kv_config cfg = {.vocab_size = 10, .n_layers = 2, .d_model = 700, .n_heads = 300, .n_kv_heads = 150, .head_dim = 2, .ffn_dim = 900};
+    assert_int_equal(kv_tap_width(&cfg, KV_TAP_RESID), 700);
+    assert_int_equal(kv_tap_width(&cfg, KV_TAP_Q), 600);
+    assert_int_equal(kv_tap_width(&cfg, KV_TAP_K), 300);
+    assert_int_equal(kv_tap_width(&cfg, KV_TAP_V), 300);
+    assert_int_equal(kv_tap_width(&cfg, KV_TAP_ATTN), 600);
+    assert_int_equal(kv_tap_width(&cfg, KV_TAP_FFN_ACT), 900);
+    assert_int_equal(kv_tap_width(&cfg, KV_TAP_COUNT), -1);
+    assert_int_equal(kv_tap_width(&cfg, -1), -1);
+}
+
 static void taps_are_of_the_model_and_of_the_step(void **state)
 {
     (void)state;
@@ -162,6 +176,7 @@ int main(void)
         cmocka_unit_test(tap_points_are_numbered_in_the_order_of_the_forward_pass),
         cmocka_unit_test(targets_belong_to_rows),
         cmocka_unit_test(steps_are_of_tokens_of_the_vocabulary),
+        cmocka_unit_test(widths_of_taps_follow_from_the_model),
         cmocka_unit_test(taps_are_of_the_model_and_of_the_step),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

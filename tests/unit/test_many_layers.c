@@ -1,5 +1,5 @@
-/* Models of more than 64 layers: the masks of the golf family say which of the first 64 have a feature, and those behind have
- * none. The reference and emu must agree about it, bit for bit, and a mask must matter. */
+/* The masks of the golf family say which of the first 64 layers have a feature; those behind have none. In models of more than
+ * 64 layers and at both ends of a model the reference and emu must agree about it, bit for bit, and a mask must matter. */
 #include "tests/unit/refkit.h"
 #include "tests/unit/sidekit.h"
 
@@ -48,23 +48,44 @@ static float *logits_of(const kv_backend *side, const kv_model *m)
     return rows;
 }
 
+/* The same rows on both sides; other ones than those of the models before. */
+static void agree(float *rows[], int i, const kv_model *m, uint64_t mask)
+{
+    const size_t bytes = (size_t)TOKENS * (size_t)small->cfg.vocab_size * sizeof(float);
+    assert_ok(kv_config_check(&m->cfg));
+    rows[i] = logits_of(ref_backend(), m);
+    float *got = logits_of(emu.backend, m);
+    if (memcmp(rows[i], got, bytes) != 0) fail_msg("mask %llx: emu has other logits", (unsigned long long)mask);
+    free(got);
+    for (int k = 0; k < i; k++)
+        assert_memory_not_equal(rows[i], rows[k], bytes);
+}
+
 static void masks_end_at_64_layers(void **state)
 {
     static kv_tensor tensors[KV_ROLE_GLOBAL_COUNT + LAYERS * KV_ROLE_PER_LAYER];
     const uint64_t masks[] = {1, UINT64_C(1) << 63, 0};
-    const size_t bytes = (size_t)TOKENS * (size_t)small->cfg.vocab_size * sizeof(float);
     float *rows[3];
     (void)state;
     assert_int_equal(small->cfg.n_layers, OF_SMALL);
     for (int i = 0; i < 3; i++) {
         const kv_model m = many_layers(tensors, masks[i]);
-        assert_ok(kv_config_check(&m.cfg));
-        rows[i] = logits_of(ref_backend(), &m);
-        float *got = logits_of(emu.backend, &m);
-        if (memcmp(rows[i], got, bytes) != 0) fail_msg("mask %llx: emu has other logits", (unsigned long long)masks[i]);
-        free(got);
-        for (int k = 0; k < i; k++)
-            assert_memory_not_equal(rows[i], rows[k], bytes);
+        agree(rows, i, &m, masks[i]);
+    }
+    for (int i = 0; i < 3; i++)
+        free(rows[i]);
+}
+
+/* Sites are numbered from the first layer on, whichever that is. */
+static void a_sidecar_may_be_in_any_two_layers(void **state)
+{
+    const uint64_t masks[] = {1 | 1 << 3, 1 << 1 | 1 << 3, 1 | 1 << 4};
+    float *rows[3];
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        kv_model m = *small;
+        m.cfg.sidecar_layer_mask = masks[i];
+        agree(rows, i, &m, masks[i]);
     }
     for (int i = 0; i < 3; i++)
         free(rows[i]);
@@ -72,6 +93,7 @@ static void masks_end_at_64_layers(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(masks_end_at_64_layers)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(masks_end_at_64_layers),
+                                       cmocka_unit_test(a_sidecar_may_be_in_any_two_layers)};
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
