@@ -50,17 +50,22 @@ static kv_status open_full(const dt_budget *b, const kv_backend *side, kv_storag
     return *s ? KV_OK : side->open(&args, s);
 }
 
+static double *nothing_known(int64_t n)
+{
+    double *x = malloc((size_t)n * sizeof *x);
+    for (int64_t i = 0; x && i < n; i++)
+        x[i] = (double)NAN;
+    return x;
+}
+
 kv_status dt_budget_init(dt_budget *b, const kv_model *m, int32_t n_docs, int32_t threads)
 {
-    const size_t n = (size_t)n_docs * KV_STORE_COUNT;
-    *b = (dt_budget){.model = m, .n_docs = n_docs, .threads = threads, .legal = {.compute = compute, .ctx = b}};
+    *b = (dt_budget){.model = m, .threads = threads, .legal = {.compute = compute, .ctx = b}};
     for (int op = 0; op < KVDK_OP_COUNT; op++)
         b->legal.uses[op] = (uint8_t)dt_model_has_op(op);
-    b->allowed = malloc(n * sizeof *b->allowed);
-    if (!b->allowed) return kv_fail(KV_ERR_NOMEM, "out of memory");
-    for (size_t i = 0; i < n; i++)
-        b->allowed[i] = (double)NAN;
-    return KV_OK;
+    b->operations = nothing_known(n_docs);
+    b->rounding = nothing_known((int64_t)n_docs * KV_STORE_COUNT);
+    return b->operations && b->rounding ? KV_OK : kv_fail(KV_ERR_NOMEM, "out of memory");
 }
 
 void dt_budget_free(dt_budget *b)
@@ -72,7 +77,8 @@ void dt_budget_free(dt_budget *b)
     dt_model_calls_free(&b->legal);
     kv_buffer_free(&b->right);
     kv_buffer_free(&b->other);
-    free(b->allowed);
+    free(b->operations);
+    free(b->rounding);
     *b = (dt_budget){0};
 }
 
@@ -90,18 +96,19 @@ static kv_status run(const dt_budget *b, const kv_backend *side, kv_session *s, 
 }
 
 /* Largest root mean square of a row's difference. */
-static double worst_row(const dt_budget *b, int64_t rows)
+static kv_status worst_row(const dt_budget *b, int64_t rows, double *off)
 {
     const int64_t vocab = b->model->cfg.vocab_size;
     const float *x = b->right.p, *y = b->other.p;
-    double worst = 0;
+    *off = 0;
     for (int64_t r = 0; r < rows; r++, x += vocab, y += vocab) {
         double sum = 0;
         for (int64_t i = 0; i < vocab; i++)
             sum += ((double)x[i] - (double)y[i]) * ((double)x[i] - (double)y[i]);
-        worst = fmax(worst, sqrt(sum / (double)vocab));
+        if (!isfinite(sum)) return kv_fail(KV_ERR_NONFINITE, "the allowance of a row: token %lld has no finite logits", (long long)r);
+        *off = fmax(*off, sqrt(sum / (double)vocab));
     }
-    return worst;
+    return KV_OK;
 }
 
 /* What is right, into b->right; room in b->other. */
@@ -116,60 +123,62 @@ static kv_status run_plain(dt_budget *b, const int32_t *tokens, int64_t rows)
     return run(b, ref_backend(), b->plain, tokens, rows, b->right.p);
 }
 
-static kv_status measure_operations(dt_budget *b, const int32_t *tokens, int64_t n, double *off)
-{
-    *off = 0;
-    KV_TRY(dt_model_calls_hook(&b->legal, b->plain));
-    for (int sign = 0; sign < DT_SIGN_COUNT; sign++) {
-        b->sign = (dt_budget_sign)sign;
-        b->calls = 0;
-        KV_TRY(run(b, ref_backend(), b->plain, tokens, n, b->other.p));
-        *off = fmax(*off, worst_row(b, n));
-    }
-    return KV_OK;
-}
-
-static kv_status measure_storage(dt_budget *b, kv_storage storage, const int32_t *tokens, int64_t n, double *off)
-{
-    KV_TRY(open_full(b, ref_backend(), storage, &b->stored[storage]));
-    KV_TRY(run(b, ref_backend(), b->stored[storage], tokens, n, b->other.p));
-    *off = worst_row(b, n);
-    return KV_OK;
-}
-
 static int64_t at_most(int64_t n, int64_t most)
 {
     return n < most ? n : most;
 }
 
-static kv_status measure(dt_budget *b, kv_storage storage, const int32_t *tokens, int64_t n, double *allowed)
+static kv_status measure_operations(dt_budget *b, const int32_t *tokens, int64_t n, double *off)
 {
-    const int halves = storage == KV_STORE_F16 || storage == KV_STORE_BF16;
-    const int64_t rows = at_most(n, halves ? DT_BUDGET_STORED : DT_BUDGET_TOKENS);
-    double rounding = 0;
-    KV_TRY(run_plain(b, tokens, rows));
-    KV_TRY(measure_operations(b, tokens, at_most(n, DT_BUDGET_TOKENS), allowed));
-    if (halves) KV_TRY(measure_storage(b, storage, tokens, rows, &rounding));
-    *allowed += 2 * rounding;
+    double all = 0;
+    n = at_most(n, DT_BUDGET_TOKENS);
+    KV_TRY(run_plain(b, tokens, n));
+    KV_TRY(dt_model_calls_hook(&b->legal, b->plain));
+    for (int sign = 0; sign < DT_SIGN_COUNT; sign++) {
+        double one;
+        b->sign = (dt_budget_sign)sign;
+        b->calls = 0;
+        KV_TRY(run(b, ref_backend(), b->plain, tokens, n, b->other.p));
+        KV_TRY(worst_row(b, n, &one));
+        all = fmax(all, one);
+    }
+    *off = all;
+    return KV_OK;
+}
+
+static kv_status measure_rounding(dt_budget *b, kv_storage storage, const int32_t *tokens, int64_t n, double *off)
+{
+    double worst = 0;
+    n = at_most(n, DT_BUDGET_STORED);
+    if (storage == KV_STORE_F16 || storage == KV_STORE_BF16) {
+        KV_TRY(run_plain(b, tokens, n));
+        KV_TRY(open_full(b, ref_backend(), storage, &b->stored[storage]));
+        KV_TRY(run(b, ref_backend(), b->stored[storage], tokens, n, b->other.p));
+        KV_TRY(worst_row(b, n, &worst));
+    }
+    *off = 2 * worst; /* half a unit and half a unit are one */
     return KV_OK;
 }
 
 kv_status dt_budget_rows(dt_budget *b, int32_t doc, kv_storage storage, const int32_t *tokens, int64_t n, double *allowed)
 {
-    double *known = &b->allowed[doc * KV_STORE_COUNT + storage];
-    if (isnan(*known)) KV_TRY(measure(b, storage, tokens, n, known));
-    *allowed = *known;
+    double *operations = &b->operations[doc], *rounding = &b->rounding[doc * KV_STORE_COUNT + storage];
+    if (isnan(*operations)) KV_TRY(measure_operations(b, tokens, n, operations));
+    if (isnan(*rounding)) KV_TRY(measure_rounding(b, storage, tokens, n, rounding));
+    *allowed = *operations + *rounding;
     return KV_OK;
 }
 
-kv_status dt_budget_factor(dt_budget *b, const int32_t *tokens, int64_t n, double allowed, double *factor)
+kv_status dt_budget_factor(dt_budget *b, int32_t doc, const int32_t *tokens, int64_t n, double *factor)
 {
-    const int64_t rows = at_most(n, DT_BUDGET_TOKENS);
-    KV_TRY(run_plain(b, tokens, rows));
+    double own, operations;
+    KV_TRY(dt_budget_rows(b, doc, KV_STORE_F32, tokens, n, &operations));
+    n = at_most(n, DT_BUDGET_TOKENS);
+    KV_TRY(run_plain(b, tokens, n));
     KV_TRY(open_full(b, ref64_backend(), KV_STORE_F32, &b->truth));
-    KV_TRY(run(b, ref64_backend(), b->truth, tokens, rows, b->other.p));
-    const double own = worst_row(b, rows);
-    *factor = own > 0 ? allowed / own : 1;
+    KV_TRY(run(b, ref64_backend(), b->truth, tokens, n, b->other.p));
+    KV_TRY(worst_row(b, n, &own));
+    *factor = own > 0 ? operations / own : 1;
     return KV_OK;
 }
 

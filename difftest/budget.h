@@ -20,11 +20,12 @@ typedef enum dt_budget_sign { DT_SIGN_RANDOM, DT_SIGN_OUTWARD, DT_SIGN_COUNT } d
 
 typedef struct dt_budget {
     const kv_model *model;
-    int32_t n_docs, threads;
-    double *allowed;              /* [n_docs][KV_STORE_COUNT]; NaN: not measured yet */
-    kv_session *plain;            /* of the reference, fp32; NULL: not open yet */
+    int32_t threads;
+    double *operations; /* [n_docs] what operations make of a row; NaN: not measured yet */
+    double *rounding;   /* [n_docs][KV_STORE_COUNT] what the storage does */
+    kv_session *plain;  /* of the reference, fp32; NULL: not open yet */
     kv_session *stored[KV_STORE_COUNT]; /* the same with a storage of 16 bits */
-    kv_session *truth;                  /* ref64, fp32 storage */
+    kv_session *truth;  /* ref64, fp32 storage */
     dt_model_calls legal;
     dt_budget_sign sign;
     uint64_t calls;
@@ -35,12 +36,13 @@ kv_status dt_budget_init(dt_budget *b, const kv_model *m, int32_t n_docs, int32_
 void dt_budget_free(dt_budget *b); /* accepts a zeroed one */
 
 /* *allowed: root mean square over a row of logits of document doc, which begins with tokens[n], in that storage; coded
- * ones as fp32. Measured once. Fails only when the reference does. */
+ * ones as fp32. Measured once. ERR_UNSUPPORTED: the reference does not run this model under policy full.
+ * ERR_NONFINITE: no figure comes out. */
 kv_status dt_budget_rows(dt_budget *b, int32_t doc, kv_storage storage, const int32_t *tokens, int64_t n, double *allowed);
 
-/* How many times the reference's own error against ref64 that is: for values inside the model, whose allowance nobody
- * measures. */
-kv_status dt_budget_factor(dt_budget *b, const int32_t *tokens, int64_t n, double allowed, double *factor);
+/* How many times the reference's own error against ref64 operations may make of a row: for values inside the model, whose
+ * allowance nobody measures. */
+kv_status dt_budget_factor(dt_budget *b, int32_t doc, const int32_t *tokens, int64_t n, double *factor);
 
 /* The rows of one segment of a document on their way past a bound. */
 typedef struct dt_bound {

@@ -113,7 +113,7 @@ static kv_status begin(run *r, int argc, char **argv)
 }
 
 /* todo[doc][policy][side]: what an earlier attempt has not finished. */
-static kv_status find_todo(run *r, int *todo, int64_t *tokens)
+static kv_status find_todo(run *r, int *todo, int64_t *tokens, int *any_of_doc)
 {
     const dt_plan *p = &r->plan;
     const int sides = p->n_sides ? p->n_sides : 1;
@@ -130,14 +130,20 @@ static kv_status find_todo(run *r, int *todo, int64_t *tokens)
                 any |= !done;
             }
             *tokens += any ? dt_plan_tokens(p, d) : 0;
+            any_of_doc[d] |= any;
         }
     return KV_OK;
 }
 
-static kv_status run_all(run *r, const int *todo)
+static kv_status run_all(run *r, const int *todo, const int *any_of_doc)
 {
     const dt_plan *p = &r->plan;
     const int sides = p->n_sides ? p->n_sides : 1;
+    for (int d = 0; d < p->n_docs; d++) {
+        if (stop) return kv_fail(KV_ERR_INTERRUPTED, "interrupted before the first case");
+        if (any_of_doc[d]) KV_TRY(dt_engine_measure(&r->engine, d));
+    }
+    dt_own_error_done(&r->engine.own);
     for (int i = 0; i < p->n_policies; i++)
         for (int d = 0; d < p->n_docs; d++) {
             const int *mine = todo + (d * p->n_policies + i) * sides;
@@ -153,21 +159,22 @@ static kv_status stream(run *r)
 {
     const dt_plan *p = &r->plan;
     const size_t cells = (size_t)p->n_docs * (size_t)p->n_policies * (size_t)(p->n_sides ? p->n_sides : 1);
-    int *todo = calloc(cells, sizeof *todo);
+    int *todo = calloc(cells, sizeof *todo), *any_of_doc = calloc((size_t)p->n_docs, sizeof *any_of_doc);
     int64_t tokens;
-    kv_status st = todo ? KV_OK : kv_fail(KV_ERR_NOMEM, "out of memory");
-    if (st == KV_OK) st = find_todo(r, todo, &tokens);
+    kv_status st = todo && any_of_doc ? KV_OK : kv_fail(KV_ERR_NOMEM, "out of memory");
+    if (st == KV_OK) st = find_todo(r, todo, &tokens, any_of_doc);
     if (st == KV_OK) {
         kv_progress_begin(&r->progress, "tok", tokens, 1);
         r->engine = (dt_engine){.plan = p, .writer = r->writer, .run_id = r->run_id, .model_id = r->model_id,
                                 .doc_ids = r->doc_ids, .policy_ids = r->policy_ids,
                                 .kernel_set_ids = r->kernel_set_ids, .stop = &stop, .progress = &r->progress};
         st = dt_engine_open(&r->engine);
-        if (st == KV_OK) st = run_all(r, todo);
+        if (st == KV_OK) st = run_all(r, todo, any_of_doc);
         dt_engine_close(&r->engine);
         kv_progress_end(&r->progress);
     }
     free(todo);
+    free(any_of_doc);
     return st;
 }
 

@@ -138,7 +138,7 @@ typedef struct dt_case {
     double sum_nll_ref, sum_nll_got, sum_kl, max_kl;
     int64_t n_top1_same, n_bitexact, max_ulp;
     double max_abs;            /* largest |difference| of a logit */
-    double max_ratio;       /* error used / error allowed; NaN = no budget */
+    double max_ratio;       /* error used / error allowed; NaN = nothing is allowed or judged */
     int64_t first_bad_pos;  /* first token that breaks the contract; -1 = none */
     int64_t first_diff_pos; /* first token with any differing bit; -1 = none */
     int64_t n_words;        /* of the scored text, for word-level perplexity; -1 = unknown */

@@ -13,6 +13,13 @@
 
 /* ---- opening ------------------------------------------------------------------------------------------- */
 
+/* For whole rows of logits: not of a single kernel, another model or another policy. */
+static int promises_bound(const dt_plan *p, int side)
+{
+    const dt_side *s = &p->sides[side];
+    return s->backend->contract == KV_CONTRACT_BOUNDED && !s->is_kernel && !s->is_policy && p->device_model == p->model;
+}
+
 kv_status dt_engine_open(dt_engine *e)
 {
     const dt_plan *p = e->plan;
@@ -21,7 +28,14 @@ kv_status dt_engine_open(dt_engine *e)
     e->devices = calloc((size_t)p->n_sides + 1, sizeof *e->devices);
     if (!e->devices) return kv_fail(KV_ERR_NOMEM, "out of memory");
     KV_TRY(kv_pool_create(p->options->threads, &e->pool));
-    return dt_budget_init(&e->budget, p->model, p->n_docs, p->options->threads);
+    KV_TRY(dt_budget_init(&e->budget, p->model, p->n_docs, p->options->threads));
+    KV_TRY(dt_own_error_init(&e->own, p->model, p->n_docs, p->n_sides, p->options->threads));
+    for (int i = 0; i < p->n_sides; i++)
+        if (promises_bound(p, i)) {
+            e->own.devices[i].backend = p->sides[i].backend;
+            e->own.devices[i].options = p->sides[i].options;
+        }
+    return KV_OK;
 }
 
 static void close_sessions(dt_engine *e)
@@ -39,6 +53,7 @@ void dt_engine_close(dt_engine *e)
 {
     if (e->devices) close_sessions(e);
     dt_budget_free(&e->budget);
+    dt_own_error_free(&e->own);
     kv_pool_destroy(e->pool);
     free(e->devices);
     free(e->ref_events.v);
@@ -48,11 +63,13 @@ void dt_engine_close(dt_engine *e)
         kv_buffer_free(buffers[i]);
 }
 
-int dt_engine_bounds(const dt_engine *e, int i)
+kv_status dt_engine_measure(dt_engine *e, int doc)
 {
-    const dt_side *side = &e->plan->sides[i];
-    return side->backend->contract == KV_CONTRACT_BOUNDED && !side->is_kernel && !side->is_policy &&
-           e->plan->device_model == e->plan->model;
+    const kv_tokens *t = &e->plan->docs[doc].stream.tokens;
+    int needed = 0;
+    for (int i = 0; i < e->plan->n_sides; i++)
+        needed |= e->own.devices[i].backend != NULL;
+    return needed ? dt_own_error_measure(&e->own, doc, t->v, t->n) : KV_OK;
 }
 
 /* Both sides build their RoPE tables by themselves: a disagreement shows before the first token. */
@@ -355,11 +372,17 @@ static kv_status run_segments(flow *f, const char *label)
 /* What the rows of the document are granted, for the devices that need it. */
 static kv_status grant(flow *f)
 {
-    const kv_tokens *t = &f->e->plan->docs[f->doc].stream.tokens;
+    const dt_plan *p = f->e->plan;
     for (int i = 0; i < f->n_lanes; i++) {
         dt_lane *l = &f->lanes[i];
-        if (l->alive && dt_lane_is_bounded(l))
-            KV_TRY(dt_budget_rows(&f->e->budget, f->doc, f->policy->storage, t->v, t->n, &l->bound.allowed));
+        if (!l->alive || !l->side || !promises_bound(p, l->index)) continue;
+        if (*f->e->stop) return interrupted();
+        const kv_status st = dt_budget_rows(&f->e->budget, f->doc, f->policy->storage, p->docs[f->doc].stream.tokens.v,
+                                            dt_plan_tokens(p, f->doc), &l->bound.allowed);
+        if (st == KV_ERR_UNSUPPORTED || st == KV_ERR_NONFINITE)
+            dt_lane_fail(l, DT_CASE_UNTRUSTED, -1, "what its rows may be off by cannot be measured: %s", kv_message());
+        else if (st != KV_OK)
+            return st;
     }
     return KV_OK;
 }

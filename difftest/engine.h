@@ -10,6 +10,7 @@
 #include "common/progress.h"
 #include "difftest/budget.h"
 #include "difftest/db.h"
+#include "difftest/own_error.h"
 #include "difftest/plan.h"
 
 #include <signal.h>
@@ -55,6 +56,7 @@ typedef struct dt_engine {
     kv_session *ref;
     dt_opened *devices;    /* [n_sides] */
     dt_budget budget;
+    dt_own_error own;
     kv_buffer ref_logits, got_logits, ref_nll, got_nll, targets, metrics, blob, state;
     kv_events ref_events;
     dt_coverage coverage;  /* of the document and policy on their way */
@@ -65,8 +67,9 @@ typedef struct dt_engine {
 kv_status dt_engine_open(dt_engine *e);
 void dt_engine_close(dt_engine *e);
 
-/* Whether side i promises a bound for whole rows of logits: not of a single kernel, another model or another policy. */
-int dt_engine_bounds(const dt_engine *e, int i);
+/* Measures what needs a pass of its own on document `doc`: call it for every document before the first dt_engine_run, then
+ * dt_own_error_done(&e->own), so that no session is open in vain. */
+kv_status dt_engine_measure(dt_engine *e, int doc);
 
 /* Runs one document under one policy on the devices with todo[i] != 0 (n_sides = 0: the recording) and
  * hands their cases to the writer. Fast when the policy is that of the call before. A device's failure is

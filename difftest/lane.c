@@ -38,11 +38,6 @@ void dt_lane_begin(dt_lane *l, dt_engine *e, int doc, int policy, int index)
     l->alive = l->status == DT_CASE_PASS;
 }
 
-int dt_lane_is_bounded(const dt_lane *l)
-{
-    return l->side && dt_engine_bounds(l->engine, l->index);
-}
-
 int dt_lane_follows(const dt_lane *l)
 {
     const uint32_t caps = l->side->backend->caps;
@@ -192,7 +187,6 @@ static kv_status keep_row(dt_lane *l, const dt_seen *s, int32_t r, const dt_row_
     if (m->flags & DT_ROW_TOP1) flags |= DT_TOK_TOP1;
     if (m->flags & DT_ROW_TOP5) flags |= DT_TOK_TOP5;
     if (m->flags & DT_ROW_NONFINITE) flags |= DT_TOK_NONFINITE;
-    if (l->bitexact && (m->flags & DT_ROW_DIFFERS)) flags |= DT_TOK_BOUND;
     l->rows[l->n_rows++] = (dt_tok_row){.pos = s->pos0 + r,
                                         .tok = s->targets[r],
                                         .flags = flags,
@@ -206,23 +200,26 @@ static kv_status keep_row(dt_lane *l, const dt_seen *s, int32_t r, const dt_row_
     return KV_OK;
 }
 
-void dt_lane_judge_bound(dt_lane *l, int64_t pos, const dt_row_metrics *m)
+int dt_lane_judge_bound(dt_lane *l, int64_t pos, const dt_row_metrics *m)
 {
     const double off = sqrt(m->sum_sq / (double)l->engine->plan->model->cfg.vocab_size), allowed = l->bound.allowed;
     if (off > l->worst * allowed) l->worst = off / allowed;
-    if (off > allowed)
-        dt_lane_fail(l, DT_CASE_FAIL, pos, "logits of token %lld are off by %.3g (root mean square); operations that use all of "
-                                           "their bounds are by up to %.3g", (long long)pos, off, allowed);
+    if (off <= allowed) return 0;
+    dt_lane_fail(l, DT_CASE_FAIL, pos, "logits of token %lld are off by %.3g (root mean square); operations that use all of "
+                                       "their bounds are by up to %.3g", (long long)pos, off, allowed);
+    return 1;
 }
 
-static void judge_row(dt_lane *l, int64_t pos, const dt_row_metrics *m)
+/* Flags of the row that follow from the verdict. */
+static uint32_t judge_row(dt_lane *l, int64_t pos, const dt_row_metrics *m)
 {
     if (m->flags & DT_ROW_NONFINITE)
         dt_lane_fail(l, DT_CASE_FAIL, pos, "NaN or infinity in the logits of token %lld", (long long)pos);
     if (l->bitexact && (m->flags & DT_ROW_DIFFERS))
         dt_lane_fail(l, DT_CASE_FAIL, pos, "logits of token %lld differ by up to %lld ulp; the contract is 0",
                      (long long)pos, (long long)m->max_ulp);
-    if (l->holds) dt_lane_judge_bound(l, pos, m);
+    const int beyond = l->holds && dt_lane_judge_bound(l, pos, m);
+    return beyond || (l->bitexact && (m->flags & DT_ROW_DIFFERS)) ? DT_TOK_BOUND : 0;
 }
 
 kv_status dt_lane_compare(dt_lane *l, const dt_seen *s, const float *got, const float *got_nll)
@@ -247,12 +244,13 @@ kv_status dt_lane_compare(dt_lane *l, const dt_seen *s, const float *got, const 
         const int32_t r = s->from + i;
         const int64_t pos = s->pos0 + r;
         dt_acc_add(&l->acc, pos, V, &m[i]);
-        if (l->side) judge_row(l, pos, &m[i]);
+        uint32_t flags = r == s->to - 1 ? decisions : 0;
+        if (l->side) flags |= judge_row(l, pos, &m[i]);
         if (l->bitexact && memcmp(&s->nll[r], &got_nll[r], sizeof *got_nll) != 0)
             dt_lane_fail(l, DT_CASE_FAIL, pos, "canonical NLL of token %lld differs although its logits do not: "
                                                "reference %a, device %a", (long long)pos, (double)s->nll[r],
                          (double)got_nll[r]);
-        KV_TRY(keep_row(l, s, r, &m[i], r == s->to - 1 ? decisions : 0));
+        KV_TRY(keep_row(l, s, r, &m[i], flags));
     }
     return KV_OK;
 }

@@ -52,9 +52,6 @@ typedef struct dt_seen {
 /* The engine's session of that side (index -1: none), reset. A lane that cannot run is not alive. */
 void dt_lane_begin(dt_lane *l, dt_engine *e, int doc, int policy, int index);
 
-/* The device promises a bound for whole rows. */
-int dt_lane_is_bounded(const dt_lane *l);
-
 /* The device is given the reference's decisions and replays them. */
 int dt_lane_follows(const dt_lane *l);
 
@@ -71,8 +68,8 @@ void dt_lane_import(dt_lane *l, const void *blob, size_t size);
  * from the reference's cache. */
 kv_status dt_lane_compare(dt_lane *l, const dt_seen *seen, const float *got, const float *got_nll);
 
-/* Judges a row of the step that was compared last; only where l->holds. */
-void dt_lane_judge_bound(dt_lane *l, int64_t pos, const dt_row_metrics *m);
+/* Judges a row of the step that was compared last; only where l->holds. 1: it is beyond its allowance. */
+int dt_lane_judge_bound(dt_lane *l, int64_t pos, const dt_row_metrics *m);
 
 /* Compares cache digests after the token at pos and takes the size of the device's cache; names the layer when digests
  * differ. last: the segment ends here, where a digest of the device's own is compared with that of its export. */

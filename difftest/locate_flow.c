@@ -4,6 +4,7 @@
 #include "common/state.h"
 #include "difftest/decisions.h"
 #include "difftest/digest.h"
+#include "difftest/kernel_side.h"
 #include "difftest/options.h"
 #include "ref/backend.h"
 
@@ -47,18 +48,19 @@ static kv_status reserve(dt_flow *f)
     return kv_buffer_reserve(&f->targets, (size_t)rows * sizeof(int32_t));
 }
 
-/* What a device that does not promise bits is granted. */
+/* What a device that does not promise bits is granted: its rows, and values inside. */
 static kv_status grant(dt_flow *f)
 {
     const dt_subject *s = f->s;
     dt_budget b;
     double allowed = (double)NAN;
+    f->factor = DBL_MAX;
     kv_status st = dt_budget_init(&b, s->model, 1, s->threads);
     if (st == KV_OK) st = dt_budget_rows(&b, 0, s->policy->storage, s->tokens, s->n, &allowed);
-    if (st == KV_OK) st = dt_budget_factor(&b, s->tokens, s->n, allowed, &f->factor);
+    if (st == KV_OK) st = dt_budget_factor(&b, 0, s->tokens, s->n, &f->factor);
     dt_budget_free(&b);
-    f->bound = dt_bound_begin(allowed);
-    return st;
+    if (!dt_is_kernel_side(s->device)) f->bound = dt_bound_begin(allowed); /* a candidate's calls are judged as they are made */
+    return st == KV_ERR_UNSUPPORTED || st == KV_ERR_NONFINITE ? KV_OK : st; /* without an allowance only what is not finite shows */
 }
 
 kv_status dt_flow_open(dt_flow *f, const dt_subject *s, kv_status *device)
@@ -241,11 +243,10 @@ int64_t dt_row_wrong(const float *ref, const float *got, const float *truth, int
 
 /* ---- how a step went -------------------------------------------------------------------------------------- */
 
-static int wrong_logits(const dt_flow *f, const float *ref, const float *got, int holds)
+static int wrong_logits(const dt_flow *f, const float *ref, const float *got, double bound)
 {
     const int64_t V = f->s->model->cfg.vocab_size;
-    if (f->exact) return first_other_bits(ref, got, V) >= 0;
-    return dt_row_beyond(ref, got, V, holds ? f->bound.allowed : DBL_MAX) >= 0;
+    return f->exact ? first_other_bits(ref, got, V) >= 0 : dt_row_beyond(ref, got, V, bound) >= 0;
 }
 
 /* tie: a decision of the step was a legal tie. */
@@ -255,8 +256,9 @@ static void look_at_rows(dt_flow *f, int tie, dt_look *look)
     const float *ref = f->logits[DT_REF].p, *got = f->logits[DT_GOT].p;
     const float *ref_nll = f->nll[DT_REF].p, *got_nll = f->nll[DT_GOT].p;
     const int holds = dt_bound_holds(&f->bound, f->turn.at, &f->events[DT_REF], tie, f->s->mode == DT_MODE_LOCKED);
+    look->bound = f->exact ? 0 : holds ? f->bound.allowed : DBL_MAX;
     for (int64_t r = 0; r < f->turn.n && look->row < 0; r++) {
-        look->logits = wrong_logits(f, ref + r * V, got + r * V, holds);
+        look->logits = wrong_logits(f, ref + r * V, got + r * V, look->bound);
         look->nll = f->exact && first_other_bits(ref_nll + r, got_nll + r, 1) >= 0;
         if (look->logits || look->nll) look->row = r;
     }

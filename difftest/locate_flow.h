@@ -23,6 +23,7 @@ typedef struct dt_checkpoint {
 typedef struct dt_look {
     int logits, nll, events, state; /* what differs */
     int64_t row;                    /* first row with a wrong logit or NLL, -1 = none */
+    double bound;                   /* what its logits may be off by; 0: bits are promised */
     int digest_lies;                /* the device's own digest is not that of its export */
 } dt_look;
 

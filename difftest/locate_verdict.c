@@ -136,8 +136,12 @@ kv_status dt_verdict_logits(dt_study *s, const dt_look *look)
         snprintf(o->hypothesis, sizeof o->hypothesis, "the logits are right, their NLL is not");
         return KV_OK;
     }
-    o->elem = f->exact ? dt_row_wrong(ref, got, NULL, V, 1, &o->bound) : dt_row_beyond(ref, got, V, f->bound.allowed);
-    if (!f->exact) o->bound = f->bound.allowed;
+    if (f->exact) {
+        o->elem = dt_row_wrong(ref, got, NULL, V, 1, &o->bound);
+    } else {
+        o->elem = dt_row_beyond(ref, got, V, look->bound);
+        o->bound = look->bound;
+    }
     dt_finding_values(o, "logits", ref[o->elem], got[o->elem]);
     const kv_model *m = f->s->model;
     const float *in = dt_study_row(s, DT_REF, KV_TAP_FINAL_NORM, -1, r);

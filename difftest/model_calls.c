@@ -30,9 +30,10 @@ static kv_status hook_rmsnorm(void *ctx, const float *x, const float *w, int64_t
     dt_opcase c;
     if (!w && k->n_ones < n) {
         free(k->ones);
-        k->n_ones = n;
+        k->n_ones = 0;
         k->ones = malloc((size_t)n * sizeof *k->ones);
         if (!k->ones) return kv_fail(KV_ERR_NOMEM, "out of memory");
+        k->n_ones = n;
         for (int64_t i = 0; i < n; i++)
             k->ones[i] = 1;
     }
@@ -67,7 +68,7 @@ static kv_status attend(dt_model_calls *k, int op, const ref_op_attn *a, int64_t
 {
     dt_opcase c;
     const int64_t stored = a->stored + from, width = a->Hk * a->D, row = a->Hq * a->D;
-    float *stats = malloc((size_t)(2 * a->Hq * T) * sizeof *stats);
+    float *stats = calloc((size_t)(2 * a->Hq * T), sizeof *stats);
     if (!stats) return kv_fail(KV_ERR_NOMEM, "out of memory");
     dt_opcase_begin(&c, op, 0, DT_DIST_normal, 0);
     kvdk_attn_args *args = &c.args.attn_prefill;

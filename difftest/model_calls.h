@@ -1,5 +1,5 @@
 /* model_calls.h - the operations of a model's forward pass as calls of kvdiff_kernel.h, so that somebody other than the
- * reference computes them: a candidate (kernel_side.h), or one who uses the whole bound (legal.h).
+ * reference computes them: a candidate (kernel_side.h), or one who uses the whole bound (budget.h).
  *
  * A forward pass has rmsnorm, gemm, attn_prefill and attn_decode; the latter for all steps where there is no
  * attn_prefill, four tokens at a time. */

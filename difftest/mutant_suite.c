@@ -341,6 +341,9 @@ static kv_status run_cases(course *c, int follows)
     if (follows && !(c->plan.sides[0].backend->caps & KV_CAP_FOLLOW))
         return KV_OK; /* the reference decides by itself */
     st = dt_engine_open(&c->engine);
+    for (int d = 0; d < c->plan.n_docs && st == KV_OK; d++)
+        st = dt_engine_measure(&c->engine, d);
+    dt_own_error_done(&c->engine.own);
     for (int i = 0; i < c->plan.n_policies && st == KV_OK; i++)
         for (int d = 0; d < c->plan.n_docs && st == KV_OK && !is_settled(c); d++) {
             c->report.begins = 1;

@@ -10,6 +10,19 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* What the rows' allowance, made of worst cases, has room for: a device that computes in less than fp32. */
+static double judge_own_error(dt_lane *l)
+{
+    const char *why;
+    const double ratio = dt_own_error_ratio(&l->engine->own, l->doc, l->index, &why);
+    if (isnan(ratio))
+        dt_lane_fail(l, DT_CASE_UNTRUSTED, -1, "its error under policy full is not known: %s", why);
+    else if (ratio > 1)
+        dt_lane_fail(l, DT_CASE_UNTRUSTED, -1, "error under policy full is %.3g times the reference's own against ref64; right "
+                                               "fp32 programs stay below %d", ratio * DT_OWN_FACTOR, DT_OWN_FACTOR);
+    return ratio;
+}
+
 /* Where codes may flip, the case as a whole decides; a locked one starts every step from the reference's codes and needs no
  * such allowance. Returns the used part of the allowance, NaN: there is none. */
 static double judge_codes(dt_lane *l)
@@ -23,6 +36,13 @@ static double judge_codes(dt_lane *l)
         dt_lane_fail(l, DT_CASE_UNTRUSTED, -1, "mean KL %.3g and mean NLL difference %.3g nats; flipped codes explain up to "
                                                "%g and %g", kl, nll, most.kl, most.nll);
     return fmax(kl / most.kl, nll / most.nll);
+}
+
+/* Rows have been judged as they came. The largest used share of anything allowed; a NaN loses. */
+static double judge_bounded(dt_lane *l)
+{
+    const double own = judge_own_error(l), codes = judge_codes(l);
+    return fmax(l->worst, fmax(own, codes));
 }
 
 /* Every call was judged against the bound of its own; what is left to see is that there were any. */
@@ -56,7 +76,7 @@ static double judge(dt_lane *l)
     case KV_CONTRACT_BITEXACT:
         return (double)NAN;
     case KV_CONTRACT_BOUNDED:
-        return fmax(l->worst, judge_codes(l)); /* rows have been judged as they came; a NaN loses */
+        return judge_bounded(l);
     default:
         dt_lane_fail(l, DT_CASE_INCONCLUSIVE, -1, "a statistical contract needs a baseline to be compared with");
         return (double)NAN;

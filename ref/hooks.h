@@ -1,5 +1,6 @@
 /* hooks.h - a session of the reference in which somebody else computes some of the operations: how one kernel is judged
- * inside a whole model, everything around it being right (kvdiff run --device=kernel:FILE). fp32 only; of a session
+ * inside a whole model, everything around it being right (kvdiff run --device=kernel:FILE), and how far a whole model gets
+ * when every operation errs as far as it may. fp32 only; of a session
  * without hooks nothing changes.
  *
  * A hook gets plain rows, as the functions of ref/ops.h do, and is called by one thread at a time. Its first failure

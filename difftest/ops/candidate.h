@@ -46,8 +46,8 @@ typedef struct dt_reply {
     int fpenv;            /* 1: the floating-point state is what it was before */
 } dt_reply;
 
-/* Starts the process and asks who it is. ERR_IO: no such file. ERR_MISMATCH: not a candidate. ERR_DEVICE: it cannot run
- * here, or died while it was loaded. ERR_USAGE: a spelling. */
+/* Starts the process and asks who it is. ERR_IO: no such file. ERR_MISMATCH: not a candidate. ERR_UNSUPPORTED: it
+ * refused (a program that answers by a negative status). ERR_DEVICE: it cannot run here, or died while it was loaded. ERR_USAGE: a spelling. */
 kv_status dt_candidate_open(const char *path, const dt_limits *limits, dt_candidate **out);
 void dt_candidate_close(dt_candidate *c); /* accepts NULL; kills what is left of its process group */
 const dt_candidate_info *dt_candidate_describe(const dt_candidate *c);

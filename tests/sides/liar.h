@@ -3,7 +3,7 @@
  *
  *     lie=WORD   see LIAR_LIES
  *     at=N       token, counted from the last reset, at which it is told [0]
- *     noise=F    from token `at` on every finite logit is multiplied by 1 + F or 1 - F in turn: honest rounding, made coarse
+ *     noise=F    from token `at` on (in steps of all rows) every finite logit is multiplied by 1 + F or 1 - F in turn: honest rounding, made coarse
  *     codes=F    the same, but only where the storage has codes
  *     margin=F   what the side says of the eviction that `victim` changes [as the honest side]
  *

@@ -123,6 +123,9 @@ KV_UNUSED_TEST_HELPER kv_status lab_try(lab *l)
     assert_ok(dt_writer_start(l->file, &l->engine.writer));
     kv_status st = dt_engine_open(&l->engine);
     l->engine.ref_backend = liar_honest();
+    for (int d = 0; st == KV_OK && d < l->plan.n_docs; d++)
+        st = dt_engine_measure(&l->engine, d);
+    dt_own_error_done(&l->engine.own);
     for (int i = 0; i < l->plan.n_policies; i++)
         for (int d = 0; st == KV_OK && d < l->plan.n_docs; d++)
             st = dt_engine_run(&l->engine, d, i, todo);
