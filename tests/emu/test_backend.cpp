@@ -274,10 +274,10 @@ void test_unusable_steps_are_refused_and_the_session_goes_on(void **)
     } cases[13];
     for (auto &c : cases) c = {ok, KV_ERR_USAGE, ""};
     cases[0].step.n = 0, cases[0].words = "no tokens";
-    cases[1].step.tokens = bad, cases[1].words = "token 1 is 64";
+    cases[1].step.tokens = bad, cases[1].words = "token 1 is 64; the vocabulary goes from 0 to 63";
     cases[2].step.rows = 3, cases[2].words = "rows is 3";
     cases[3].step.nll = nlls, cases[3].words = "without targets";
-    cases[4].step.nll = nlls, cases[4].step.targets = bad, cases[4].words = "target 1 is 64";
+    cases[4].step.nll = nlls, cases[4].step.targets = bad, cases[4].words = "target 1 is 64; the vocabulary goes from 0 to 63";
     cases[5].step.taps = &narrow, cases[5].step.n_taps = 1, cases[5].words = "7 floats; that point has 128";
     cases[6].step.taps = &high, cases[6].step.n_taps = 1, cases[6].words = "layer 2";
     cases[7].step.taps = &late, cases[7].step.n_taps = 1, cases[7].words = "row 2";

@@ -227,6 +227,9 @@ template <class A> void view_of(A *a, bool with_v)
 /* Segments that fit nobody. */
 template <class A> void bad_views(const caller<A> &c, bool with_v)
 {
+    A bare = c.good;
+    bare.segment[0].k.data = bare.segment[0].v.data = nullptr;
+    if (c.call(bare) != 0) fail_msg("%s: a segment without entries is refused: %s", c.name, kv_message());
     c.refuses_values(&A::n_segments, {-1, 0, 4}, "segments");
     for (int i = 0; i < 2; i++) {
         A a = c.good;

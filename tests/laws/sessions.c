@@ -29,6 +29,9 @@ static void reset_forgets_everything(void **state)
         b.k = used.k; /* the session of another document */
         used.k.s = NULL;
         assert_side(&b.k, law_side->reset(b.k.s));
+        law_run fresh = law_open(spec, 1, LAW_TOKENS, Q);
+        refkit_same_state(&fresh.k, &b.k, "nothing fed, and everything forgotten");
+        law_close(&fresh);
         law_finish(&b);
         law_same(&a, &b, "a fresh session and one after reset");
         law_close(&a);
@@ -77,31 +80,48 @@ static void documents_do_not_mix(void **state)
     }
 }
 
-/* b continues from a's export: rows behind it, decisions and the state at the end are a's. */
+/* b continues from a's export before step `at`: rows behind it, decisions and the state at the end are a's. */
+static void continue_elsewhere(const char *spec, int32_t at)
+{
+    law_run a = law_open(spec, 1, LAW_TOKENS, Q), b = law_open(spec, 1, LAW_TOKENS, Q);
+    const int32_t from = a.steps[at].scored;
+    law_advance(&a, at);
+    law_advance(&b, 2); /* what b holds is to be replaced */
+    refkit_blob blob = refkit_export_all(&a.k);
+    assert_side(&b.k, law_side->import_state(b.k.s, blob.p, blob.size));
+    refkit_same_state(&a.k, &b.k, "right after import");
+    law_finish(&a);
+    b.at = at;
+    b.events.n = 0;
+    law_finish(&b);
+    law_same_rows(&a, &b, from, LAW_TOKENS, "continued after import");
+    const size_t begin = law_events_begin(&a, at);
+    const kv_events tail = {a.events.v + begin, a.events.n - begin, 0};
+    refkit_same_events(&tail, &b.events, "continued after import");
+    refkit_same_state(&a.k, &b.k, "continued after import");
+    free(blob.p);
+    law_close(&a);
+    law_close(&b);
+}
+
 static void an_export_can_be_continued_elsewhere(void **state)
 {
     (void)state;
     for_each_policy(spec) {
-        law_run a = law_open(spec, 1, LAW_TOKENS, Q), b = law_open(spec, 1, LAW_TOKENS, Q);
-        const int32_t half = a.n_steps / 2, from = a.steps[half].scored;
-        law_advance(&a, half);
-        law_advance(&b, 1); /* what b holds is to be replaced */
-        refkit_blob blob = refkit_export_all(&a.k);
-        assert_side(&b.k, law_side->import_state(b.k.s, blob.p, blob.size));
-        refkit_same_state(&a.k, &b.k, "right after import");
-        law_finish(&a);
-        b.at = half;
-        b.events.n = 0;
-        law_finish(&b);
-        law_same_rows(&a, &b, from, LAW_TOKENS, "continued after import");
-        const size_t begin = law_events_begin(&a, half);
-        const kv_events tail = {a.events.v + begin, a.events.n - begin, 0};
-        refkit_same_events(&tail, &b.events, "continued after import");
-        refkit_same_state(&a.k, &b.k, "continued after import");
-        free(blob.p);
-        law_close(&a);
-        law_close(&b);
+        law_run whole = law_open(spec, 1, LAW_TOKENS, Q);
+        const int32_t half = whole.n_steps / 2;
+        law_close(&whole);
+        continue_elsewhere(spec, 1); /* the first tokens are still there */
+        continue_elsewhere(spec, half);
     }
+}
+
+/* With a stride as long as the window token 0 is among the rows of the published rule. */
+static void the_first_token_can_be_continued_elsewhere(void **state)
+{
+    static const char *const spec = "xwindow:cache=24,stride=24,ver=published,window=24";
+    (void)state;
+    if (law_wanted(spec)) continue_elsewhere(spec, 1);
 }
 
 int laws_of_sessions(void)
@@ -112,6 +132,7 @@ int laws_of_sessions(void)
         cmocka_unit_test(a_snapshot_can_be_returned_to_twice),
         cmocka_unit_test(documents_do_not_mix),
         cmocka_unit_test(an_export_can_be_continued_elsewhere),
+        cmocka_unit_test(the_first_token_can_be_continued_elsewhere),
     };
     return cmocka_run_group_tests_name("sessions", tests, NULL, NULL);
 }
