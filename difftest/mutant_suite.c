@@ -178,7 +178,7 @@ static const group groups[] = {
      DT_MODE_FREE,
      "",
      {"sink:cap=150", "sliding:cap=150,pos=saturate", "cascade:cap=160,n=2", "tova:cap=140", "dilated:every=2,window=140",
-      "xwindow:cache=150,stride=30,window=140"}},
+      "xwindow:cache=150,stride=30,window=140", "snapkv:cap=150,prompt=200,window=8"}},
     /* sums over more than one block of queries */
     {DT_TIER_QUICK, "nano", "book", 330, 280, 0, DT_MODE_FREE, "", {"h2o:cap=64", "cascade:cap=64", "tova:cap=40"}},
     /* longer texts, other steps and sizes */

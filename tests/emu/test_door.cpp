@@ -201,6 +201,8 @@ void test_logits(void **)
     nll.good.nll = nll.good.row_max = nll.good.row_sum = f32({1});
     nll.good.w.data = wide.data(), nll.good.w.dim[0] = most + 1;
     if (nll.call(nll.good) >= 0) fail_msg("%s", "logits_nll: a vocabulary beyond 2^22 is not refused");
+    nll.good.V = nll.good.w.dim[0] = most;
+    nll.works();
 
     auto top = CALLER(topk, kvdk_topk_args);
     top.good.R = T, top.good.V = V, top.good.k = V;
