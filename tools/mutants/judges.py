@@ -20,7 +20,7 @@ LONG = 25           # seconds of a test program beyond which it is asked only ab
 
 # area: scripts, the quick ones first. "ops LEVEL" is `kvdiff ops` of our own kernels; a unit test here loads the side as a file.
 SCRIPTS = {
-    "gpu": ["unit/test_refusals", "unit/test_many_layers", "golden/xwindow-emu", "golden/cascade-emu", "cli/policy_trace", "golden/policies-emu", "cli/states",
+    "gpu": ["unit/test_refusals", "unit/test_many_layers", "unit/test_large_states", "golden/xwindow-emu", "golden/cascade-emu", "cli/policy_trace", "golden/policies-emu", "cli/states",
             "ops 0", "golden/golf-emu", "laws/emu"],
     "gpu/door": ["ops 0", "ops 1"],
     "gpu/train": ["cli/train_sides"],
