@@ -131,6 +131,9 @@ class Build:
             own = [f"{self.obj}/tests/golden/{o}.o" for o in (name, "golden", "duels", "first_tile", "text")]
             own += [f"{self.obj}/tests/golden/golf_{o}.o" for o in ("evaluation", "weights") if name == "golf"]
             table[f"{self.folder}/tests/golden/{name}"] = (c, own, self.libs, [])
+        laws = f"{self.folder}/tests/laws/laws"
+        if os.path.exists(laws):
+            table[laws] = (c, sorted(glob.glob(f"{self.obj}/tests/laws/*.o")), self.libs, ["-lcmocka"])
         return table
 
     def _archive_of(self, path):

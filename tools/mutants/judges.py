@@ -117,10 +117,10 @@ class Court:
                 shutil.copy(f"{here}/{name}", f"{folder}/{name}")  # a program looks for sides beside itself, not beside a link to it
             elif name not in ("sides", "tests", "obj", "mutants", "asan", "tsan", "coverage"):
                 os.symlink(os.path.abspath(f"{here}/{name}"), f"{folder}/{name}")
-        for top in ("sides", "tests", "tests/unit", "tests/emu", "tests/golden"):
+        for top in ("sides", "tests", "tests/unit", "tests/emu", "tests/golden", "tests/laws"):
             os.makedirs(f"{folder}/{top}", exist_ok=True)
             for name in os.listdir(f"{here}/{top}") if os.path.isdir(f"{here}/{top}") else ():
-                if name not in ("unit", "emu", "golden"):
+                if name not in ("unit", "emu", "golden", "laws"):
                     os.symlink(os.path.abspath(f"{here}/{top}/{name}"), f"{folder}/{top}/{name}")
 
     def _place(self, folder, path):
