@@ -43,11 +43,9 @@ static kv_status compute(void *ctx, dt_opcase *c)
 
 /* ---- measuring ----------------------------------------------------------------------------------------------- */
 
-static kv_status open_full(const dt_budget *b, const kv_backend *side, kv_storage storage, kv_session **s)
+static dt_full_side side_of(const kv_backend *backend, kv_storage storage)
 {
-    const kv_policy full = {.selection = KV_SEL_FULL, .storage = storage};
-    const kv_open_args args = {.model = b->model, .policy = &full, .threads = b->threads, .max_step = DT_BUDGET_STEP};
-    return *s ? KV_OK : side->open(&args, s);
+    return (dt_full_side){.backend = backend, .storage = storage, .step = DT_BUDGET_STEP};
 }
 
 static double *nothing_known(int64_t n)
@@ -61,6 +59,10 @@ static double *nothing_known(int64_t n)
 kv_status dt_budget_init(dt_budget *b, const kv_model *m, int32_t n_docs, int32_t threads)
 {
     *b = (dt_budget){.model = m, .threads = threads, .legal = {.compute = compute, .ctx = b}};
+    b->plain = side_of(ref_backend(), KV_STORE_F32);
+    b->truth = side_of(ref64_backend(), KV_STORE_F32);
+    for (int i = 0; i < KV_STORE_COUNT; i++)
+        b->stored[i] = side_of(ref_backend(), (kv_storage)i);
     for (int op = 0; op < KVDK_OP_COUNT; op++)
         b->legal.uses[op] = (uint8_t)dt_model_has_op(op);
     b->operations = nothing_known(n_docs);
@@ -70,10 +72,10 @@ kv_status dt_budget_init(dt_budget *b, const kv_model *m, int32_t n_docs, int32_
 
 void dt_budget_free(dt_budget *b)
 {
-    ref_backend()->close(b->plain);
-    ref64_backend()->close(b->truth);
+    dt_full_close(&b->plain);
+    dt_full_close(&b->truth);
     for (int i = 0; i < KV_STORE_COUNT; i++)
-        ref_backend()->close(b->stored[i]);
+        dt_full_close(&b->stored[i]);
     dt_model_calls_free(&b->legal);
     kv_buffer_free(&b->right);
     kv_buffer_free(&b->other);
@@ -82,33 +84,25 @@ void dt_budget_free(dt_budget *b)
     *b = (dt_budget){0};
 }
 
-/* Logits of all rows, from an empty cache. */
-static kv_status run(const dt_budget *b, const kv_backend *side, kv_session *s, const int32_t *tokens, int64_t n, float *logits)
-{
-    const int64_t vocab = b->model->cfg.vocab_size;
-    kv_status st = side->reset(s);
-    for (int64_t at = 0; at < n && st == KV_OK; at += DT_BUDGET_STEP) {
-        const kv_step step = {.tokens = tokens + at, .n = (int32_t)(n - at < DT_BUDGET_STEP ? n - at : DT_BUDGET_STEP),
-                              .rows = KV_ROWS_ALL, .logits = logits + at * vocab};
-        st = side->step(s, &step);
-    }
-    return st == KV_OK ? KV_OK : kv_fail(st, "%s: %s", side->name, side->last_error(s));
-}
-
 /* Largest root mean square of a row's difference. */
 static kv_status worst_row(const dt_budget *b, int64_t rows, double *off)
 {
     const int64_t vocab = b->model->cfg.vocab_size;
     const float *x = b->right.p, *y = b->other.p;
     *off = 0;
-    for (int64_t r = 0; r < rows; r++, x += vocab, y += vocab) {
-        double sum = 0;
-        for (int64_t i = 0; i < vocab; i++)
-            sum += ((double)x[i] - (double)y[i]) * ((double)x[i] - (double)y[i]);
-        if (!isfinite(sum)) return kv_fail(KV_ERR_NONFINITE, "the allowance of a row: token %lld has no finite logits", (long long)r);
-        *off = fmax(*off, sqrt(sum / (double)vocab));
+    for (int64_t r = 0; r < rows; r++) {
+        const double one = dt_rms(x + r * vocab, y + r * vocab, vocab);
+        if (!isfinite(one)) return kv_fail(KV_ERR_NONFINITE, "the allowance of a row: token %lld has no finite logits", (long long)r);
+        *off = fmax(*off, one);
     }
     return KV_OK;
+}
+
+/* By one of the sides, into b->other: how far its rows are from b->right. */
+static kv_status measure(dt_budget *b, dt_full_side *side, const int32_t *tokens, int64_t rows, double *off)
+{
+    KV_TRY(dt_full_rows(side, b->model, b->threads, tokens, rows, b->other.p));
+    return worst_row(b, rows, off);
 }
 
 /* What is right, into b->right; room in b->other. */
@@ -118,9 +112,9 @@ static kv_status run_plain(dt_budget *b, const int32_t *tokens, int64_t rows)
     const ref_hooks none = {0};
     KV_TRY(kv_buffer_reserve(&b->right, bytes));
     KV_TRY(kv_buffer_reserve(&b->other, bytes));
-    KV_TRY(open_full(b, ref_backend(), KV_STORE_F32, &b->plain));
-    KV_TRY(ref_session_hook(b->plain, &none));
-    return run(b, ref_backend(), b->plain, tokens, rows, b->right.p);
+    KV_TRY(dt_full_open(&b->plain, b->model, b->threads));
+    KV_TRY(ref_session_hook(b->plain.session, &none));
+    return dt_full_rows(&b->plain, b->model, b->threads, tokens, rows, b->right.p);
 }
 
 static int64_t at_most(int64_t n, int64_t most)
@@ -133,13 +127,12 @@ static kv_status measure_operations(dt_budget *b, const int32_t *tokens, int64_t
     double all = 0;
     n = at_most(n, DT_BUDGET_TOKENS);
     KV_TRY(run_plain(b, tokens, n));
-    KV_TRY(dt_model_calls_hook(&b->legal, b->plain));
+    KV_TRY(dt_model_calls_hook(&b->legal, b->plain.session));
     for (int sign = 0; sign < DT_SIGN_COUNT; sign++) {
         double one;
         b->sign = (dt_budget_sign)sign;
         b->calls = 0;
-        KV_TRY(run(b, ref_backend(), b->plain, tokens, n, b->other.p));
-        KV_TRY(worst_row(b, n, &one));
+        KV_TRY(measure(b, &b->plain, tokens, n, &one));
         all = fmax(all, one);
     }
     *off = all;
@@ -152,9 +145,7 @@ static kv_status measure_rounding(dt_budget *b, kv_storage storage, const int32_
     n = at_most(n, DT_BUDGET_STORED);
     if (storage == KV_STORE_F16 || storage == KV_STORE_BF16) {
         KV_TRY(run_plain(b, tokens, n));
-        KV_TRY(open_full(b, ref_backend(), storage, &b->stored[storage]));
-        KV_TRY(run(b, ref_backend(), b->stored[storage], tokens, n, b->other.p));
-        KV_TRY(worst_row(b, n, &worst));
+        KV_TRY(measure(b, &b->stored[storage], tokens, n, &worst));
     }
     *off = 2 * worst; /* half a unit and half a unit are one */
     return KV_OK;
@@ -175,9 +166,7 @@ kv_status dt_budget_factor(dt_budget *b, int32_t doc, const int32_t *tokens, int
     KV_TRY(dt_budget_rows(b, doc, KV_STORE_F32, tokens, n, &operations));
     n = at_most(n, DT_BUDGET_TOKENS);
     KV_TRY(run_plain(b, tokens, n));
-    KV_TRY(open_full(b, ref64_backend(), KV_STORE_F32, &b->truth));
-    KV_TRY(run(b, ref64_backend(), b->truth, tokens, n, b->other.p));
-    KV_TRY(worst_row(b, n, &own));
+    KV_TRY(measure(b, &b->truth, tokens, n, &own));
     *factor = own > 0 ? operations / own : 1;
     return KV_OK;
 }

@@ -10,8 +10,8 @@
 #ifndef KV_DIFFTEST_BUDGET_H
 #define KV_DIFFTEST_BUDGET_H
 
-#include "common/backend.h"
 #include "common/mem.h"
+#include "difftest/full_rows.h"
 #include "difftest/model_calls.h"
 
 enum { DT_BUDGET_TOKENS = 16, DT_BUDGET_STORED = 256, DT_BUDGET_STEP = 4 };
@@ -23,9 +23,9 @@ typedef struct dt_budget {
     int32_t threads;
     double *operations; /* [n_docs] what operations make of a row; NaN: not measured yet */
     double *rounding;   /* [n_docs][KV_STORE_COUNT] what the storage does */
-    kv_session *plain;  /* of the reference, fp32; NULL: not open yet */
-    kv_session *stored[KV_STORE_COUNT]; /* the same with a storage of 16 bits */
-    kv_session *truth;  /* ref64, fp32 storage */
+    dt_full_side plain;  /* the reference */
+    dt_full_side stored[KV_STORE_COUNT]; /* the same with a storage of 16 bits */
+    dt_full_side truth;  /* ref64 */
     dt_model_calls legal;
     dt_budget_sign sign;
     uint64_t calls;

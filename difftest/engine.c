@@ -31,10 +31,7 @@ kv_status dt_engine_open(dt_engine *e)
     KV_TRY(dt_budget_init(&e->budget, p->model, p->n_docs, p->options->threads));
     KV_TRY(dt_own_error_init(&e->own, p->model, p->n_docs, p->n_sides, p->options->threads));
     for (int i = 0; i < p->n_sides; i++)
-        if (promises_bound(p, i)) {
-            e->own.devices[i].backend = p->sides[i].backend;
-            e->own.devices[i].options = p->sides[i].options;
-        }
+        if (promises_bound(p, i)) dt_own_error_device(&e->own, i, p->sides[i].backend, p->sides[i].options);
     return KV_OK;
 }
 
@@ -68,7 +65,7 @@ kv_status dt_engine_measure(dt_engine *e, int doc)
     const kv_tokens *t = &e->plan->docs[doc].stream.tokens;
     int needed = 0;
     for (int i = 0; i < e->plan->n_sides; i++)
-        needed |= e->own.devices[i].backend != NULL;
+        needed |= promises_bound(e->plan, i);
     return needed ? dt_own_error_measure(&e->own, doc, t->v, t->n) : KV_OK;
 }
 

@@ -8,31 +8,31 @@
 #ifndef KV_DIFFTEST_OWN_ERROR_H
 #define KV_DIFFTEST_OWN_ERROR_H
 
-#include "common/backend.h"
 #include "common/mem.h"
+#include "difftest/full_rows.h"
 
 enum { DT_OWN_ROWS = 64, DT_OWN_FACTOR = 16 };
 
 typedef struct dt_own_device {
-    const kv_backend *backend; /* NULL: is not measured */
-    const char *options;
-    kv_session *session;
-    kv_status failed; /* why there are no figures */
+    dt_full_side side; /* no backend: is not measured */
+    kv_status failed;  /* why there are no figures */
     char why[256];
 } dt_own_device;
 
 typedef struct dt_own_error {
     const kv_model *model;
-    int32_t threads, n_docs, n_devices;
-    kv_session *ref, *ref64;
+    int32_t threads, n_devices;
+    dt_full_side ref, ref64;
     dt_own_device *devices; /* [n_devices] */
-    double *ratio;             /* [n_docs][n_devices]; NaN = none */
-    kv_buffer truth, mine;     /* [rows][vocab] */
-    kv_events follow;          /* what policy full decides */
+    double *ratio;          /* [n_docs][n_devices]; NaN = none */
+    kv_buffer truth, mine;  /* [rows][vocab] */
+    kv_events follow;       /* what policy full decides */
 } dt_own_error;
 
-/* The caller sets backend and options of each device that is to be measured. */
 kv_status dt_own_error_init(dt_own_error *b, const kv_model *m, int n_docs, int n_devices, int32_t threads);
+
+/* A device that is to be measured; options outlive it. */
+void dt_own_error_device(dt_own_error *b, int device, const kv_backend *backend, const char *options);
 void dt_own_error_free(dt_own_error *b);
 
 /* Measures all devices on document `doc`, whose tokens begin with tokens[n]. Fails only when the

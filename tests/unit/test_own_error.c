@@ -75,10 +75,8 @@ static void the_ratio_is_that_of_the_definition(void **state)
     assert_ok(dt_own_error_init(&b, model, 1, 3, 1));
     static const char *const options[] = {"", "noise=1e-6", "noise=1e-3"};
     static const double noise[] = {0, 1e-6, 1e-3};
-    for (int i = 0; i < 3; i++) {
-        b.devices[i].backend = &bounded;
-        b.devices[i].options = options[i];
-    }
+    for (int i = 0; i < 3; i++)
+        dt_own_error_device(&b, i, &bounded, options[i]);
     assert_ok(dt_own_error_measure(&b, 0, tokens, 40));
     for (int i = 0; i < 3; i++) {
         const double wanted = by_hand(40, noise[i]);
@@ -94,7 +92,7 @@ static void at_most_64_tokens_are_measured_from_an_empty_cache(void **state)
     (void)state;
     dt_own_error b;
     assert_ok(dt_own_error_init(&b, model, 3, 1, 1));
-    b.devices[0] = (dt_own_device){.backend = &bounded, .options = "noise=1e-6"};
+    dt_own_error_device(&b, 0, &bounded, "noise=1e-6");
     assert_ok(dt_own_error_measure(&b, 0, tokens, N));
     assert_ok(dt_own_error_measure(&b, 1, tokens, 64)); /* the same rows, though sessions have been used */
     assert_ok(dt_own_error_measure(&b, 2, tokens, 1));
@@ -110,9 +108,9 @@ static void a_device_that_cannot_be_measured_has_a_reason_and_no_figure(void **s
     dt_own_error b;
     const char *why;
     assert_ok(dt_own_error_init(&b, model, 2, 4, 1));
-    b.devices[0] = (dt_own_device){.backend = &bounded, .options = "lie=unsupported"};
-    b.devices[1] = (dt_own_device){.backend = &bounded, .options = "lie=step,at=10"};
-    b.devices[2] = (dt_own_device){.backend = &bounded, .options = "lie=none"};
+    dt_own_error_device(&b, 0, &bounded, "lie=unsupported");
+    dt_own_error_device(&b, 1, &bounded, "lie=step,at=10");
+    dt_own_error_device(&b, 2, &bounded, "lie=none");
     assert_ok(dt_own_error_measure(&b, 0, tokens, 20));
     for (int i = 0; i < 2; i++) {
         assert_true(isnan(dt_own_error_ratio(&b, 0, i, &why)));
@@ -132,8 +130,8 @@ static void a_device_that_writes_nothing_has_no_figure(void **state)
     (void)state;
     dt_own_error b;
     assert_ok(dt_own_error_init(&b, model, 1, 2, 1));
-    b.devices[0] = (dt_own_device){.backend = &bounded, .options = "lie=mute"};
-    b.devices[1] = (dt_own_device){.backend = &bounded, .options = "lie=nan,at=3"};
+    dt_own_error_device(&b, 0, &bounded, "lie=mute");
+    dt_own_error_device(&b, 1, &bounded, "lie=nan,at=3");
     assert_ok(dt_own_error_measure(&b, 0, tokens, 20));
     assert_true(isnan(ratio(&b, 0, 0)));
     assert_true(isnan(ratio(&b, 0, 1)));
@@ -166,7 +164,7 @@ static void a_follower_is_told_what_full_decides(void **state)
     follower.step = compare_follow;
     dt_own_error b;
     assert_ok(dt_own_error_init(&b, model, 2, 1, 1));
-    b.devices[0].backend = &follower;
+    dt_own_error_device(&b, 0, &follower, NULL);
     for (int doc = 0; doc < 2; doc++) {
         given = NULL;
         assert_ok(dt_own_error_measure(&b, doc, tokens, 30 - 20 * doc));
@@ -181,7 +179,7 @@ static void done_twice_is_fine_and_keeps_the_figures(void **state)
     (void)state;
     dt_own_error b;
     assert_ok(dt_own_error_init(&b, model, 1, 1, 1));
-    b.devices[0].backend = &bounded;
+    dt_own_error_device(&b, 0, &bounded, NULL);
     assert_ok(dt_own_error_measure(&b, 0, tokens, 20));
     dt_own_error_done(&b);
     dt_own_error_done(&b);
