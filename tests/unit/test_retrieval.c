@@ -152,6 +152,15 @@ static void one_bit_of_the_questions_last_row_fails(void **state)
     lab_end(&l);
 }
 
+static void the_questions_last_row_is_held_to_a_bound(void **state)
+{
+    (void)state;
+    lab l;
+    lie(&l, KV_CONTRACT_BOUNDED, "lie=none,noise=1e-2,at=799");
+    lab_verdict(&l, 0, "FAIL", "799", "logits of token 799 are off by");
+    lab_end(&l);
+}
+
 static void values_that_are_not_finite_fail_under_every_contract(void **state)
 {
     (void)state;
@@ -261,6 +270,7 @@ int main(void)
         cmocka_unit_test(another_answer_fails_behind_the_prompt),
         cmocka_unit_test(one_bit_of_the_answers_nll_fails),
         cmocka_unit_test(one_bit_of_the_questions_last_row_fails),
+        cmocka_unit_test(the_questions_last_row_is_held_to_a_bound),
         cmocka_unit_test(values_that_are_not_finite_fail_under_every_contract),
         cmocka_unit_test(silence_is_no_answer),
         cmocka_unit_test(a_side_that_fails_while_answering_is_an_error_of_its_own),
