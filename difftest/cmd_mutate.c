@@ -29,12 +29,14 @@ enum {
     OPT_LIBRARY,
     OPT_ONCE,
     OPT_CONTRACT,
+    OPT_CASES,
     N_SIDES = 2
 };
 
 static const struct argp_option options[] = {
     {"tier", OPT_TIER, "TIER", 0, "how many cases a bug has to get past: quick, stream or nightly [quick]", 0},
     {"only", OPT_ONLY, "GLOB", 0, "bugs whose name or family matches, such as 'M2*' or race", 0},
+    {"cases", OPT_CASES, "GLOB", 0, "only cases whose policy matches, such as 'sink*' [all]", 0},
     {"list", OPT_LIST, NULL, 0, "show the bugs and plant none", 0},
     {"control", OPT_CONTROL, NULL, 0, "stream texts through the unmutated libraries instead: no alarm may be raised",
      0},
@@ -46,14 +48,14 @@ static const struct argp_option options[] = {
      "ask other judges about the cases up to the alarm, or about every case of the suite [same]", 0},
     {"contract", OPT_CONTRACT, "bitexact|bounded", 0, "judge the libraries as sides that promise bits, or only a bound [bitexact]", 0},
     {"jobs", OPT_JOBS, "N", 0, "bugs at a time [all processors]", 0},
-    {"limit", OPT_LIMIT, "SECONDS", 0, "a bug that takes longer has hung [60]", 0},
+    {"limit", OPT_LIMIT, "SECONDS", 0, "a bug that takes longer for one case has hung [60]", 0},
     {"libs", OPT_LIBS, "DIR", 0, "where emu.so and ref.so with the bugs are [mutants/ beside the program]", 0},
     {"db", OPT_DB, "FILE", 0, "results database [$KVDIFF_DB, else results.db]", 0},
     {0},
 };
 
 typedef struct request {
-    const char *only, *db, *libs, *library;
+    const char *only, *cases, *db, *libs, *library;
     int32_t tier;
     int list, control, judge_all, once, bounded;
     int64_t tokens, jobs, limit;
@@ -74,6 +76,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return parse_tier(arg, &r->tier);
     case OPT_ONLY:
         r->only = arg;
+        return 0;
+    case OPT_CASES:
+        r->cases = arg;
         return 0;
     case OPT_LIST:
         r->list = 1;
@@ -238,6 +243,7 @@ static void add_job(bench *b, int side, int bug)
                                           .judges = r->judge_all && bug >= 0 && !b->second,
                                           .locate = bug >= 0 && !b->second,
                                           .bounded = r->bounded && !b->second,
+                                          .cases = r->cases,
                                           .tokens = r->control ? r->tokens : 0};
 }
 
@@ -306,11 +312,12 @@ static kv_status begin(bench *b, int argc, char **argv)
     char *line = dt_command_line(argc, argv), json[256];
     kv_sha256_ctx h;
     snprintf(json, sizeof json, "{\"tier\":\"%s\",\"judge_all\":%d,\"cases\":%d,\"bounded\":%d}", dt_tier_name(b->r->tier),
-             b->r->judge_all, dt_suite_size(b->r->tier), b->r->bounded);
+             b->r->judge_all, dt_suite_size(b->r->tier, b->r->cases), b->r->bounded);
     dt_run_start start = {.kind = "mutate", .argv = line, .seed = -1, .options_json = json};
     kv_sha256_begin(&h);
     kv_sha256_add(&h, json, strlen(json));
     if (b->r->only) kv_sha256_add(&h, b->r->only, strlen(b->r->only));
+    if (b->r->cases) kv_sha256_add(&h, b->r->cases, strlen(b->r->cases));
     kv_sha256_add(&h, b->sha, sizeof b->sha);
     kv_sha256_end(&h, start.plan_fp);
     const kv_status st =
@@ -334,7 +341,7 @@ static kv_status benchmark(bench *b, int argc, char **argv, int *code)
     KV_TRY(dt_db_open(dt_db_path(b->r->db), DT_DB_WRITE, &b->db));
     KV_TRY(begin(b, argc, argv));
     printf("run %lld%s  %d cases, tier %s  db %s\n\n", (long long)b->run_id, b->resumed ? " (resumed)" : "",
-           dt_suite_size(b->r->tier), dt_tier_name(b->r->tier), dt_db_file(b->db));
+           dt_suite_size(b->r->tier, b->r->cases), dt_tier_name(b->r->tier), dt_db_file(b->db));
     kv_status st = run_all(b);
     if (st == KV_OK) st = dt_mutant_report(b->results, stdout, &missing);
     if (st != KV_OK) {
@@ -382,7 +389,7 @@ static kv_status judge_library(const request *r, int *code)
     for (int thorough = 0; thorough < (r->once ? 1 : 2); thorough++) {
         const dt_suite_job job = {
             .library = r->library, .side = side, .tier = r->tier, .thorough = thorough, .lenient = 1,
-            .bounded = r->bounded && !thorough};
+            .bounded = r->bounded && !thorough, .cases = r->cases};
         const dt_suite_pool pool = {
             .jobs = 1, .limit = (double)r->limit, .stop = &stop, .done = take_library, .arg = &end};
         KV_TRY(dt_suite_pool_run(&pool, &job, 1));
@@ -421,6 +428,17 @@ static kv_status execute(const request *r, int argc, char **argv, int *code)
     return st;
 }
 
+/* No case at all would be a clean control. */
+static kv_status check_cases(const request *r)
+{
+    if (!r->cases) return KV_OK;
+    if (r->control)
+        return kv_fail(KV_ERR_USAGE, "--cases chooses among the cases of the list; --control streams texts instead");
+    if (dt_suite_size(r->tier, r->cases) > 0) return KV_OK;
+    return kv_fail(KV_ERR_USAGE, "no case of tier %s has a policy that matches --cases=%s", dt_tier_name(r->tier),
+                   r->cases);
+}
+
 int dt_cmd_mutate(int argc, char **argv)
 {
     static const struct argp argp = {
@@ -444,9 +462,8 @@ int dt_cmd_mutate(int argc, char **argv)
     int done, code = DT_EXIT_PASS;
     const int rc = dt_argp(&argp, argc, argv, &r, &done);
     if (done) return rc;
-    const kv_status st = r.list      ? print_list(&r)
-                         : r.library ? judge_library(&r, &code)
-                                     : execute(&r, argc, argv, &code);
+    kv_status st = check_cases(&r);
+    if (st == KV_OK) st = r.list ? print_list(&r) : r.library ? judge_library(&r, &code) : execute(&r, argc, argv, &code);
     if (st != KV_OK) return dt_report_failure(st);
     const int closed = dt_close_output();
     return closed ? closed : code;

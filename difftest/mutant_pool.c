@@ -17,8 +17,8 @@
 typedef struct worker {
     pid_t pid; /* 0: free */
     int fd, index;
-    double start;
-    int late; /* its time was up */
+    double start, heard; /* when it began, when it last said something */
+    int late;            /* its time was up */
     dt_suite_report last; /* as received */
     int any;
 } worker;
@@ -64,6 +64,7 @@ static kv_status start(worker *w, const dt_suite_job *jobs, int index)
         return kv_fail(KV_ERR_IO, "cannot start a process: %s", strerror(errno));
     }
     *w = (worker){.pid = pid, .fd = ends[0], .index = index, .start = kv_now()};
+    w->heard = w->start;
     return KV_OK;
 }
 
@@ -77,6 +78,7 @@ static int receive(worker *w)
     if (n < 0 && errno == EINTR) return 1;
     if (n != (ssize_t)sizeof r) return 0;
     w->last = r;
+    w->heard = kv_now();
     w->any = 1;
     return 1;
 }
@@ -105,7 +107,7 @@ static void conclude(const worker *w, int status, double limit, dt_suite_end *en
     } else if (w->late) {
         r->status = DT_CASE_TIMEOUT;
         snprintf(end->killed_by, sizeof end->killed_by, "timeout");
-        snprintf(r->reason, sizeof r->reason, "no end within %g s", limit);
+        snprintf(r->reason, sizeof r->reason, "no end of the case within %g s", limit);
     } else {
         r->status = DT_CASE_ERROR;
         snprintf(end->killed_by, sizeof end->killed_by, "crash");
@@ -155,7 +157,7 @@ static kv_status look_at(worker *w, int jobs, const dt_suite_pool *pool)
         return kv_fail(KV_ERR_IO, "cannot wait for a process: %s", strerror(errno));
     for (int k = 0; k < n; k++) {
         worker *one = &w[of[k]];
-        if (kv_now() - one->start > pool->limit && !one->late) {
+        if (kv_now() - one->heard > pool->limit && !one->late) {
             one->late = 1;
             kill(one->pid, SIGKILL);
         }

@@ -5,11 +5,14 @@
 #include "difftest/engine.h"
 #include "difftest/locate.h"
 
+#include <fnmatch.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+enum { MAX_POLICIES = 14 };
 
 /* Policies on one model with one way of feeding. */
 typedef struct group {
@@ -18,7 +21,7 @@ typedef struct group {
     int64_t tokens;
     int32_t q, window, mode;
     const char *options; /* of the emulator: "" or "seed=3"; the reference has none */
-    const char *policies[14];
+    const char *policies[MAX_POLICIES];
 } group;
 
 static const group groups[] = {
@@ -232,19 +235,21 @@ typedef struct course {
 
 static volatile sig_atomic_t never; /* a suite is ended from outside */
 
-static int policies_of(const group *g)
+/* The group's policies that match the pattern: all without one. */
+static int policies_of(const group *g, const char *pattern, const char *policies[])
 {
     int n = 0;
-    while (n < (int)(sizeof g->policies / sizeof *g->policies) && g->policies[n])
-        n++;
+    for (size_t i = 0; i < sizeof g->policies / sizeof *g->policies && g->policies[i]; i++)
+        if (!pattern || fnmatch(pattern, g->policies[i], 0) == 0) policies[n++] = g->policies[i];
     return n;
 }
 
-int dt_suite_size(int32_t tier)
+int dt_suite_size(int32_t tier, const char *pattern)
 {
+    const char *policies[MAX_POLICIES];
     int n = 0;
     for (int i = 0; i < N_GROUPS; i++)
-        n += groups[i].tier <= tier ? policies_of(&groups[i]) : 0;
+        n += groups[i].tier <= tier ? policies_of(&groups[i], pattern, policies) : 0;
     return n;
 }
 
@@ -295,8 +300,10 @@ static int is_settled(const course *c)
     return c->alarm && (all || !c->job->judges);
 }
 
-static kv_status fill_options(const course *c, const group *g, dt_options *o)
+/* *n: policies; 0: nothing of the group is asked for. */
+static kv_status fill_options(const course *c, const group *g, dt_options *o, int *n)
 {
+    const char *policies[MAX_POLICIES];
     char device[PATH_MAX + 64];
     dt_options_init(o);
     o->model = g->model;
@@ -312,8 +319,9 @@ static kv_status fill_options(const course *c, const group *g, dt_options *o)
              c->job->bug ? "mutant=" : "", c->job->bug ? c->job->bug : "", c->job->bug && *seed ? "," : "", seed);
     KV_TRY(dt_list_add(&o->devices, device, strlen(device)));
     KV_TRY(dt_list_add(&o->corpora, g->corpus, strlen(g->corpus)));
-    for (int i = 0; i < policies_of(g); i++)
-        KV_TRY(dt_list_add(&o->policies, g->policies[i], strlen(g->policies[i])));
+    *n = policies_of(g, c->job->cases, policies);
+    for (int i = 0; i < *n; i++)
+        KV_TRY(dt_list_add(&o->policies, policies[i], strlen(policies[i])));
     return KV_OK;
 }
 
@@ -360,12 +368,9 @@ static kv_status run_cases(course *c, int follows)
     return st;
 }
 
-static kv_status run_group(course *c, const group *g)
+static kv_status run_planned(course *c, const group *g, const dt_options *o)
 {
-    dt_options o;
-    kv_status st = fill_options(c, g, &o);
-    kv_progress_begin(&c->progress, "tok", 0, 0);
-    if (st == KV_OK) st = dt_plan_make(&o, &c->plan);
+    kv_status st = dt_plan_make(o, &c->plan);
     if (st == KV_OK && c->job->bounded) {
         c->as_bounded = *c->plan.sides[0].backend;
         c->as_bounded.contract = KV_CONTRACT_BOUNDED;
@@ -373,6 +378,16 @@ static kv_status run_group(course *c, const group *g)
     }
     if (st == KV_OK) st = run_cases(c, g->mode == DT_MODE_FOLLOW);
     dt_plan_free(&c->plan);
+    return st;
+}
+
+static kv_status run_group(course *c, const group *g)
+{
+    dt_options o;
+    int n;
+    kv_status st = fill_options(c, g, &o, &n);
+    kv_progress_begin(&c->progress, "tok", 0, 0);
+    if (st == KV_OK && n) st = run_planned(c, g, &o);
     dt_options_free(&o);
     return st;
 }

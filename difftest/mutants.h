@@ -54,10 +54,12 @@ typedef struct dt_suite_job {
     int32_t lenient;          /* a library that cannot be opened is the bug's doing, too */
     int32_t locate;           /* ask what is to blame for the alarm */
     int32_t bounded;          /* judge the library as one that promises a bound instead of bits */
+    const char *cases;        /* only cases whose policy matches this pattern; NULL: all */
     int64_t tokens;           /* 0, or: instead of the suite long texts of so many tokens in all */
 } dt_suite_job;
 
-int dt_suite_size(int32_t tier);
+/* Cases of a tier whose policy matches the pattern; NULL: all. */
+int dt_suite_size(int32_t tier, const char *pattern);
 
 /* Runs the suite in this process, which the bug may end at any time, and writes reports to fd: one before each case, one
  * at the end. Returns only when the pipe is gone or something outside the library failed (kv_message says what). */
@@ -90,7 +92,7 @@ typedef struct dt_suite_end {
 
 typedef struct dt_suite_pool {
     int jobs;              /* processes at a time */
-    double limit;          /* seconds for one */
+    double limit;          /* seconds for one case; a busy machine makes a suite slow, not a case endless */
     volatile sig_atomic_t *stop;
     /* after each job, in any order */
     kv_status (*done)(void *arg, int index, const dt_suite_end *end);

@@ -43,7 +43,11 @@
 #    define GPU_LAUNCH_NOSYNC(kernel, grid, block, stream, ...)                                    \
         GPU_LAUNCH(kernel, grid, block, 0, stream, ##__VA_ARGS__)
 #else
-#    define GPU_UNROLL
+#    ifdef __SANITIZE_ADDRESS__ /* accumulators in registers have no accesses to look at */
+#        define GPU_UNROLL _Pragma("GCC unroll 16")
+#    else
+#        define GPU_UNROLL
+#    endif
 #    define GPU_SHARED(T, name, n)                                                                 \
         static const char name##_site = 0;                                                         \
         T *const name = static_cast<T *>(                                                          \
