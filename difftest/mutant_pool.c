@@ -157,11 +157,12 @@ static kv_status look_at(worker *w, int jobs, const dt_suite_pool *pool)
         return kv_fail(KV_ERR_IO, "cannot wait for a process: %s", strerror(errno));
     for (int k = 0; k < n; k++) {
         worker *one = &w[of[k]];
-        if (kv_now() - one->heard > pool->limit && !one->late) {
+        if (fds[k].revents & (POLLIN | POLLHUP)) {
+            if (!receive(one)) KV_TRY(finish(one, pool));
+        } else if (kv_now() - one->heard > pool->limit && !one->late) {
             one->late = 1;
             kill(one->pid, SIGKILL);
         }
-        if ((fds[k].revents & (POLLIN | POLLHUP)) && !receive(one)) KV_TRY(finish(one, pool));
     }
     return KV_OK;
 }
