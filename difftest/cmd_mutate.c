@@ -231,6 +231,7 @@ static kv_status choose(bench *b)
 
 /* ---- jobs ------------------------------------------------------------------------------------------------- */
 
+/* Whatever differs without a bug, or with one that is equivalent, is wrong: they go through the thorough suite at once. */
 static void add_job(bench *b, int side, int bug)
 {
     const request *r = b->r;
@@ -239,7 +240,7 @@ static void add_job(bench *b, int side, int bug)
                                           .side = side,
                                           .bug = bug < 0 ? NULL : b->table[bug].id,
                                           .tier = r->tier,
-                                          .thorough = bug < 0 || b->second,
+                                          .thorough = bug < 0 || b->table[bug].equivalent || b->second,
                                           .judges = r->judge_all && bug >= 0 && !b->second,
                                           .locate = bug >= 0 && !b->second,
                                           .bounded = r->bounded && !b->second,
@@ -247,14 +248,23 @@ static void add_job(bench *b, int side, int bug)
                                           .tokens = r->control ? r->tokens : 0};
 }
 
-/* The controls, then the bugs that an earlier attempt has not come to. */
+/* The bugs, equivalent ones or the others, that an earlier attempt has not come to. */
+static void add_bugs(bench *b, int equivalent)
+{
+    for (int i = 0; i < b->n_mutants; i++)
+        if (is_wanted(b->r, &b->table[i]) && b->table[i].equivalent == equivalent && !b->results[i].done)
+            add_job(b, b->table[i].side, i);
+}
+
+/* Those that take longest first, so that no processor waits for one of them at the end. */
 static void list_jobs(bench *b)
 {
     b->n_jobs = 0;
     for (int side = 0; side < N_SIDES; side++)
         if (b->needed[side]) add_job(b, side, -1);
-    for (int i = 0; i < b->n_mutants && !b->r->control; i++)
-        if (is_wanted(b->r, &b->table[i]) && !b->results[i].done) add_job(b, b->table[i].side, i);
+    if (b->r->control) return;
+    add_bugs(b, 1);
+    add_bugs(b, 0);
 }
 
 /* Those that the suite did not find: does any bit differ anywhere? */
@@ -262,8 +272,7 @@ static void list_second_jobs(bench *b)
 {
     b->n_jobs = 0;
     b->second = 1;
-    for (int i = 0; i < b->n_mutants; i++)
-        if (is_wanted(b->r, &b->table[i]) && !b->results[i].done) add_job(b, b->table[i].side, i);
+    add_bugs(b, 0);
 }
 
 static kv_status take_control(bench *b, int side, const dt_suite_end *end)
@@ -290,9 +299,13 @@ static kv_status take(void *arg, int index, const dt_suite_end *end)
         r->done = 1;
         return dt_mutant_store(b->db, b->run_id, b->r->tier, &b->table[bug], r);
     }
-    *r = (dt_mutant_result){.outcome = DT_MUTANT_FOUND, .done = alarm, .judged = 1, .report = end->report};
+    const int thorough = b->jobs[index].thorough; /* nothing more is to be asked */
+    *r = (dt_mutant_result){.outcome = alarm ? DT_MUTANT_FOUND : DT_MUTANT_UNREACHED,
+                            .done = alarm || thorough,
+                            .judged = 1,
+                            .report = end->report};
     snprintf(r->killed_by, sizeof r->killed_by, "%s", end->killed_by);
-    return alarm ? dt_mutant_store(b->db, b->run_id, b->r->tier, &b->table[bug], r) : KV_OK;
+    return r->done ? dt_mutant_store(b->db, b->run_id, b->r->tier, &b->table[bug], r) : KV_OK;
 }
 
 static kv_status run_jobs(bench *b)

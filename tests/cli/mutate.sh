@@ -46,6 +46,10 @@ stored() {
          FROM mutant_result JOIN mutant USING(mutant_id) WHERE NOT equivalent" | tee "$dir/stored"
     grep -q '^5,5,4,5' "$dir/stored"
 }
+through_the_list() { # every case of it, and no bit differed
+    ask "SELECT outcome, cases FROM mutant_result JOIN mutant USING(mutant_id) WHERE code = 'G42'" | grep -x 'unreached,10'
+}
+check '... but goes through the list' through_the_list
 check 'results are in the database: alarm, place, other judges' stored
 check 'the named query knows them' says 0 'softmax' "$KVDIFF" query --db="$dir/r.db" mutants run=1
 check 'the control alone' says 0 'no alarm' mutate --control --tokens=900
